@@ -1,0 +1,3 @@
+from groundnlq.cli import main
+
+raise SystemExit(main())

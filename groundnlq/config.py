@@ -1,0 +1,302 @@
+"""What a run is: a frozen tree of numbers, saved beside its checkpoints.
+
+Presets are YAML files in `configs/`; `key=value` overrides mean the same from the shell, from a notebook
+cell and from papermill. An unknown key is an error that names the closest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from groundnlq.data.grid import HalfWindow, StepGrid
+from groundnlq.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PUBLISHED_RANGES = ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """Shape of the network; the defaults are the published champion (32,527,498 parameters)."""
+
+    video_dim: Positive = 2304
+    text_dim: Positive = 512
+    width: Positive = 384
+    num_heads: Positive = 4
+    window: Positive = 9
+    num_embed_layers: Positive = 2
+    num_text_layers: NonNegative = 4
+    num_stem_layers: Positive = 4
+    num_cross_levels: NonNegative = 0
+    num_self_levels: NonNegative = 6
+    max_seq_len: Positive = 2560
+    regression_ranges_grid: tuple[tuple[float, float], ...] = PUBLISHED_RANGES
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    scale_init: float = 1e-4
+
+    @property
+    def num_levels(self) -> int:
+        return 1 + self.num_cross_levels + self.num_self_levels
+
+    @property
+    def coarsest_stride(self) -> int:
+        return 2 ** (self.num_levels - 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.window % 2 == 0:
+            raise ValueError(f"window {self.window} is even; a step sees as far back as ahead: make it odd")
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 x num_heads ({self.num_heads})")
+        if len(self.regression_ranges_grid) != self.num_levels:
+            raise ValueError(
+                f"{len(self.regression_ranges_grid)} regression_ranges_grid for {self.num_levels} levels "
+                "(1 + num_cross_levels + num_self_levels): give one range per level"
+            )
+        if self.max_seq_len % self.coarsest_stride:
+            raise ValueError(f"max_seq_len {self.max_seq_len} is no multiple of {self.coarsest_stride}")
+        return self
+
+
+class DataConfig(Section):
+    """Where the prepared files lie (names are relative to `folder`) and how steps lie in time."""
+
+    folder: str = "data/ego4d"
+    train_records: tuple[str, ...] = ("nlq_train.jsonl",)
+    val_records: tuple[str, ...] = ("nlq_val.jsonl",)
+    features: str = "features.h5"
+    text: str = "text.h5"
+    fps: Annotated[float, Field(gt=0)] = 30.0
+    snippet_stride_frames: Annotated[float, Field(gt=0)] = 16.043
+    half_window: HalfWindow = "legacy"
+    jitter_max_scale: Positive = 1  # temporal jittering of narrations; 1 switches it off, published: 10
+
+    @property
+    def grid(self) -> StepGrid:
+        return StepGrid(self.fps, self.snippet_stride_frames, self.half_window)
+
+    def path(self, name: str) -> Path:
+        return Path(self.folder) / name
+
+
+class TrainConfig(Section):
+    """Optimisation, losses and what validation does; the defaults are the published fine-tuning."""
+
+    seed: NonNegative = 0
+    epochs: Positive = 10
+    warmup_epochs: NonNegative = 4
+    batch_size: Positive = 2
+    accumulate_steps: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 2.5e-5
+    scale_rate_with_processes: bool = True
+    backbone_rate_factor: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Share = 0.999
+    center_radius: Annotated[float, Field(gt=0)] = 1.5
+    label_smoothing: Share = 0.1
+    initial_positives: Annotated[float, Field(gt=0)] = 200.0
+    regression_weight: Annotated[float, Field(ge=0)] = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    init_from: str | None = None
+    validate_every_epochs: Positive = 1
+    patience_epochs: NonNegative = 0  # 0 never stops early
+    checkpoint_every_steps: NonNegative = 0  # 0 saves at the end of epochs only
+    keep_checkpoints: Positive = 2
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be smaller than epochs {self.epochs}")
+        return self
+
+
+class DecodeConfig(Section):
+    """From offsets to ranked moments; the defaults are the published ones."""
+
+    min_score: Share = 0.001
+    pre_nms_topk: Positive = 2000
+    min_duration_grid: Annotated[float, Field(ge=0)] = 0.001
+    nms: Literal["soft", "hard", "none"] = "soft"
+    sigma: Annotated[float, Field(gt=0)] = 0.75
+    iou_threshold: Share = 0.1  # of hard NMS
+    voting_iou: Share = 0.0  # 0 switches voting off
+    keep: Positive = 5
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("groundnlq") / "configs"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, object] = ()) -> RunConfig:
+    """A preset by name or a YAML file, with overrides such as ``train.epochs=3``.
+
+    A YAML file may name a preset it starts from (``base: finetune``).
+
+    Raises:
+        ConfigError: unknown preset, key or value; the message names the closest known key.
+    """
+    tree = _read_tree(source)
+    for key, value in _pairs(overrides):
+        _assign(tree, key, value)
+    return parse_config(tree, str(source))
+
+
+def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """A checked `RunConfig` from plain dictionaries."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{where}: " + "; ".join(_explain(RunConfig, fault) for fault in error.errors())
+        ) from None
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write a configuration as YAML that `load_config` reads back to an equal one."""
+    from groundnlq.files import write_text
+
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
+    """Dotted names of the values in which two configurations differ."""
+    left, right = dict(_leaves(one.model_dump())), dict(_leaves(other.model_dump()))
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; tags, aliases and duplicate keys are refused: a data file never runs or swells."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader, narrowed further
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror} -- name a preset ({', '.join(preset_names())}) or a file"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not plain YAML -- {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
+    return tree
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def _read_tree(source: str | Path) -> dict[str, Any]:
+    name = str(source)
+    if name in preset_names():
+        return read_yaml(Path(str(resources.files("groundnlq") / "configs" / f"{name}.yaml"))) | {
+            "name": name
+        }
+    if not name.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"unknown preset {name!r}{_closest(name, preset_names())} -- presets: {', '.join(preset_names())}"
+        )
+    tree = read_yaml(Path(source))
+    base = tree.pop("base", None)
+    return _merge(_read_tree(base) if base else {"name": Path(source).stem}, tree)
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(dict(merged[key]), value) if both else value
+    return merged
+
+
+def _pairs(overrides: Iterable[str] | Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"override {text!r} has no '=' -- write key=value, as in train.epochs=3")
+        try:
+            yield key.strip(), yaml.load(value, Loader=_PlainLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {text!r}: {' '.join(str(error).split())}") from None
+
+
+def _assign(tree: dict[str, Any], dotted_key: str, value: object) -> None:
+    *sections, key = dotted_key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {dotted_key}: {section!r} is a value, not a section")
+    tree[key] = value
+
+
+def _explain(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
+    location = [str(part) for part in fault["loc"]]
+    dotted = ".".join(location) or "configuration"
+    if fault["type"] == "extra_forbidden":
+        known = sorted(key for key, _ in _fields(schema))
+        return f"unknown key {dotted}{_closest(dotted, known)}"
+    got = "" if isinstance(fault["input"], Mapping | BaseModel) else f", got {fault['input']!r:.60}"
+    return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _fields(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type]]:
+    for name, field in schema.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _fields(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _closest(name: str, known: list[str]) -> str:
+    by_last_part = {key.rpartition(".")[2]: key for key in known}
+    match = difflib.get_close_matches(name, known, n=1) or [
+        by_last_part[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    ]
+    return f"; did you mean {match[0]}?" if match else ""

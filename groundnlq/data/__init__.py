@@ -1,0 +1,1 @@
+"""Room 1: annotation files, features and tokens become batches."""

@@ -1,0 +1,44 @@
+"""The one place where seconds become feature steps and steps become seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Quantity = TypeVar("Quantity")  # float, numpy array or tensor: only + - * / are used
+
+HalfWindow = Literal["consistent", "legacy"]
+
+
+@dataclass(frozen=True)
+class StepGrid:
+    """How the feature steps of a clip lie in time.
+
+    A step covers `snippet_stride_frames` frames; its features describe the middle of that window, so
+    `to_sec(t) = (t + 0.5) * stride / fps`. `half_window` says what the way back does:
+
+    * ``"consistent"`` subtracts the half window again: ``to_grid(to_sec(t)) == t``.
+    * ``"legacy"`` does not. The published weights were trained that way and need it.
+
+    >>> grid = StepGrid(fps=30.0, snippet_stride_frames=15.0)
+    >>> grid.to_sec(3), grid.to_grid(1.75)
+    (1.75, 3.0)
+    """
+
+    fps: float = 30.0
+    snippet_stride_frames: float = 16.043
+    half_window: HalfWindow = "consistent"
+
+    @property
+    def step_sec(self) -> float:
+        """Seconds between two steps."""
+        return self.snippet_stride_frames / self.fps
+
+    def to_sec(self, steps: Quantity) -> Quantity:
+        """Time in seconds of a (fractional) step."""
+        return (steps * self.snippet_stride_frames + 0.5 * self.snippet_stride_frames) / self.fps
+
+    def to_grid(self, seconds: Quantity) -> Quantity:
+        """(Fractional) step of a time in seconds."""
+        steps = seconds * self.fps / self.snippet_stride_frames
+        return steps - 0.5 if self.half_window == "consistent" else steps

@@ -1,0 +1,1 @@
+"""Room 3: training, checkpoints and prediction over a split."""

@@ -1,0 +1,61 @@
+"""Result files appear under their final name whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from groundnlq.errors import DataError, KitError
+
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_id(name: str, where: str) -> str:
+    """An id that may become a file or dataset name; anything that could leave its folder is refused."""
+    if not isinstance(name, str) or not SAFE_ID.fullmatch(name):
+        raise DataError(f"{where}: id {name!r:.60} is not allowed -- ids are letters, digits, '.', '_', '-'")
+    return name
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name beside `path`; on success it is flushed to disk and renamed, else removed."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(
+            f"cannot create folder {path.parent}: {error.strerror} -- choose another place"
+        ) from error
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise KitError(f"cannot write {path}: {error.strerror or error} -- nothing was replaced") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: object, indent: int | None = None) -> None:
+    """Write JSON atomically; NaN and Inf are refused, since readers disagree about them."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
