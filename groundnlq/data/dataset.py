@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from groundnlq.data.grid import StepGrid
+from groundnlq.errors import FeatureError, sample_of
+
+if TYPE_CHECKING:  # a batch can be made of plain tensors, without stores
+    from groundnlq.data.annotations import Record
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.text import TokenStore
 
 
 @dataclass(frozen=True)
@@ -25,10 +38,170 @@ class Batch:
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
 
-    def to(self, device, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("video", "video_mask", "text", "text_mask", "clip_index")
         }
         return replace(self, moments_grid=tuple(m.to(device) for m in self.moments_grid), **moved)
+
+
+def pad_length(num_steps: int, coarsest_stride: int) -> int:
+    """Rows that a clip is padded to: a multiple of the pyramid's coarsest stride, at least one row spare.
+
+    The published program pads to 2560. LayerNorm is not masked there, so the row behind the last valid one
+    is part of the result; this is the shortest length that keeps it (the neck adds it on the higher levels).
+
+    >>> pad_length(900, 64), pad_length(960, 64)
+    (960, 1024)
+    """
+    return coarsest_stride * -(-(num_steps + 1) // coarsest_stride)
+
+
+def collate(
+    clips: Sequence[Tensor],
+    texts: Sequence[Tensor],
+    clip_index: Sequence[int],
+    moments_grid: Sequence[Tensor],
+    query_ids: Sequence[str],
+    clip_uids: Sequence[str],
+    durations_sec: Sequence[float],
+    coarsest_stride: int,
+) -> Batch:
+    """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim) into a `Batch`."""
+    num_rows = pad_length(max(len(clip) for clip in clips), coarsest_stride)
+    video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
+    for row, clip in zip(video, clips, strict=True):
+        row[: len(clip)] = clip
+    # a zero token behind every query: published answers depend on whether a longer neighbour put one there
+    text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
+    return Batch(
+        video=video,
+        video_mask=_valid([len(clip) for clip in clips], num_rows),
+        text=text,
+        text_mask=_valid([len(t) for t in texts], text.shape[1]),
+        clip_index=torch.tensor(clip_index),
+        moments_grid=tuple(moments_grid),
+        query_ids=tuple(query_ids),
+        clip_uids=tuple(clip_uids),
+        durations_sec=tuple(durations_sec),
+    )
+
+
+class QueryDataset:
+    """Records with their features and tokens; makes the batches that the network takes.
+
+    Args:
+        coarsest_stride: stride of the pyramid's last level (`ModelConfig.coarsest_stride`).
+        jitter_max_scale: temporal jittering of moments (see `jitter`); 1 switches it off. Its random
+            numbers depend on seed, epoch and index only, so neither order nor workers change them.
+        max_seq_len: refuse longer clips (the position table of training); None takes any length.
+
+    Raises:
+        FeatureError: clips longer than `max_seq_len`, all by name.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        store: FeatureStore,
+        tokens: TokenStore,
+        grid: StepGrid,
+        coarsest_stride: int,
+        jitter_max_scale: int = 1,
+        seed: int = 0,
+        max_seq_len: int | None = None,
+    ):
+        self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
+        self.coarsest_stride, self.jitter_max_scale, self.seed = coarsest_stride, jitter_max_scale, seed
+        self.lengths = [store.num_steps[record.clip_uid] for record in self.records]
+        if max_seq_len is not None:
+            self._refuse_beyond(max_seq_len)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, indices: Sequence[int], epoch: int = 0) -> Batch:
+        """Collate the records of these indices; a clip that several of them share is read once."""
+        records = [self.records[i] for i in indices]
+        clip_uids = list(dict.fromkeys(record.clip_uid for record in records))
+        position = {uid: i for i, uid in enumerate(clip_uids)}
+        return collate(
+            clips=[self.store.read(uid) for uid in clip_uids],
+            texts=[self.tokens.read(record.query_id) for record in records],
+            clip_index=[position[record.clip_uid] for record in records],
+            moments_grid=[self._moments(i, epoch) for i in indices],
+            query_ids=[record.query_id for record in records],
+            clip_uids=clip_uids,
+            durations_sec=[record.duration_sec for record in records],
+            coarsest_stride=self.coarsest_stride,
+        )
+
+    def _moments(self, index: int, epoch: int) -> Tensor:
+        record = self.records[index]
+        moments = np.array(record.moments_sec, dtype=np.float64).reshape(-1, 2)
+        if self.jitter_max_scale > 1:
+            moments = jitter(moments, self.jitter_max_scale, np.random.default_rng([self.seed, epoch, index]))
+        # annotated moments may end beyond the clip; the part outside can not be seen
+        moments = moments.clip(0, record.duration_sec)
+        return torch.from_numpy(self.grid.to_grid(moments)).float()
+
+    def _refuse_beyond(self, max_seq_len: int) -> None:
+        long = {r.clip_uid for r, n in zip(self.records, self.lengths, strict=True) if n > max_seq_len}
+        if long:
+            raise FeatureError(
+                f"{len(long)} clips are longer than max_seq_len = {max_seq_len} steps: "
+                f"{sample_of(sorted(long))} -- raise model.max_seq_len or leave them out of training"
+            )
+
+
+def jitter(moments_sec: np.ndarray, max_scale: int, random: np.random.Generator) -> np.ndarray:
+    """Temporal jittering (GroundNLQ, pretraining): a narration's true action lies somewhere around its time.
+
+    For a moment with centre c and duration d draw an integer k from 1 ... `max_scale` and u from [-1, 1];
+    it becomes centre c - u (k - 1) d / 2 and duration k d, which always contains the annotated moment.
+
+    Args:
+        moments_sec: (M, 2) start and end.
+    """
+    center, duration = moments_sec.mean(axis=1), moments_sec[:, 1] - moments_sec[:, 0]
+    scale = random.integers(1, max_scale, size=len(moments_sec), endpoint=True)
+    shift = random.uniform(-1, 1, size=len(moments_sec)) * (scale - 1) * duration / 2
+    half = scale * duration / 2
+    return np.stack([center - shift - half, center - shift + half], axis=1)
+
+
+def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """A random order of all samples in batches of like length, so that little is spent on padding.
+
+    Samples are shuffled, sorted by length within windows of 50 batches, cut, and the batches shuffled
+    again. It depends on seed and epoch only; the last incomplete batch is dropped (kept when it is the only
+    one).
+
+    >>> sorted(sum(shuffled_batches([5, 9, 5, 9], 2, seed=0, epoch=0), []))
+    [0, 1, 2, 3]
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    window = 50 * batch_size
+    for first in range(0, len(order), window):
+        part = order[first : first + window]
+        order[first : first + window] = part[np.argsort(np.take(lengths, part), kind="stable")]
+    batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < batch_size:
+        batches.pop()
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def clip_batches(records: Sequence[Record], max_queries: int = 16) -> list[list[int]]:
+    """Indices grouped by clip, at most `max_queries` each: every clip is read once, in record order."""
+    by_clip: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        by_clip.setdefault(record.clip_uid, []).append(index)
+    groups = by_clip.values()
+    return [group[i : i + max_queries] for group in groups for i in range(0, len(group), max_queries)]
+
+
+def _valid(lengths: Sequence[int], num_rows: int) -> Tensor:
+    return torch.arange(num_rows) < torch.tensor(lengths)[:, None]

@@ -1,0 +1,126 @@
+"""From features to a pyramid of fused video levels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from groundnlq.model.layers import MaskedConv, TransformerBlock
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the pyramid: step t of it lies at `t * stride` on the clip's grid."""
+
+    x: Tensor  # (Q, T / stride, D)
+    mask: Tensor  # (Q, T / stride) bool
+
+
+@dataclass(frozen=True)
+class ClipEncoding:
+    """What the video stem computes before it hears the query; shared by all queries of a clip."""
+
+    skip: Tensor  # (V, T, D)
+    attention: Tensor  # (V, T, D)
+    mask: Tensor  # (V, T) bool
+
+    def for_queries(self, clip_index: Tensor) -> ClipEncoding:
+        """The encoding of each query's clip: (V, ...) -> (Q, ...)."""
+        return ClipEncoding(self.skip[clip_index], self.attention[clip_index], self.mask[clip_index])
+
+
+class VideoEmbedding(nn.Module):
+    """Convolutions of width 3 with LayerNorm and ReLU, then the sinusoidal position table."""
+
+    def __init__(self, in_dim: int, width: int, num_layers: int, max_seq_len: int):
+        super().__init__()
+        dims = [in_dim] + [width] * num_layers
+        self.convs = nn.ModuleList(MaskedConv(i, o) for i, o in itertools.pairwise(dims))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_layers))
+        self.register_buffer("position_table", sinusoidal_positions(max_seq_len, width), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x, mask)[0]).relu()
+        return x + self.positions(mask) * mask[..., None]
+
+    def positions(self, mask: Tensor) -> Tensor:
+        """(V, T) -> (1 or V, T, D). A clip beyond `max_seq_len` gets the table stretched to its own length.
+
+        Each clip's stretch depends on its own number of steps, never on its neighbours in the batch. The
+        published program has no answer for such clips.
+        """
+        num_rows, max_seq_len = mask.shape[1], len(self.position_table)
+        if num_rows <= max_seq_len:
+            return self.position_table[None, :num_rows]
+        tables = [self._stretched(int(n)) for n in mask.sum(1)]
+        return torch.stack([F.pad(t, (0, 0, 0, num_rows))[:num_rows] for t in tables])
+
+    def _stretched(self, num_steps: int) -> Tensor:
+        if num_steps <= len(self.position_table):
+            return self.position_table
+        table = self.position_table.T[None]
+        return F.interpolate(table, num_steps, mode="linear", align_corners=False)[0].T
+
+
+def sinusoidal_positions(num_steps: int, width: int) -> Tensor:
+    """(num_steps, width): sine on even, cosine on odd channels, all divided by sqrt(width)."""
+    channel = torch.arange(width)
+    rate = 10000.0 ** (-2 * (channel // 2) / width)
+    angle = torch.arange(num_steps, dtype=torch.float64)[:, None] * rate
+    table = torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+    return (table / math.sqrt(width)).float()
+
+
+class QueryEncoder(nn.Module):
+    """Token embedding (linear, LayerNorm, ReLU; no position table), then transformer blocks over the query."""
+
+    def __init__(self, in_dim: int, width: int, num_embed_layers: int, blocks: list[TransformerBlock]):
+        super().__init__()
+        dims = [in_dim] + [width] * num_embed_layers
+        self.linears = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in itertools.pairwise(dims))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_embed_layers))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(Q, L, in_dim), (Q, L) -> (Q, L, D)."""
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = norm(linear(x) * mask[..., None]).relu()
+        for block in self.blocks:
+            x, _ = block(x, mask)
+        return x
+
+
+class VideoEncoder(nn.Module):
+    """Embedding, a stem of cross-modal blocks at full length, then one halving block per further level."""
+
+    def __init__(
+        self, embedding: VideoEmbedding, stem: list[TransformerBlock], branch: list[TransformerBlock]
+    ):
+        super().__init__()
+        self.embedding = embedding
+        self.stem = nn.ModuleList(stem)
+        self.branch = nn.ModuleList(branch)
+
+    def embed(self, video: Tensor, mask: Tensor) -> ClipEncoding:
+        """All that does not depend on the query: embedding and the first self-attention of the stem."""
+        x = self.embedding(video, mask)
+        (skip, attention), mask = self.stem[0].attend_self(x, mask)
+        return ClipEncoding(skip, attention, mask)
+
+    def fuse(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> list[Level]:
+        """Levels of the pyramid, finest first."""
+        mask = clips.mask
+        x = self.stem[0].finish(clips.skip, clips.attention, mask, text, text_mask)
+        for block in self.stem[1:]:
+            x, mask = block(x, mask, text, text_mask)
+        levels = [Level(x, mask)]
+        for block in self.branch:
+            x, mask = block(x, mask, text, text_mask)
+            levels.append(Level(x, mask))
+        return levels

@@ -1,0 +1,65 @@
+"""Points of the pyramid and the targets that a moment gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Points:
+    """The N candidate times of a pyramid, finest level first; each field (N,) float32 but `level` (int64)."""
+
+    time_grid: Tensor
+    stride: Tensor
+    level: Tensor
+    low: Tensor  # regression range of the point's level, in steps
+    high: Tensor
+
+    def __len__(self) -> int:
+        return len(self.time_grid)
+
+
+def make_points(lengths: Sequence[int], ranges_grid: Sequence[Sequence[float]], device=None) -> Points:
+    """Points of levels of the given lengths; level l has points at 0, s, 2 s ... with s = 2 ** l.
+
+    >>> make_points([4, 2], [(0, 4), (2, 100)]).time_grid.tolist()
+    [0.0, 1.0, 2.0, 3.0, 0.0, 2.0]
+    """
+    level = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
+    stride = 2.0**level
+    time = torch.cat([torch.arange(n) for n in lengths]) * stride
+    ranges = torch.tensor(ranges_grid, dtype=torch.float32)[level]
+    fields = (time, stride, level, ranges[:, 0], ranges[:, 1])
+    return Points(*(field.to(device) for field in fields))
+
+
+def assign_targets(points: Points, moments_grid: Tensor, center_radius: float = 1.5) -> tuple[Tensor, Tensor]:
+    """Labels (N,) float 0/1 and distances (N, 2) in strides to start and end of the assigned moment.
+
+    A point p of stride s is positive for a moment when it lies strictly within both the moment and
+    `center_radius * s` around its centre, and its larger distance to an end lies in the level's range. Of
+    several moments it takes the shortest. Distances of negative points have no meaning.
+
+    Args:
+        moments_grid: (M, 2) start and end on the step grid; M may be 0.
+    """
+    if len(moments_grid) == 0:
+        zeros = torch.zeros_like(points.time_grid)
+        return zeros, zeros[:, None].expand(-1, 2)
+    start, end = moments_grid.unbind(-1)  # (M,)
+    center, radius = (start + end) / 2, center_radius * points.stride[:, None]
+    time = points.time_grid[:, None]
+    to_start, to_end = time - start, end - time  # (N, M)
+    inside = torch.minimum(
+        time - torch.maximum(start, center - radius), torch.minimum(end, center + radius) - time
+    )
+    reach = torch.maximum(to_start, to_end)
+    fits = (inside > 0) & (reach >= points.low[:, None]) & (reach <= points.high[:, None])
+    length = torch.where(fits, end - start, torch.inf)
+    shortest, chosen = length.min(dim=1)
+    distances = torch.stack([to_start, to_end], dim=-1)[torch.arange(len(points)), chosen]
+    return shortest.isfinite().float(), distances / points.stride[:, None]

@@ -1,0 +1,86 @@
+"""What the published program computes (tests/golden/README.md), at the tolerances given there."""
+
+import numpy as np
+import pytest
+import torch
+
+from groundnlq.config import ModelConfig
+from groundnlq.model.decode import decode
+from groundnlq.model.grounder import Grounder
+from groundnlq.model.losses import Criterion
+from groundnlq.model.points import assign_targets, make_points
+from groundnlq.model.published import to_published
+from tests.golden_inputs import GOLDEN, GRID, META, golden_batch, golden_config, golden_model
+
+NAMES = ["tiny", "tiny_star", "champion"]
+
+
+def stored(name):
+    return np.load(GOLDEN / f"{name}.npz")
+
+
+def close(actual, expected, rtol=1e-4, atol=1e-5):
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_offsets_and_pyramid_equal_the_published_ones(name):
+    model, batch, golden = golden_model(name).eval(), golden_batch(name), stored(name)
+    with torch.no_grad():
+        predictions = model(batch)
+        text = model.query_encoder(batch.text, batch.text_mask)
+        clips = model.video_encoder.embed(batch.video, batch.video_mask)
+        levels = model.neck(model.video_encoder.fuse(clips, text, batch.text_mask))
+    for b in range(len(batch.query_ids)):
+        for level in range(golden_config(name).num_levels):
+            valid = predictions.mask[b] & (predictions.points.level == level)
+            close(predictions.logits[b, valid], golden[f"logits/{b}/{level}"])
+            close(predictions.offsets[b, valid], golden[f"offsets/{b}/{level}"])
+            if f"pyramid/{b}/{level}" in golden:
+                close(levels[level].x[b][levels[level].mask[b]], golden[f"pyramid/{b}/{level}"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decoded_moments_equal_the_published_ones(name):
+    batch, golden = golden_batch(name), stored(name)
+    with torch.no_grad():
+        predictions = golden_model(name).eval()(batch)
+    ranked = decode(predictions, GRID, batch.durations_sec)
+    for b, moments in enumerate(ranked):
+        close(moments[:, :2], golden[f"moments/{b}"][:, :2], rtol=0, atol=1e-3)
+        close(moments[:, 2], golden[f"moments/{b}"][:, 2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients_equal_the_published_ones(name):
+    model, batch, golden = golden_model(name, drop_path=0.0).train(), golden_batch(name), stored(name)
+    criterion = Criterion().train()
+    losses = criterion(model(batch), batch)
+    losses.total.backward()
+    close(
+        [losses.classification.item(), losses.regression.item(), losses.total.item(), criterion.positives],
+        golden["loss"],
+    )
+    gradients = to_published({key: p.grad for key, p in model.named_parameters()})
+    norms = [gradients[key].norm().item() for key, _ in META["parameters"][name]]
+    close(norms, golden["grad_norm"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_star"])
+def test_targets_equal_the_published_ones(name):
+    config, golden = golden_config(name), stored(name)
+    lengths = [config.max_seq_len >> level for level in range(config.num_levels)]
+    points = make_points(lengths, config.regression_ranges_grid)
+    for b, moments in enumerate(golden_batch(name).moments_grid):
+        labels, distances = assign_targets(points, moments)
+        close(labels, golden[f"target_cls/{b}"], rtol=0, atol=0)
+        close(distances[labels > 0], golden[f"target_reg/{b}"])
+
+
+@pytest.mark.parametrize(
+    ("num_cross", "num_self", "expected"), [(0, 6, 32_527_498), (6, 0, 36_080_266)], ids=["champion", "star"]
+)
+def test_parameter_counts_are_the_published_ones(num_cross, num_self, expected):
+    with torch.device("meta"):
+        model = Grounder.from_config(ModelConfig(num_cross_levels=num_cross, num_self_levels=num_self))
+    assert sum(p.numel() for p in model.parameters()) == expected

@@ -1,0 +1,164 @@
+"""Properties of the network that no golden file shows."""
+
+import pytest
+import torch
+
+from groundnlq.config import ModelConfig
+from groundnlq.data.dataset import collate
+from groundnlq.model.grounder import Grounder
+from groundnlq.model.layers import attend, attend_window
+from tests.golden_inputs import features, golden_batch, golden_model
+
+
+def valid_outputs(predictions, row):
+    mask = predictions.mask[row]
+    return torch.cat([predictions.logits[row, mask][:, None], predictions.offsets[row, mask]], dim=1)
+
+
+def batch_of(video_lengths, text_lengths, clip_index, coarsest_stride=8):
+    queries = range(len(text_lengths))
+    return collate(
+        clips=[features(100 + i, n, 24) for i, n in enumerate(video_lengths)],
+        texts=[features(200 + i, n, 12) for i, n in enumerate(text_lengths)],
+        clip_index=clip_index,
+        moments_grid=[torch.zeros(0, 2) for _ in queries],
+        query_ids=[str(i) for i in queries],
+        clip_uids=[str(i) for i in range(len(video_lengths))],
+        durations_sec=[1.0 for _ in queries],
+        coarsest_stride=coarsest_stride,
+    )
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_star"])
+@torch.no_grad()
+def test_no_result_depends_on_the_other_members_of_a_batch(name):
+    model = golden_model(name).eval()
+    together = model(golden_batch(name))
+    for i in range(3):
+        alone = model(golden_batch(name, [i]))
+        torch.testing.assert_close(valid_outputs(together, i), valid_outputs(alone, 0), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_much_longer_padding_does_not_change_valid_scores():
+    model = golden_model("tiny").eval()
+    short = model(batch_of([97], [4], [0]))
+    long = model(batch_of([97], [4], [0], coarsest_stride=256))
+    torch.testing.assert_close(valid_outputs(short, 0), valid_outputs(long, 0), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_queries_that_share_a_clip_get_what_they_get_alone():
+    model = golden_model("tiny").eval()
+    shared = model(batch_of([97, 60], [4, 7, 2], [0, 1, 0]))
+    for query, text in enumerate([4, 7, 2]):
+        one = batch_of([97, 60], [4, 7, 2], [0, 1, 0])
+        clip = one.clip_index[query : query + 1]
+        alone = model(
+            collate(
+                [one.video[clip][0][one.video_mask[clip][0]]],
+                [one.text[query, :text]],
+                [0],
+                [torch.zeros(0, 2)],
+                ["q"],
+                ["c"],
+                [1.0],
+                8,
+            )
+        )
+        torch.testing.assert_close(
+            valid_outputs(shared, query), valid_outputs(alone, 0), rtol=1e-4, atol=1e-5
+        )
+
+
+@torch.no_grad()
+def test_a_clip_beyond_max_seq_len_is_answered_and_not_changed_by_its_neighbour():
+    model = golden_model("tiny").eval()
+    mixed = model(batch_of([97, 300], [4, 4], [0, 1]))
+    assert mixed.mask[1].sum() == 300 + 150 + 75 + 38
+    assert mixed.logits.isfinite().all()
+    normal = model(batch_of([97], [4], [0]))
+    torch.testing.assert_close(valid_outputs(mixed, 0), valid_outputs(normal, 0), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_results_do_not_depend_on_what_lies_in_padded_rows_of_the_mask():
+    model, batch = golden_model("tiny").eval(), batch_of([97, 60], [4, 7], [0, 1])
+    assert batch.video[~batch.video_mask].abs().sum() == 0
+    assert (~batch.video_mask).any(dim=1).all()
+    assert (~batch.text_mask).any(dim=1).all()
+    assert model(batch).logits.shape == model(batch).mask.shape
+
+
+@pytest.mark.parametrize(("num_steps", "window"), [(1, 9), (7, 9), (16, 5), (33, 9), (70, 3)])
+def test_window_attention_equals_dense_attention_under_a_band_mask(num_steps, window):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, num_steps, 8, dtype=torch.float64)
+    mask = torch.arange(num_steps) < torch.tensor([[num_steps], [max(1, num_steps - 3)]])
+    fast = attend_window(q, k, v, mask, num_heads=2, window=window)
+    step = torch.arange(num_steps)
+    band = (step[:, None] - step).abs() <= window // 2
+    scores = torch.einsum("bthd,bshd->bhts", q.unflatten(-1, (2, 4)), k.unflatten(-1, (2, 4))) / 2
+    scores = scores.masked_fill(~(band & mask[:, None, None, :]), -1e4)
+    slow = torch.einsum("bhts,bshd->bthd", scores.softmax(-1), v.unflatten(-1, (2, 4))).flatten(2)
+    torch.testing.assert_close(fast[mask], slow[mask])
+
+
+def test_full_attention_ignores_padded_tokens():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 6, 8)
+    mask = torch.tensor([[True, True, True, True, False, False]])
+    out = attend(q, k, v, mask, num_heads=2)
+    torch.testing.assert_close(out, attend(q, k[:, :4], v[:, :4], mask[:, :4], num_heads=2))
+
+
+@torch.no_grad()
+def test_cross_attention_weights_rebuild_its_output():
+    attention = golden_model("tiny").video_encoder.stem[0].cross_attention
+    x, text = torch.randn(1, 5, 32), torch.randn(1, 4, 32)
+    mask, text_mask = torch.ones(1, 5, dtype=torch.bool), torch.tensor([[True, True, True, False]])
+    weights = attention.weights(x, text, text_mask)
+    values = attention.value(text).unflatten(-1, (4, -1)).transpose(1, 2)
+    rebuilt = attention.out((weights @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(rebuilt, attention(x, mask, text, text_mask), rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_receives_a_gradient():
+    config = ModelConfig(
+        video_dim=6,
+        text_dim=5,
+        width=8,
+        num_heads=2,
+        num_cross_levels=1,
+        num_self_levels=1,
+        max_seq_len=64,
+        regression_ranges_grid=((0, 4), (2, 8), (4, 10000)),
+        scale_init=0.5,
+    )
+    model = Grounder.from_config(config)
+    batch = collate(
+        [torch.randn(30, 6)],
+        [torch.randn(4, 5)],
+        [0],
+        [torch.tensor([[2.0, 9.0]])],
+        ["q"],
+        ["c"],
+        [1.0],
+        4,
+    )
+    predictions = model.eval()(batch)
+    (predictions.logits.sum() + predictions.offsets.sum()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
+    from groundnlq.model.layers import ScaledPath
+
+    torch.manual_seed(0)
+    path = ScaledPath(4, drop_rate=0.25, scale_init=1.0).train()
+    out = path(torch.ones(4000, 3, 4))
+    per_sample = out[:, 0, 0]
+    assert torch.equal(out, per_sample[:, None, None].expand_as(out))
+    assert sorted(per_sample.unique().tolist()) == pytest.approx([0, 1 / 0.75])
+    assert per_sample.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(path.eval()(torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
