@@ -66,7 +66,7 @@ def find_candidates(
     pre_nms_topk: int = 2000,
     min_duration_grid: float = 0.001,
 ) -> Candidates:
-    """Segments of all points, scores cut below `min_score` and beyond the `pre_nms_topk` best of each level."""
+    """Segments of all points; scores at most `min_score` or beyond a level's `pre_nms_topk` best become 0."""
     scores = predictions.logits.float().sigmoid() * predictions.mask
     scores = torch.where(scores > min_score, scores, 0.0)
     lengths = torch.bincount(predictions.points.level).tolist()

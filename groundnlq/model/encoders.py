@@ -78,7 +78,7 @@ def sinusoidal_positions(num_steps: int, width: int) -> Tensor:
 
 
 class QueryEncoder(nn.Module):
-    """Token embedding (linear, LayerNorm, ReLU; no position table), then transformer blocks over the query."""
+    """Token embedding (linear, LayerNorm, ReLU; no position table), then blocks over the whole query."""
 
     def __init__(self, in_dim: int, width: int, num_embed_layers: int, blocks: list[TransformerBlock]):
         super().__init__()
