@@ -1,0 +1,161 @@
+"""Published feature archives become one feature store: folders of .pt, LMDB, HDF5."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.errors import FeatureError, sample_of
+from groundnlq.files import SAFE_ID
+
+MAX_LENGTH_DIFFERENCE = 2  # steps by which two extractors may disagree about one clip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features of one extractor: the clips it has and how to read one, (T, D)."""
+
+    path: Path
+    clip_uids: list[str]
+    read: Callable[[str], Tensor | np.ndarray]
+
+
+def import_features(
+    sources: Sequence[str | Path],
+    output: str | Path,
+    *,
+    dtype: Literal["float16", "float32"] = "float16",
+    fps: float = 30.0,
+    snippet_stride_frames: float = 16.043,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Write a feature store from one or several sources, concatenated by channel in the given order.
+
+    A source is a folder of ``<clip_uid>.pt`` tensors, an LMDB folder of the published layout, or an HDF5
+    file (of this kit, or with one dataset per clip). Only clips that every source has are written.
+
+    Returns:
+        number of clips written and, for each source, of clips left out because another one lacks them.
+
+    Raises:
+        FeatureError: unreadable source, lengths that differ by more than 2 steps, broken values; by name.
+    """
+    opened = [open_source(path) for path in sources]
+    shared = set.intersection(*(set(source.clip_uids) for source in opened))
+    common = [uid for uid in opened[0].clip_uids if uid in shared]
+    if not common:
+        raise FeatureError(f"no clip is in all of {', '.join(map(str, sources))} -- check the folders")
+    bar = tqdm(common, desc="features", unit="clip", disable=None if progress else True)
+    attributes = {
+        "sources": [source.path.name for source in opened],
+        "fps": fps,
+        "snippet_stride_frames": snippet_stride_frames,
+    }
+    clips = ((uid, _concatenate(uid, opened)) for uid in bar)
+    report = {"clips": write_features(output, clips, attributes=attributes, dtype=dtype)}
+    return report | {f"left out of {s.path.name}": len(s.clip_uids) - len(common) for s in opened}
+
+
+def open_source(path: str | Path) -> Source:
+    """Recognise what a path holds."""
+    path = Path(path)
+    if (path / "data.mdb").exists():
+        return _lmdb_source(path)
+    if path.is_dir():
+        return _folder_source(path)
+    if path.is_file() and h5py.is_hdf5(path):
+        return _hdf5_source(path)
+    what = "is no folder of .pt files, LMDB folder or HDF5 file" if path.exists() else "does not exist"
+    raise FeatureError(f"{path}: {what} -- name the extracted archive")
+
+
+def read_lmdb(path: Path) -> tuple[list[str], Callable[[str], Mapping[str, np.ndarray]]]:
+    """Keys of a published LMDB and a function that reads the arrays of one; nothing in it is run."""
+    try:
+        import lmdb
+    except ImportError:
+        raise FeatureError(f"{path} is LMDB -- install its reader: pip install 'groundnlq[lmdb]'") from None
+    try:
+        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False)
+        with environment.begin() as transaction:
+            keys = [key.decode() for key in transaction.cursor().iternext(values=False)]
+    except (lmdb.Error, UnicodeDecodeError) as error:
+        raise FeatureError(f"{path}: not a readable LMDB ({error}) -- fetch it again") from None
+
+    def read(key: str) -> dict[str, np.ndarray]:
+        with environment.begin() as transaction:
+            value = transaction.get(key.encode())
+        try:
+            with np.load(io.BytesIO(value), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            raise FeatureError(f"{path}: entry {key} cannot be read ({error}) -- fetch it again") from None
+
+    return keys, read
+
+
+def _folder_source(path: Path) -> Source:
+    files = {file.stem: file for file in sorted(path.glob("*.pt")) if SAFE_ID.fullmatch(file.stem)}
+    if not files:
+        raise FeatureError(f"{path}: no <clip_uid>.pt file in it -- name the folder of the tensors")
+    return Source(path, list(files), lambda uid: _load_tensor(files[uid]))
+
+
+def _load_tensor(file: Path) -> Tensor:
+    try:
+        value = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # every way in which a foreign file can be broken or refused
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FeatureError(f"{file}: no plain tensor can be read ({reason:.120}) -- fetch it again") from None
+    if not isinstance(value, Tensor):
+        raise FeatureError(f"{file}: holds a {type(value).__name__}, expected one tensor (T, D)")
+    return value
+
+
+def _lmdb_source(path: Path) -> Source:
+    keys, read = read_lmdb(path)
+
+    def features(clip_uid: str) -> np.ndarray:
+        arrays = read(clip_uid)
+        if "features" not in arrays:
+            raise FeatureError(f"{path}: entry {clip_uid} has {sample_of(arrays)}, expected 'features'")
+        return arrays["features"]
+
+    return Source(path, keys, features)
+
+
+def _hdf5_source(path: Path) -> Source:
+    with h5py.File(path, "r") as root:
+        if root.attrs.get("kind") == "features":
+            store = FeatureStore(path)
+            return Source(path, store.clip_uids, store.read)
+        keys = [k for k in root if isinstance(root.get(k, getlink=True), h5py.HardLink)]
+        keys = [k for k in keys if isinstance(root[k], h5py.Dataset)]
+    if not keys:
+        raise FeatureError(f"{path}: no dataset per clip at its top level")
+
+    def read(clip_uid: str) -> np.ndarray:
+        with h5py.File(path, "r") as root:
+            return root[clip_uid][()]
+
+    return Source(path, keys, read)
+
+
+def _concatenate(clip_uid: str, sources: Sequence[Source]) -> Tensor:
+    parts = [torch.from_numpy(checked_array(source.read(clip_uid), clip_uid, None)) for source in sources]
+    lengths = [len(part) for part in parts]
+    if max(lengths) - min(lengths) > MAX_LENGTH_DIFFERENCE:
+        each = ", ".join(f"{n} in {s.path.name}" for n, s in zip(lengths, sources, strict=True))
+        raise FeatureError(f"clip {clip_uid}: steps differ: {each} -- were they extracted at one rate?")
+    return torch.cat([part[: min(lengths)] for part in parts], dim=1)

@@ -1,0 +1,131 @@
+"""Narrations become queries for pretraining: EgoClip's rows, cut to the clips of the train files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from groundnlq.data.annotations import Clip, Record, read_clip_entry, read_json, walk_clips
+from groundnlq.errors import DataError, Findings
+
+COLUMNS = ("video_uid", "narration_source", "narration_ind", "clip_start", "clip_end", "clip_text")
+_TAG = re.compile(r"^\s*#\s*\w+\s+")  # "#C C picks ...": who is narrated
+
+
+def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
+    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
+
+    Raises:
+        DataError: all faults of a file in one message.
+    """
+    clips: dict[str, Clip] = {}
+    for path in paths:
+        findings = Findings(str(path), DataError)
+        for where, entry, video_uid in walk_clips(read_json(Path(path)), findings):
+            clip = read_clip_entry(where, entry, video_uid, findings)
+            if clip is not None and not video_uid:
+                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
+            elif clip is not None:
+                clips.setdefault(clip.clip_uid, clip)
+        findings.raise_if_any("fetch the file again")
+    return clips
+
+
+def narration_records(
+    egoclip_csv: str | Path,
+    clips: Mapping[str, Clip],
+    *,
+    available: Container[str] | None = None,
+    keep_tag: bool = False,
+    question_mark: bool = False,
+) -> tuple[list[Record], dict[str, int]]:
+    """Records of the narrations that lie within the given clips, and counts of what was left out.
+
+    A row counts for a clip of its video when it starts strictly after the clip's start and ends strictly
+    before its end; times become seconds of the clip.
+
+    Args:
+        available: clips that have features; the others are dropped and counted.
+        keep_tag: keep the leading ``#C`` tag; question_mark: end every text in "?". How the published
+            features were made is not known.
+    """
+    counts: Counter[str] = Counter()
+    by_video: dict[str, list[Clip]] = {}
+    for clip in clips.values():
+        if available is None or clip.clip_uid in available:
+            by_video.setdefault(clip.video_uid, []).append(clip)
+        else:
+            counts["clips without features"] += 1
+    records = []
+    for row in _rows(Path(egoclip_csv), counts):
+        text = clean_narration(row["clip_text"], keep_tag, question_mark)
+        for clip in by_video.get(row["video_uid"], ()):
+            record = _record(row, text, clip, counts)
+            if record is not None:
+                records.append(record)
+    counts["narrations kept"] = len(records)
+    return _distinct(records, counts), dict(counts)
+
+
+def clean_narration(text: str, keep_tag: bool = False, question_mark: bool = False) -> str:
+    """The text of a narration as it is encoded.
+
+    >>> clean_narration("#C C picks up a knife.  ")
+    'C picks up a knife'
+    """
+    text = text if keep_tag else _TAG.sub("", text)
+    text = " ".join(text.split()).rstrip(".").rstrip()
+    return text + "?" if question_mark and text else text
+
+
+def _record(row: Mapping[str, str], text: str, clip: Clip, counts: Counter[str]) -> Record | None:
+    start, end = float(row["clip_start"]), float(row["clip_end"])
+    if not (start > clip.video_start_sec and end < clip.video_end_sec):
+        return None
+    if not text or not end > start:
+        counts["narrations without text or duration"] += 1
+        return None
+    narrator = row["narration_source"].rpartition("_")[2]
+    query_id = f"{clip.clip_uid}_narrator-{narrator}_{row['narration_ind']}"
+    moment = (start - clip.video_start_sec, end - clip.video_start_sec)
+    return Record(query_id, clip.clip_uid, text, clip.duration_sec, (moment,), "nlq_narration")
+
+
+def _distinct(records: list[Record], counts: Counter[str]) -> list[Record]:
+    by_id: dict[str, Record] = {}
+    for record in records:
+        by_id.setdefault(record.query_id, record)
+    counts["narrations given twice"] = len(records) - len(by_id)
+    return list(by_id.values())
+
+
+def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:
+    """Rows as they come: the real file has four million, and quotes in its texts that no CSV reader likes."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            header = file.readline().rstrip("\r\n").split("\t")
+            missing = [name for name in COLUMNS if name not in header]
+            if missing:
+                hint = "; is it comma-separated?" if len(header) == 1 else ""
+                raise DataError(
+                    f"{path}: header lacks {', '.join(missing)}{hint} -- EgoClip's CSV is expected"
+                )
+            for line in file:
+                counts["rows"] += 1
+                values = line.rstrip("\r\n").split("\t")
+                row = dict(zip(header, values, strict=False))
+                if len(values) == len(header) and _is_time(row["clip_start"]) and _is_time(row["clip_end"]):
+                    yield row
+                else:
+                    counts["malformed rows"] += 1
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror} -- check the path") from None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return abs(float(text)) < 1e7  # False for NaN and Inf, too
+    except ValueError:
+        return False

@@ -1,0 +1,189 @@
+"""The sample world in the official formats, dirt included, so that it walks the path of real data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundnlq.data.sample.queries import Question, narrate
+from groundnlq.data.sample.world import ClipLog, Event, WorldConfig, stream
+from groundnlq.files import write_json, write_text
+
+EGOCLIP_HEADER = (
+    "clip_idx", "video_uid", "video_dur", "narration_source", "narration_ind", "narration_time",
+    "clip_start", "clip_end", "clip_text", "tag_verb", "tag_noun",
+)  # fmt: skip
+
+Asked = list[tuple[ClipLog, list[Question]]]
+
+
+def write_nlq(path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None) -> None:
+    """An NLQ file; with `answers` the file has queries only and the answers go to a file of their own."""
+    random = stream(config, "dirt", split)
+    clips = {log.clip_uid: _clip(log, _queries(random, log, questions, split)) for log, questions in asked}
+    version = "2.0" if answers is None else "1"
+    if answers is not None:
+        write_json(answers, _tree(asked, clips, "2.0"), indent=1)
+        clips = {uid: _without_answers(clip) for uid, clip in clips.items()}
+        empty = next(iter(clips.values()))
+        empty["annotations"].append({"annotation_uid": f"empty-{split}", "language_queries": []})
+    write_json(path, _tree(asked, clips, version), indent=1)
+
+
+def write_clips(path: Path, logs: Sequence[ClipLog]) -> None:
+    """A train file of another task (moments, visual queries): of it only the clips' times are read."""
+    videos: dict[str, list] = {}
+    for log in logs:
+        videos.setdefault(log.video_uid, []).append(_clip(log, None))
+    tree = {"version": "2.0", "videos": [_video(uid, clips) for uid, clips in videos.items()]}
+    write_json(path, tree, indent=1)
+
+
+def write_egoclip(path: Path, config: WorldConfig, logs: Sequence[ClipLog]) -> None:
+    """Narrations of all clips as one tab-separated table, a few lines malformed as in the real one."""
+    random = stream(config, "dirt", "egoclip")
+    lines = ["\t".join(EGOCLIP_HEADER)]
+    for log in logs:
+        for row in _narrations(config, log):
+            fields = [str(len(lines) - 1), *row]
+            lines.append("\t".join(fields))
+            if random.random() < 0.002:
+                lines.append("\t".join(fields[:5]))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def meta_of(asked: Asked, unseen: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each question is about, by query id: for oracles and for recall on unseen objects."""
+    meta = {}
+    for log, questions in asked:
+        for index, question in enumerate(questions):
+            words = [*question.asked.values(), question.event.object]
+            meta[f"{_annotation_uid(log)}_{index}"] = {
+                "template": question.template,
+                "asked": question.asked,
+                "verb": question.event.verb,
+                "object": question.event.object,
+                "is_unseen": any(word in unseen for word in words),
+            }
+    return meta
+
+
+def _tree(asked: Asked, clips: dict[str, dict], version: str) -> dict[str, Any]:
+    videos: dict[str, list] = {}
+    for log, _ in asked:
+        videos.setdefault(log.video_uid, []).append(clips[log.clip_uid])
+    head = {"version": version, "date": "260101", "description": "GroundNLQ sample world"}
+    return head | {"videos": [_video(uid, entries) for uid, entries in videos.items()]}
+
+
+def _video(uid: str, clips: list[dict]) -> dict[str, Any]:
+    return {"video_uid": uid, "clips": clips}
+
+
+def _clip(log: ClipLog, queries: list[dict] | None) -> dict[str, Any]:
+    start, end = log.video_start_sec, round(log.video_start_sec + log.duration_sec, 3)
+    annotations = [] if queries is None else [_annotation(log, queries)]
+    return {
+        "clip_uid": log.clip_uid,
+        "source_clip_uid": log.clip_uid,
+        "video_start_sec": start - 4e-7 if start == 0 else start,
+        "video_end_sec": end,
+        "video_start_frame": round(start * 30),
+        "video_end_frame": round(end * 30),
+        "clip_start_sec": 0.0,
+        "clip_end_sec": round(log.duration_sec + 0.02, 3),
+        "clip_start_frame": 0,
+        "clip_end_frame": round(log.duration_sec * 30),
+        "annotations": annotations,
+    }
+
+
+def _annotation(log: ClipLog, queries: list[dict]) -> dict[str, Any]:
+    return {"annotation_uid": _annotation_uid(log), "language_queries": queries}
+
+
+def _annotation_uid(log: ClipLog) -> str:
+    return log.clip_uid[:8] + "-" + log.clip_uid[-12:]
+
+
+def _queries(
+    random: np.random.Generator, log: ClipLog, questions: list[Question], split: str
+) -> list[dict[str, Any]]:
+    queries = [_query(random, log, question, split) for question in questions]
+    if random.random() < 0.05:  # an annotator opened the form and wrote nothing
+        queries.append({"query": None if split != "test" else "", "clip_start_sec": 0.0, "clip_end_sec": 1.0})
+    return queries
+
+
+def _query(random: np.random.Generator, log: ClipLog, question: Question, split: str) -> dict[str, Any]:
+    start, end = _annotated(random, question.event, log)
+    offset = log.video_start_sec
+    return {
+        "query": _typed(random, question.text, split),
+        "template": question.template if random.random() > 0.004 else None,
+        "slot_x": question.asked.get("object", ""),
+        "verb_x": question.asked.get("verb", ""),
+        "answer": question.event.container or question.event.place,
+        "clip_start_sec": start,
+        "clip_end_sec": end,
+        "video_start_sec": round(start + offset, 3),
+        "video_end_sec": round(end + offset, 3),
+        "video_start_frame": round((start + offset) * 30),
+        "video_end_frame": round((end + offset) * 30),
+    }
+
+
+def _annotated(random: np.random.Generator, event: Event, log: ClipLog) -> tuple[float, float]:
+    """An annotator's moment: the event with a little slack, in a few cases beyond the clip's end."""
+    before, after = random.uniform(0, 0.3, size=2)
+    start, end = max(0.0, event.start_sec - before), min(log.duration_sec, event.end_sec + after)
+    if log.duration_sec - end < 2 and random.random() < 0.3:
+        end = log.duration_sec + random.uniform(0.05, 0.6)
+    return round(start, 3), round(end, 3)
+
+
+def _typed(random: np.random.Generator, text: str, split: str) -> str:
+    """The text as annotators typed it."""
+    prefix, no_mark, spaces = random.random(3)
+    text = text.rstrip("?") if no_mark < 0.17 else text
+    text = text.replace(" the ", "  the ", 1) if spaces < 0.05 else text
+    text = text + " " if spaces > 0.95 else text
+    return f"Query Text: {text}" if split == "val" and prefix < 0.1 else text
+
+
+def _without_answers(clip: dict[str, Any]) -> dict[str, Any]:
+    annotations = [
+        a | {"language_queries": [{"query": q["query"]} for q in a["language_queries"]]}
+        for a in clip["annotations"]
+    ]
+    return clip | {"annotations": annotations}
+
+
+def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
+    random = stream(config, "narrations", log.split, log.clip_uid)
+    rows = []
+    for index, event in enumerate(log.events):
+        for narrator in (1, 2):
+            if narrator == 1 or random.random() < 0.4:
+                time = log.video_start_sec + random.uniform(event.start_sec, event.end_sec)
+                half = random.uniform(0.15, 0.6)
+                times = [f"{t:.4f}" for t in (time, time - half, time + half)]
+                source = f"narration_pass_{narrator}"
+                video_length = f"{2.4 * config.clip_length_sec:.3f}"
+                noun = event.object or event.container or event.person or ""
+                rows.append(
+                    [
+                        log.video_uid,
+                        video_length,
+                        source,
+                        str(index),
+                        *times,
+                        narrate(event),
+                        event.verb,
+                        noun,
+                    ]
+                )
+    return rows

@@ -1,0 +1,180 @@
+"""A simulated person moves through places, handles objects, talks to people: the event log of a clip.
+
+The log is all that later steps see: questions, narrations and features are made from it, so a video could be
+rendered from it as well. Every clip draws from random streams of its own, named after what they decide; the
+number of clips in one split therefore never changes another split.
+"""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from groundnlq.data.sample.vocabulary import (
+    ALL_OBJECTS,
+    CONTAINER_VERBS,
+    CONTAINERS,
+    NEEDS_CONTAINER,
+    OBJECT_VERBS,
+    OBJECTS,
+    PERSONS,
+    PLACES,
+)
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How large and how hard the sample world is; every name is meant to be turned by a teacher."""
+
+    seed: int = 0
+    num_train_clips: int = 80
+    num_narrated_clips: int = 100  # further clips with narrations, but without questions
+    num_val_clips: int = 60
+    num_test_clips: int = 20
+    clip_length_sec: float = 110.0
+    queries_per_clip: int = 9
+    objects_per_clip: int = 9  # fewer: more look-alike events of one object
+    verbs_per_clip: int = 5  # fewer: more look-alike events of one verb
+    num_unseen_objects: int = 8  # occur in val and test only
+    event_length_sec: float = 3.4  # median
+    pause_sec: float = 1.0  # median between events
+    feature_noise: float = 0.1
+    clutter: float = 0.5  # how strongly objects lie about that nobody touches
+    action_width: int = 96
+    scene_width: int = 32
+    fps: float = 30.0
+    snippet_stride_frames: float = 16.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens during [start_sec, end_sec] of the clip."""
+
+    start_sec: float
+    end_sec: float
+    verb: str
+    place: str
+    object: str | None = None
+    container: str | None = None
+    person: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipLog:
+    """All events of a clip in order, where the person was, and what lay about."""
+
+    clip_uid: str
+    video_uid: str
+    split: str
+    video_start_sec: float
+    duration_sec: float
+    stays: tuple[tuple[float, float, str], ...]  # start_sec, end_sec, place
+    clutter: dict[str, tuple[str, ...]]  # place -> objects that lie there
+    events: tuple[Event, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def stream(config: WorldConfig, *names: object) -> np.random.Generator:
+    """The random stream of this name; no other decision draws from it."""
+    return np.random.default_rng([config.seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+
+def unseen_objects(config: WorldConfig) -> tuple[str, ...]:
+    """Objects that occur in val and test only, spread over the categories."""
+    random = stream(config, "unseen")
+    categories = list(OBJECTS)
+    chosen = [
+        str(random.choice(OBJECTS[categories[i % len(categories)]])) for i in range(config.num_unseen_objects)
+    ]
+    return tuple(dict.fromkeys(chosen))
+
+
+def simulate_split(config: WorldConfig, split: str, num_clips: int) -> list[ClipLog]:
+    """Logs of a split; clips 2 i and 2 i + 1 are cut from the same video."""
+    return [simulate_clip(config, split, index) for index in range(num_clips)]
+
+
+def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
+    """The log of one clip; depends on seed, split and index only."""
+    random = stream(config, "world", split, index)
+    duration = round(config.clip_length_sec * random.uniform(0.92, 1.06), 3)
+    known = [o for o in ALL_OBJECTS if split in ("val", "test") or o not in unseen_objects(config)]
+    cast = _Cast(
+        objects=_draw(random, known, config.objects_per_clip),
+        verbs=["put", *_draw(random, OBJECT_VERBS[1:], config.verbs_per_clip - 1)],
+        containers=_draw(random, CONTAINERS, 4),
+        persons=_draw(random, PERSONS, 2),
+    )
+    stays = _walk(random, duration)
+    return ClipLog(
+        clip_uid=_uid(config, "clip", split, index),
+        video_uid=_uid(config, "video", split, index // 2),
+        split=split,
+        video_start_sec=0.0 if index % 2 == 0 else round(config.clip_length_sec * 1.2, 3),
+        duration_sec=duration,
+        stays=stays,
+        clutter={place: tuple(_draw(random, cast.objects, 3)) for _, _, place in stays},
+        events=tuple(_act(random, config, cast, stays, duration)),
+    )
+
+
+@dataclass(frozen=True)
+class _Cast:
+    objects: list[str]
+    verbs: list[str]
+    containers: list[str]
+    persons: list[str]
+
+
+def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, float, str], ...]:
+    places = _draw(random, PLACES, int(random.integers(3, 6)))
+    shares = random.dirichlet([4.0] * len(places)).cumsum()
+    ends = [*np.round(shares[:-1] * duration, 3).tolist(), duration]
+    return tuple(zip([0.0, *ends[:-1]], ends, places, strict=True))
+
+
+def _act(
+    random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float
+) -> list[Event]:
+    events, time = [], float(random.exponential(config.pause_sec))
+    while True:
+        length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
+        if time + length > duration - 0.5:
+            return events
+        place = next(name for start, end, name in stays if start <= time < end)
+        events.append(_event(random, cast, place, round(time, 3), round(time + length, 3)))
+        time += length + 0.3 + float(random.exponential(config.pause_sec))
+
+
+def _event(random: np.random.Generator, cast: _Cast, place: str, start: float, end: float) -> Event:
+    kind = random.choice(["handle", "container", "talk"], p=[0.8, 0.08, 0.12])
+    if kind == "container":
+        return Event(
+            start, end, _one(random, CONTAINER_VERBS), place, container=_one(random, cast.containers)
+        )
+    verb = _one(random, cast.verbs)
+    thing = _one(random, cast.objects)
+    if kind == "talk":  # half of the talks happen over something the hands are doing
+        busy = random.random() < 0.5 and verb not in NEEDS_CONTAINER
+        verb, thing = (verb, thing) if busy else ("talk", None)
+        return Event(start, end, verb, place, object=thing, person=_one(random, cast.persons))
+    container = _one(random, cast.containers) if verb in NEEDS_CONTAINER else None
+    return Event(start, end, verb, place, object=thing, container=container)
+
+
+def _draw(random: np.random.Generator, names, count: int) -> list[str]:
+    return [names[i] for i in random.permutation(len(names))[:count]]
+
+
+def _one(random: np.random.Generator, names) -> str:
+    return names[int(random.integers(len(names)))]
+
+
+def _uid(config: WorldConfig, *names: object) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, "/".join(map(str, ("groundnlq", config.seed, *names)))))
