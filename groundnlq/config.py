@@ -6,7 +6,7 @@ cell and from papermill. An unknown key is an error that names the closest known
 
 from __future__ import annotations
 
-import difflib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from groundnlq import published_config
 from groundnlq.data.grid import HalfWindow, StepGrid
-from groundnlq.errors import ConfigError
+from groundnlq.errors import ConfigError, closest
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -157,7 +158,8 @@ def preset_names() -> list[str]:
 def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, object] = ()) -> RunConfig:
     """A preset by name or a YAML file, with overrides such as ``train.epochs=3``.
 
-    A YAML file may name a preset it starts from (``base: finetune``).
+    A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are
+    understood, too; a warning lists the keys that mean nothing here.
 
     Raises:
         ConfigError: unknown preset, key or value; the message names the closest known key.
@@ -223,17 +225,23 @@ class _PlainLoader(yaml.SafeLoader):
 
 def _read_tree(source: str | Path) -> dict[str, Any]:
     name = str(source)
-    if name in preset_names():
-        return read_yaml(Path(str(resources.files("groundnlq") / "configs" / f"{name}.yaml"))) | {
-            "name": name
-        }
     if not name.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            f"unknown preset {name!r}{_closest(name, preset_names())} -- presets: {', '.join(preset_names())}"
-        )
+        return _preset_tree(name)
     tree = read_yaml(Path(source))
+    if published_config.is_published(tree):
+        tree, ignored = published_config.translate(tree, name)
+        if ignored:
+            warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
     base = tree.pop("base", None)
-    return _merge(_read_tree(base) if base else {"name": Path(source).stem}, tree)
+    return _merge(_preset_tree(str(base)) if base else {}, {"name": Path(source).stem} | tree)
+
+
+def _preset_tree(name: str) -> dict[str, Any]:
+    if name not in preset_names():
+        hint = closest(name, preset_names())
+        raise ConfigError(f"unknown preset {name!r}{hint} -- presets: {', '.join(preset_names())}")
+    folder = resources.files("groundnlq") / "configs"
+    return read_yaml(Path(str(folder / f"{name}.yaml"))) | {"name": name}
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +280,7 @@ def _explain(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
     dotted = ".".join(location) or "configuration"
     if fault["type"] == "extra_forbidden":
         known = sorted(key for key, _ in _fields(schema))
-        return f"unknown key {dotted}{_closest(dotted, known)}"
+        return f"unknown key {dotted}{closest(dotted, known)}"
     got = "" if isinstance(fault["input"], Mapping | BaseModel) else f", got {fault['input']!r:.60}"
     return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{got}"
 
@@ -292,11 +300,3 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _closest(name: str, known: list[str]) -> str:
-    by_last_part = {key.rpartition(".")[2]: key for key in known}
-    match = difflib.get_close_matches(name, known, n=1) or [
-        by_last_part[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
-    ]
-    return f"; did you mean {match[0]}?" if match else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 
 
@@ -34,6 +35,20 @@ def sample_of(names: Iterable[str], at_most: int = 5) -> str:
     names = list(names)
     shown = ", ".join(map(str, names[:at_most]))
     return shown if len(names) <= at_most else f"{shown}, ... ({len(names)} in all)"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The hint that ends a message about an unknown name; dotted names also match by their last part.
+
+    >>> closest("train.epoch", ["train.epochs", "model.width"])
+    '; did you mean train.epochs?'
+    """
+    known = list(known)
+    by_last_part = {key.rpartition(".")[2]: key for key in known}
+    match = difflib.get_close_matches(name, known, n=1) or [
+        by_last_part[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    ]
+    return f"; did you mean {match[0]}?" if match else ""
 
 
 class Findings:
