@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from groundnlq import published_config
 from groundnlq.data.grid import HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
+from groundnlq.files import write_text
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -182,8 +183,6 @@ def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Write a configuration as YAML that `load_config` reads back to an equal one."""
-    from groundnlq.files import write_text
-
     write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
@@ -279,19 +278,16 @@ def _explain(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
     location = [str(part) for part in fault["loc"]]
     dotted = ".".join(location) or "configuration"
     if fault["type"] == "extra_forbidden":
-        known = sorted(key for key, _ in _fields(schema))
-        return f"unknown key {dotted}{closest(dotted, known)}"
+        return f"unknown key {dotted}{closest(dotted, sorted(_keys(schema)))}"
     got = "" if isinstance(fault["input"], Mapping | BaseModel) else f", got {fault['input']!r:.60}"
     return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{got}"
 
 
-def _fields(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type]]:
+def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in schema.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _fields(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", kind
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        yield from _keys(kind, f"{prefix}{name}.") if is_section else [f"{prefix}{name}"]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
