@@ -223,24 +223,22 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _read_tree(source: str | Path) -> dict[str, Any]:
-    name = str(source)
-    if not name.endswith((".yaml", ".yml")):
-        return _preset_tree(name)
-    tree = read_yaml(Path(source))
+    name, known = str(source), preset_names()
+    if name in known:
+        path = Path(str(resources.files("groundnlq"))) / "configs" / f"{name}.yaml"
+    elif name.endswith((".yaml", ".yml")):
+        path = Path(source)
+    else:
+        raise ConfigError(f"unknown preset {name!r}{closest(name, known)} -- presets: {', '.join(known)}")
+    tree = read_yaml(path)
     if published_config.is_published(tree):
         tree, ignored = published_config.translate(tree, name)
         if ignored:
             warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
     base = tree.pop("base", None)
-    return _merge(_preset_tree(str(base)) if base else {}, {"name": Path(source).stem} | tree)
-
-
-def _preset_tree(name: str) -> dict[str, Any]:
-    if name not in preset_names():
-        hint = closest(name, preset_names())
-        raise ConfigError(f"unknown preset {name!r}{hint} -- presets: {', '.join(preset_names())}")
-    folder = resources.files("groundnlq") / "configs"
-    return read_yaml(Path(str(folder / f"{name}.yaml"))) | {"name": name}
+    if base is not None and base not in known:
+        raise ConfigError(f"{name}: base {base!r} is no preset{closest(str(base), known)}")
+    return _merge(_read_tree(base) if base else {}, {"name": path.stem} | tree)
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 class KitError(Exception):
     """Base of every error that a user can mend; the command line prints it without a traceback."""
 
+    exit_code = 2
+
 
 class ConfigError(KitError):
     """A configuration or a parameter that the kit does not know, or whose value is impossible."""
