@@ -1,0 +1,108 @@
+"""Ranked moments for every query of a split; each clip is read and embedded once for all its queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from groundnlq.config import DataConfig, DecodeConfig
+from groundnlq.data.annotations import Record, read_records
+from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
+from groundnlq.data.feature_check import require_inputs
+from groundnlq.data.features import FeatureStore
+from groundnlq.data.submission import Ranked
+from groundnlq.data.text import TokenStore
+from groundnlq.engine.checkpoint import load_model
+from groundnlq.engine.distributed import World
+from groundnlq.model.decode import decode
+from groundnlq.model.grounder import Grounder, Predictions
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def predict(
+    checkpoint: str | Path,
+    records: str | Path | Sequence[Record],
+    features: str | Path,
+    text: str | Path,
+    *,
+    preset: str = "finetune",
+    keep: int | None = None,
+    precision: Precision = "float32",
+    weights: str | None = None,
+    progress: bool = True,
+) -> Ranked:
+    """Answer all records with a trained network.
+
+    Args:
+        checkpoint: a file or run folder of ours, or a published ``.pth.tar`` (with the `preset` it is of).
+        keep: segments per query; the checkpoint's own number by default.
+        precision: bfloat16 is faster where the processor has it, and not quite the same.
+
+    Raises:
+        FeatureError: clips without features or queries without tokens, all by name, before any work.
+    """
+    model, config = load_model(checkpoint, preset, weights)
+    records = read_records(records) if isinstance(records, str | Path) else list(records)
+    store, tokens = FeatureStore(features), TokenStore(text)
+    require_inputs(records, store, tokens, config.model.video_dim, config.model.text_dim)
+    data = config.data
+    dataset = QueryDataset(records, store, tokens, data.grid, config.model.coarsest_stride)
+    rules = config.decode if keep is None else config.decode.model_copy(update={"keep": keep})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return predict_dataset(
+        model.to(device), dataset, data, rules, World(device=device), precision=precision, progress=progress
+    )
+
+
+def predict_dataset(
+    model: Grounder,
+    dataset: QueryDataset,
+    data: DataConfig,
+    rules: DecodeConfig,
+    world: World,
+    *,
+    precision: Precision = "float32",
+    progress: bool = True,
+) -> Ranked:
+    """Answer all records of a dataset, in their order; with several processes each takes a share of clips."""
+    batches = clip_batches(dataset.records)[world.rank :: world.size]
+    show = progress and world.is_main
+    bar = tqdm(batches, desc="predict", unit="clip", leave=False, disable=None if show else True)
+    answers: Ranked = {}
+    for indices in bar:
+        batch = dataset.batch(indices)
+        moments = decode(
+            infer(model, batch.to(world.device), precision),
+            data.grid,
+            batch.durations_sec,
+            **rules.model_dump(),
+        )
+        answers.update(zip(batch.query_ids, (m.numpy() for m in moments), strict=True))
+    every = {query_id: found for part in world.gather(answers) for query_id, found in part.items()}
+    return {record.query_id: every[record.query_id] for record in dataset.records}
+
+
+@torch.inference_mode()
+def infer(model: Grounder, batch: Batch, precision: Precision = "float32") -> Predictions:
+    """The network's predictions for one batch, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        predictions = model(batch)
+    model.train(was_training)
+    return predictions
+
+
+def scores_over_time(model: Grounder, dataset: QueryDataset, index: int) -> Iterator[np.ndarray]:
+    """Classification scores of one record: an array of its points for each pyramid level, finest first."""
+    predictions = infer(model, dataset.batch([index]))
+    scores = predictions.logits[0].float().sigmoid()
+    for level in range(int(predictions.points.level.max()) + 1):
+        on_level = (predictions.points.level == level) & predictions.mask[0]
+        yield scores[on_level].numpy()
