@@ -115,9 +115,10 @@ class QueryDataset:
     ):
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.coarsest_stride, self.jitter_max_scale, self.seed = coarsest_stride, jitter_max_scale, seed
-        self.lengths = [store.num_steps[record.clip_uid] for record in self.records]
+        num_steps = [store.num_steps[record.clip_uid] for record in self.records]
         if max_seq_len is not None:
-            self._refuse_beyond(max_seq_len)
+            self._refuse_beyond(max_seq_len, num_steps)
+        self.lengths = [pad_length(n, coarsest_stride) for n in num_steps]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -147,8 +148,8 @@ class QueryDataset:
         moments = moments.clip(0, record.duration_sec)
         return torch.from_numpy(self.grid.to_grid(moments)).float()
 
-    def _refuse_beyond(self, max_seq_len: int) -> None:
-        long = {r.clip_uid for r, n in zip(self.records, self.lengths, strict=True) if n > max_seq_len}
+    def _refuse_beyond(self, max_seq_len: int, num_steps: Sequence[int]) -> None:
+        long = {r.clip_uid for r, n in zip(self.records, num_steps, strict=True) if n > max_seq_len}
         if long:
             raise FeatureError(
                 f"{len(long)} clips are longer than max_seq_len = {max_seq_len} steps: "
@@ -176,7 +177,8 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     """A random order of all samples in batches of like length, so that little is spent on padding.
 
     Samples are shuffled, sorted by length within windows of 50 batches, cut, and the batches shuffled
-    again. It depends on seed and epoch only; the last incomplete batch is dropped (kept when it is the only
+    again. Give padded lengths: samples of equal length stay in random order, while exact lengths would put
+    the queries of one clip side by side. It depends on seed and epoch only; the last incomplete batch is dropped (kept when it is the only
     one).
 
     >>> sorted(sum(shuffled_batches([5, 9, 5, 9], 2, seed=0, epoch=0), []))
