@@ -1,0 +1,268 @@
+"""What the notebooks need around them: the project folder, checked parameters, live progress, a runner."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any
+
+from groundnlq.errors import ConfigError, Findings, KitError, closest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOME_VARIABLE = "GROUNDNLQ_HOME"
+INJECTED = "# Parameters"  # how papermill begins the cell that it adds
+WORDS = {"true": True, "false": False, "none": None}
+
+
+# ---- the project folder
+
+
+def project_folder() -> Path:
+    """`$GROUNDNLQ_HOME`, else the nearest folder upwards that has ``notebooks/`` and ``pyproject.toml``, else
+    the checkout that the package was installed from.
+
+    Raises:
+        ConfigError: none of these is a project folder.
+    """
+    here, given = Path.cwd(), os.environ.get(HOME_VARIABLE)
+    candidates = [Path(given)] if given else [here, *here.parents, Path(__file__).resolve().parents[1]]
+    for folder in candidates:
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder.resolve()
+    place = f"{HOME_VARIABLE}={given}" if given else f"{here} and above"
+    raise ConfigError(f"{place}: no folder with notebooks/ and pyproject.toml -- set {HOME_VARIABLE} to it")
+
+
+def workspace() -> Path:
+    """Work in the project folder, so that a path means the same from JupyterLab, papermill and a shell."""
+    folder = project_folder()
+    os.chdir(folder)
+    return folder
+
+
+# ---- parameters
+
+
+def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
+    """Refuse unknown or mistyped parameters; a notebook calls it right behind its parameters cell.
+
+    papermill itself only warns of an unknown name and runs on, but the name stands in the cell that it
+    injected. Types are checked on the values, however they were set.
+
+    >>> check_parameters({"run_dir": "runs/demo", "epochs": "3"}, run_dir=str, epochs=int)
+    Traceback (most recent call last):
+    groundnlq.errors.ConfigError: parameters: epochs='3' is of type str, expected int -- correct and run again
+
+    Args:
+        variables: the notebook's ``globals()``.
+        types: type of each parameter, such as ``int``, ``float`` (whole numbers, too) or ``int | None``.
+    """
+    findings = Findings("parameters", ConfigError)
+    injected = [cell for cell in variables.get("In", ()) if cell.lstrip().startswith(INJECTED)]
+    for name in _assignments(injected[-1]) if injected else ():
+        if name not in types:
+            findings.add(f"unknown parameter {name!r}{closest(name, types)}")
+    for name, kind in types.items():
+        if not _is_a(variables.get(name), kind):
+            findings.add(_mismatch(name, variables.get(name), kind))
+    findings.raise_if_any("correct and run again")
+
+
+def notebook_parameters(path: Path) -> dict[str, Any]:
+    """Names and default values of a notebook's parameters: the literals of its cell tagged ``parameters``.
+
+    Raises:
+        ConfigError: a default that is no literal; it would not follow when another parameter is injected.
+    """
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
+    assignments = {name: value for source in sources for name, value in _assignments(source).items()}
+    try:
+        return {name: ast.literal_eval(value) for name, value in assignments.items()}
+    except ValueError as error:
+        raise ConfigError(f"{path}: parameters must be plain literals ({error})") from None
+
+
+def _assignments(source: str) -> dict[str, ast.expr]:
+    found: dict[str, ast.expr] = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found |= {target.id: statement.value for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    kinds = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _mismatch(name: str, value: Any, kind: Any) -> str:
+    expected = str(kind) if isinstance(kind, UnionType) else kind.__name__
+    return f"{name}={value!r:.60} is of type {type(value).__name__}, expected {expected}"
+
+
+# ---- the runner
+
+
+def run_notebooks(
+    names: Sequence[str] = (),
+    run_dir: str | Path = "runs/demo",
+    parameters: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Execute notebooks in order, each from its own fresh kernel; nothing runs before all is checked.
+
+    Args:
+        names: such as ``03_finetuning`` or ``03``; all when empty.
+        run_dir: handed to the notebooks as ``run_dir``; the executed ones go to ``run_dir/notebooks``.
+        parameters: values by name; text, as the shell has it, is read as the type of the default.
+
+    Returns:
+        the executed notebooks.
+
+    Raises:
+        ConfigError: unknown notebook or parameter, or a value of the wrong type.
+        KitError: a cell failed; the executed notebook that keeps its traceback is named.
+    """
+    project, run_dir = project_folder(), Path(run_dir).resolve()
+    paths = _select(project / "notebooks", names)
+    plan = _plan(paths, dict(parameters or {}), run_dir)
+    executed = []
+    for number, (path, values) in enumerate(zip(paths, plan, strict=True), 1):
+        began, output = time.monotonic(), run_dir / "notebooks" / path.name
+        _execute(path, output, values, project, progress)
+        if progress:
+            print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - began:.0f} s", flush=True)
+        executed.append(output)
+    return executed
+
+
+def recall_table(run_dir: str | Path) -> pd.DataFrame | None:
+    """Strict recalls of all evaluations of a run folder (``metrics/*.json``), the weakest first."""
+    import pandas as pd
+
+    paths = sorted((Path(run_dir) / "metrics").glob("*.json"))
+    rows = {path.stem: json.loads(path.read_text(encoding="utf-8"))["strict"] for path in paths}
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("mean R@1") if rows else None
+
+
+def _select(folder: Path, names: Sequence[str]) -> list[Path]:
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    wanted = {name: [stem for stem in known if stem == name or stem.split("_")[0] == name] for name in names}
+    for name, found in wanted.items():
+        if not found:
+            raise ConfigError(f"no notebook {name!r}{closest(name, known)} -- there are {', '.join(known)}")
+    chosen = {stem for found in wanted.values() for stem in found} or known
+    return [path for stem, path in known.items() if stem in chosen]
+
+
+def _plan(paths: Sequence[Path], parameters: dict[str, Any], run_dir: Path) -> list[dict[str, Any]]:
+    defaults = [notebook_parameters(path) for path in paths]
+    known = {name: value for one in defaults for name, value in one.items()}
+    findings = Findings("parameters", ConfigError)
+    for name, value in parameters.items():
+        if name not in known:
+            findings.add(f"no notebook has a parameter {name!r}{closest(name, known)}")
+            continue
+        parameters[name] = value = _read(value, known[name])
+        if known[name] is not None and not _is_a(value, type(known[name])):
+            findings.add(_mismatch(name, value, type(known[name])))
+    findings.raise_if_any("correct and run again")
+    given = {"run_dir": str(run_dir)} | parameters
+    return [{name: given[name] for name in one if name in given} for one in defaults]
+
+
+def _read(value: Any, default: Any) -> Any:
+    """Text from the shell as the literal it spells, unless text is what the parameter holds."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        return WORDS[value.lower()] if value.lower() in WORDS else ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path, progress: bool) -> None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    options = Config()
+    if os.name == "posix":
+        options.KernelManager.transport = "ipc"  # files instead of open ports, and no warning about them
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _inline_figures():
+            papermill.execute_notebook(
+                *(str(path), str(output)),
+                parameters=dict(values),
+                kernel_name="python3",
+                cwd=str(project),
+                progress_bar=progress and sys.stderr.isatty(),
+                config=options,
+            )
+    except papermill.PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}"
+        raise KitError(f"{path.stem}: cell {error.exec_count} failed, {reason} -- see {output}") from error
+    except DeadKernelError as error:
+        raise KitError(f"{path.stem}: its kernel died (out of memory?) -- see {output}") from error
+
+
+@contextmanager
+def _inline_figures() -> Iterator[None]:
+    """A shell's MPLBACKEND would keep the figures out of the executed notebooks."""
+    before = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["MPLBACKEND"] = before
+
+
+# ---- live progress
+
+
+class Live:
+    """A line of Markdown, or a figure, that is replaced in place; the notebook's file keeps the last one."""
+
+    def __init__(self, text: str):
+        from IPython.display import Markdown, display
+
+        self._handle = display(Markdown(text), display_id=True)
+
+    def update(self, shown: Any) -> None:
+        """Show Markdown text, or anything that Jupyter can show, instead."""
+        from IPython.display import Markdown
+
+        if self._handle is not None:  # None outside of Jupyter
+            self._handle.update(Markdown(shown) if isinstance(shown, str) else shown)
+
+
+def live_curve(epochs: int) -> Callable[[list[dict[str, Any]]], None]:
+    """A callback for ``train(on_epoch=...)``: a line on the last epoch and the curves so far.
+
+    >>> show = live_curve(epochs=10)  # doctest: +SKIP
+    >>> train(config, run_dir, on_epoch=show)  # doctest: +SKIP
+    """
+    from groundnlq.analysis.timeline import loss_curve
+
+    line, curve = Live("training ..."), Live("")
+
+    def show(history: list[dict[str, Any]]) -> None:
+        last = history[-1]
+        recall = f", mean R@1 {last['ema mean R@1']:.1f}" if "ema mean R@1" in last else ""
+        speed = f"{last['steps_per_second']:.1f} steps a second"
+        line.update(f"epoch {last['epoch']} of {epochs}: loss {last['loss total']:.3f}{recall}, {speed}")
+        curve.update(loss_curve(history))
+
+    return show

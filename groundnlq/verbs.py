@@ -1,0 +1,205 @@
+"""What each verb of the command line does: a call of the rooms' functions and a few printed lines.
+
+Rooms are imported inside the verbs, so that `groundnlq --help` waits for none of them.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def sample(args: Namespace) -> None:
+    from groundnlq.data.sample import make_sample, prepare_sample
+
+    print_counts(f"{args.folder}/official", make_sample(args.folder, seed=args.seed, scale=args.scale))
+    if not args.official_only:
+        for step, counts in prepare_sample(args.folder).items():
+            print_counts(step, counts)
+        print(f"ready: {args.folder} -- try 'groundnlq train sample_scratch --run runs/scratch'")
+
+
+def prepare_nlq(args: Namespace) -> None:
+    from groundnlq.data.annotations import read_nlq, write_records
+    from groundnlq.errors import DataError, sample_of
+
+    records = {}
+    for path in args.files:
+        file = read_nlq(path, clean_text=not args.raw_text)
+        if twice := [r.query_id for r in file.records if r.query_id in records]:
+            raise DataError(f"{path}: {sample_of(twice)} also in a file before -- name each file once")
+        records |= {record.query_id: record for record in file.records}
+        print_counts(str(path), {"queries": len(file.records), "clips": len(file.clips)} | file.dirt)
+    write_records(args.output, records.values())
+    _print_written(args.output)
+
+
+def prepare_narrations(args: Namespace) -> None:
+    from groundnlq.data.annotations import write_records
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.narrations import narration_records, read_clips
+
+    available = FeatureStore(args.features) if args.features else None
+    records, counts = narration_records(
+        args.egoclip,
+        read_clips(args.clips),
+        available=available,
+        keep_tag=args.keep_tag,
+        question_mark=args.question_mark,
+    )
+    write_records(args.output, records)
+    print_counts(str(args.egoclip), counts)
+    _print_written(args.output)
+
+
+def features_import(args: Namespace) -> None:
+    from groundnlq.data.importers import import_features
+
+    counts = import_features(
+        args.sources, args.output, dtype=args.dtype, fps=args.fps, snippet_stride_frames=args.stride
+    )
+    print_counts("imported", counts)
+    _print_written(args.output)
+
+
+def features_check(args: Namespace) -> int:
+    from groundnlq.data.annotations import read_records
+    from groundnlq.data.feature_check import check_features
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.grid import StepGrid
+    from groundnlq.data.text import TokenStore
+
+    store = FeatureStore(args.features)
+    records = [record for path in args.records for record in read_records(path)]
+    if args.preset:
+        from groundnlq.config import load_config
+
+        grid = load_config(args.preset).data.grid
+    else:
+        rate = {
+            key: store.attributes[key] for key in ("fps", "snippet_stride_frames") if key in store.attributes
+        }
+        grid = StepGrid(**rate)
+    report = check_features(store, records, grid, TokenStore(args.text) if args.text else None)
+    print("\n".join(report.lines()))
+    return 0 if report.ok else 1
+
+
+def text_encode(args: Namespace) -> None:
+    from groundnlq.data.text import encode_records
+
+    print_counts("encoded", encode_records(args.records, args.encoder, args.output, download=args.download))
+    _print_written(args.output)
+
+
+def text_import(args: Namespace) -> None:
+    from groundnlq.data.text import import_text_lmdb
+
+    print_counts("imported", {"queries": import_text_lmdb(args.source, args.output)})
+    _print_written(args.output)
+
+
+def train(args: Namespace) -> None:
+    from groundnlq.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    if args.processes > 1:
+        from groundnlq.engine.launch import launch
+
+        launch(config, args.run, processes=args.processes)
+        return
+    from groundnlq.engine.train import train as train_here
+
+    result = train_here(config, args.run)
+    last = result.history[-1] if result.history else {}
+    recalls = {key: value for key, value in last.items() if "R@1" in key}
+    print_counts(f"epoch {last.get('epoch', 0)}", {k: f"{v:.2f}" for k, v in recalls.items()})
+    print(f"best weights: {result.best}, last: {result.last}")
+
+
+def predict(args: Namespace) -> None:
+    from groundnlq.data.annotations import read_records
+    from groundnlq.data.submission import write_submission
+    from groundnlq.engine.predict import predict as rank
+
+    records = read_records(args.records)
+    ranked = rank(
+        args.checkpoint,
+        records,
+        args.features,
+        args.text,
+        preset=args.preset,
+        keep=args.keep,
+        precision=args.precision,
+    )
+    made_by = {"checkpoint": str(args.checkpoint), "records": str(args.records), "precision": args.precision}
+    write_submission(args.output, ranked, records, provenance=made_by)
+    print_counts("predicted", {"queries": len(ranked)})
+    _print_written(args.output)
+
+
+def evaluate(args: Namespace) -> None:
+    from groundnlq.analysis.metrics import evaluate as score
+    from groundnlq.data.annotations import read_truth
+    from groundnlq.data.submission import read_submission
+    from groundnlq.files import write_json
+
+    records, content = read_truth(args.truth), {}
+    for name, path in (("", args.predictions), ("raw_text", args.raw_text)):
+        if path is None:
+            continue
+        result = score(read_submission(path), records)
+        print(f"{path}{' (raw text)' if name else ''}\n{result.table().to_string()}\n")
+        content |= {name: result.to_json()} if name else result.to_json()
+    if args.output:
+        write_json(args.output, content, indent=1)
+        _print_written(args.output)
+
+
+def ensemble(args: Namespace) -> None:
+    from groundnlq.analysis.ensemble import ensemble as combine
+    from groundnlq.data.annotations import Record, read_json
+    from groundnlq.data.submission import read_submission, write_submission
+
+    combined = combine([read_submission(path) for path in args.predictions])
+    answers = read_json(args.predictions[0])["results"]  # which name the clips that go with the queries
+    records = [
+        Record(f"{a['annotation_uid']}_{a['query_idx']}", a.get("clip_uid", ""), "", 0.0) for a in answers
+    ]
+    made_by = {"ensemble": [str(path) for path in args.predictions]}
+    write_submission(args.output, combined, records, provenance=made_by)
+    print_counts("combined", {"runs": len(args.predictions), "queries": len(combined)})
+    _print_written(args.output)
+
+
+def notebooks(args: Namespace) -> None:
+    from groundnlq.notebook import recall_table, run_notebooks
+
+    executed = run_notebooks(args.names, args.run, dict(args.parameter))
+    table = recall_table(args.run)
+    if table is not None:
+        print(f"\nstrict recalls, in percent:\n{table.to_string(float_format='{:.2f}'.format, na_rep='-')}\n")
+    print(f"executed notebooks: {executed[0].parent}")
+
+
+def presets(args: Namespace) -> None:
+    from importlib.resources import files
+
+    from groundnlq.config import preset_names
+
+    names = preset_names()
+    for name in names:
+        comment = (
+            (files("groundnlq") / "configs" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        )
+        print(f"{name:{max(map(len, names))}}  {comment.removeprefix('# ')}")
+
+
+def print_counts(what: str, counts: Mapping[str, object]) -> None:
+    """One line: what was done, and how many of what."""
+    print(f"{what}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _print_written(path: Path) -> None:
+    print(f"wrote {path}")
