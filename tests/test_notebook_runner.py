@@ -1,0 +1,202 @@
+"""The notebook runner, parameters and the project folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from groundnlq import notebook as nb
+from groundnlq.cli import main
+from groundnlq.errors import ConfigError, KitError
+
+PARAMETERS = """\
+run_dir = "runs/x"  # where = results go
+epochs = 2
+rate: float = 0.1
+scale = "demo"
+is_loud = False
+limit = None
+"""
+CHECK = """\
+from groundnlq import notebook as nb
+nb.check_parameters(
+    globals(), run_dir=str, epochs=int, rate=float, scale=str, is_loud=bool, limit=int | None
+)"""
+REPORT = """\
+import json, os, pathlib
+shown = dict(epochs=epochs, rate=rate, scale=scale, is_loud=is_loud, limit=limit, cwd=os.getcwd())
+pathlib.Path(run_dir).mkdir(parents=True, exist_ok=True)
+_ = pathlib.Path(run_dir, "seen.json").write_text(json.dumps(shown))
+assert epochs != 13, "thirteen is unlucky"
+if epochs == 14: os._exit(1)
+print("done")"""
+
+
+def write_notebook(path: Path, *sources: str, parameters: str | None = None) -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    if parameters is not None:
+        cells.insert(0, nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with two notebooks, from which and to which nothing else leads."""
+    folder = tmp_path / "project"
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "pyproject.toml").touch()
+    write_notebook(folder / "notebooks" / "01_first.ipynb", CHECK, REPORT, parameters=PARAMETERS)
+    write_notebook(folder / "notebooks" / "02_second.ipynb", "print(depth)", parameters="depth = 1\n")
+    monkeypatch.setenv(nb.HOME_VARIABLE, str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def outputs(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", ()))
+
+
+def test_text_from_the_shell_takes_the_type_of_the_default(project, tmp_path):
+    values = {"epochs": "3", "rate": "1e-4", "scale": "7", "is_loud": "true", "limit": "5"}
+    (executed,) = nb.run_notebooks(["01"], tmp_path / "run", values, progress=False)
+    assert executed == tmp_path / "run" / "notebooks" / "01_first.ipynb"
+    seen = json.loads((tmp_path / "run" / "seen.json").read_text())
+    assert seen == {
+        "epochs": 3,
+        "rate": 1e-4,
+        "scale": "7",
+        "is_loud": True,
+        "limit": 5,
+        "cwd": str(project.resolve()),
+    }
+    assert outputs(executed) == "done\n"
+
+
+def test_a_failing_cell_is_a_clear_error_and_its_traceback_is_kept(project, tmp_path):
+    with pytest.raises(KitError, match=r"01_first: cell 4 failed, AssertionError: thirteen") as caught:
+        nb.run_notebooks([], tmp_path / "run", {"epochs": 13}, progress=False)
+    kept = tmp_path / "run" / "notebooks" / "01_first.ipynb"
+    assert str(kept) in str(caught.value)
+    assert '"ename": "AssertionError"' in kept.read_text()
+    assert not (tmp_path / "run" / "notebooks" / "02_second.ipynb").exists()
+
+
+def test_a_dead_kernel_is_a_clear_error(project, tmp_path):
+    with pytest.raises(KitError, match="kernel died"):
+        nb.run_notebooks(["01"], tmp_path / "run", {"epochs": 14}, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "message"),
+    [
+        ([], {"epoch": 3}, "no notebook has a parameter 'epoch'; did you mean epochs"),
+        (["02"], {"epochs": 3}, "no notebook has a parameter 'epochs'"),
+        ([], {"epochs": "three"}, "epochs='three' is of type str, expected int"),
+        ([], {"epochs": 1.5}, "epochs=1.5 is of type float, expected int"),
+        ([], {"epochs": True}, "epochs=True is of type bool, expected int"),
+        ([], {"is_loud": "1"}, "is_loud=1 is of type int, expected bool"),
+        ([], {"scale": 3}, "scale=3 is of type int, expected str"),
+        (["03"], {}, "no notebook '03'"),
+        (["02_secnod"], {}, "did you mean 02_second"),
+    ],
+)
+def test_what_no_notebook_takes_is_refused_before_anything_runs(project, tmp_path, names, values, message):
+    with pytest.raises(ConfigError, match=message):
+        nb.run_notebooks(names, tmp_path / "run", values, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_notebook_gets_only_the_parameters_it_has(project, tmp_path):
+    executed = nb.run_notebooks(["02", "01"], tmp_path / "run", {"depth": 5}, progress=False)
+    assert [path.stem for path in executed] == ["01_first", "02_second"]
+    assert outputs(executed[1]) == "5\n"
+
+
+def test_live_progress_leaves_one_line_and_figures_stay_whatever_the_shell_says(
+    project, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    live = "from groundnlq.notebook import Live\nline = Live('start')\nline.update('**end**')"
+    figure = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    write_notebook(project / "notebooks" / "03_live.ipynb", live, figure)
+    (executed,) = nb.run_notebooks(["03"], tmp_path / "run", progress=False)
+    first, second = nbformat.read(executed, as_version=4).cells
+    assert [o["data"].get("text/markdown") for o in first["outputs"]] == ["**end**"]
+    assert any("image/png" in o.get("data", ()) for o in second["outputs"])
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_parameters_that_are_no_literals_are_refused(project):
+    path = project / "notebooks" / "03_bad.ipynb"
+    write_notebook(path, parameters="a = 1\nb = a + 1\n")
+    with pytest.raises(ConfigError, match="plain literals"):
+        nb.notebook_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "epoch", "1"], "unknown parameter 'epoch'; did you mean epochs"),
+        (["-p", "epochs", "many"], "epochs='many' is of type str, expected int"),
+        (["-p", "rate", "True"], "rate=True is of type bool, expected float"),
+    ],
+)
+def test_plain_papermill_with_a_wrong_parameter_fails_in_the_first_cell(
+    project, tmp_path, arguments, message
+):
+    source, output = project / "notebooks" / "01_first.ipynb", tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", str(source), str(output), "-k", "python3", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert outputs(output) == ""
+
+
+def test_an_injected_cell_that_was_mended_by_hand_no_longer_fails():
+    history = ["", "epochs = 1", "# Parameters\nepoch = 2", "check", "# Parameters\nepochs = 2", "check"]
+    nb.check_parameters({"In": history, "epochs": 2}, epochs=int)
+    with pytest.raises(ConfigError, match="unknown parameter 'epoch'"):
+        nb.check_parameters({"In": history[:4], "epochs": 2}, epochs=int)
+
+
+def test_every_wrong_parameter_is_in_one_message():
+    with pytest.raises(ConfigError, match="2 faults"):
+        nb.check_parameters({"epochs": "3", "rate": "1e-4"}, epochs=int, rate=float)
+
+
+def test_the_project_folder_is_found_from_anywhere(project, monkeypatch, tmp_path):
+    monkeypatch.delenv(nb.HOME_VARIABLE)
+    monkeypatch.chdir(project / "notebooks")
+    assert nb.workspace() == project.resolve() == Path(os.getcwd()).resolve()
+    monkeypatch.chdir(tmp_path)
+    assert nb.project_folder() == Path(__file__).resolve().parents[1]
+    monkeypatch.setenv(nb.HOME_VARIABLE, str(tmp_path))
+    with pytest.raises(ConfigError, match="no folder with notebooks/"):
+        nb.workspace()
+
+
+def test_the_recall_table_is_sorted_and_marks_what_is_not_known(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    for name, recall, at_ten in (("scratch", 20.0, None), ("chance", 5.0, 9.0)):
+        scores = {"R@1 IoU=0.3": recall, "R@10 IoU=0.3": at_ten, "mean R@1": recall}
+        (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps({"official": {}, "strict": scores}))
+    table = nb.recall_table(tmp_path)
+    assert list(table.index) == ["chance", "scratch"]
+    assert table["R@10 IoU=0.3"].isna().tolist() == [False, True]
+    assert nb.recall_table(tmp_path / "nowhere") is None
+
+
+def test_the_verb_runs_notebooks_and_prints_table_and_place(project, tmp_path, capsys):
+    (tmp_path / "run" / "metrics").mkdir(parents=True)
+    scores = {"strict": {"mean R@1": 12.5}}
+    (tmp_path / "run" / "metrics" / "scratch.json").write_text(json.dumps(scores))
+    assert main(["notebooks", "02", "--run", "run", "-p", "depth", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "12.50" in printed
+    assert str(tmp_path / "run" / "notebooks") in printed
