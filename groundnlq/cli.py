@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except (KitError, OSError) as error:
             if "debug" in arguments:
-                raise
+                traceback.print_exc()
             print(f"groundnlq: error: {error}", file=sys.stderr)
             return getattr(error, "exit_code", BAD_INPUT)
         except KeyboardInterrupt:
