@@ -178,8 +178,8 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
 
     Samples are shuffled, sorted by length within windows of 50 batches, cut, and the batches shuffled
     again. Give padded lengths: samples of equal length stay in random order, while exact lengths would put
-    the queries of one clip side by side. It depends on seed and epoch only; the last incomplete batch is dropped (kept when it is the only
-    one).
+    the queries of one clip side by side. The order depends on seed and epoch only; the last incomplete
+    batch is dropped, unless it is the only one.
 
     >>> sorted(sum(shuffled_batches([5, 9, 5, 9], 2, seed=0, epoch=0), []))
     [0, 1, 2, 3]

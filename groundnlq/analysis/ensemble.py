@@ -1,0 +1,70 @@
+"""The published ensemble: first answers of several runs that agree are averaged and join the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from groundnlq.data.recall import tiou
+from groundnlq.data.submission import Ranked
+from groundnlq.errors import DataError, sample_of
+
+NEAR_SEC = 2.0  # centres closer than this belong to one group
+KEPT_OF_EACH_RUN = 4
+NMS_IOU = 0.5
+
+
+def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Ranked:
+    """Fuse the runs' predictions query by query.
+
+    Raises:
+        DataError: the runs do not answer the same queries.
+    """
+    if not runs:
+        raise DataError("an ensemble needs at least one run's predictions")
+    for number, run in enumerate(runs[1:], 2):
+        if differing := runs[0].keys() ^ run.keys():
+            raise DataError(
+                f"run {number} answers other queries than run 1: {sample_of(sorted(differing))} "
+                "-- predict the same split with both"
+            )
+    return {query_id: fuse([run[query_id] for run in runs], keep) for query_id in runs[0]}
+
+
+def fuse(answers: Sequence[np.ndarray], keep: int = 5) -> np.ndarray:
+    """(keep, 3) fused segments of one query from each run's (K, 3) ranked ones; the last is repeated to fill.
+
+    The first answers are grouped by centre. Each group gives one segment: the mean, score included, of its
+    best-scored member and its middle one. These and each run's first four pass hard NMS.
+    """
+    new = [_mean_of_group(group) for group in _groups(np.stack([answer[0] for answer in answers]))]
+    candidates = np.concatenate([np.stack(new), *(answer[:KEPT_OF_EACH_RUN] for answer in answers)])
+    kept = _hard_nms(candidates)[:keep]
+    return np.concatenate([kept, np.repeat(kept[-1:], keep - len(kept), axis=0)])
+
+
+def _groups(firsts: np.ndarray) -> list[np.ndarray]:
+    """Runs' first answers in order of their centres, cut where neighbours are NEAR_SEC or more apart."""
+    by_center = {(first[0] + first[1]) / 2: first for first in firsts}  # of equal centres the later run's
+    centers = sorted(by_center)
+    cuts = [i for i in range(1, len(centers)) if centers[i] - centers[i - 1] >= NEAR_SEC]
+    return np.split(np.stack([by_center[center] for center in centers]), cuts)
+
+
+def _mean_of_group(group: np.ndarray) -> np.ndarray:
+    best = group[group[:, 2].argmax()]
+    half = len(group) // 2
+    middle = group[half] if len(group) % 2 else group[half - 1 : half + 1]
+    if middle.ndim == 2:  # two middle ones: the higher-scored, the earlier at a tie
+        middle = middle[middle[:, 2].argmax()]
+    return (best + middle) / 2
+
+
+def _hard_nms(candidates: np.ndarray) -> np.ndarray:
+    order = np.argsort(-candidates[:, 2], kind="stable")
+    kept: list[np.ndarray] = []
+    for candidate in candidates[order]:
+        if not kept or (tiou(np.stack(kept)[:, :2], candidate[:2]) <= NMS_IOU).all():
+            kept.append(candidate)
+    return np.stack(kept)

@@ -1,0 +1,166 @@
+"""Recalls of a split as the challenge computes them, and strictly, with intervals over clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from groundnlq.data.annotations import Record
+from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, recall_key
+from groundnlq.data.submission import Ranked
+from groundnlq.errors import DataError, sample_of
+
+NUM_BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hits of every query that has ground truth; everything else is a mean of them.
+
+    ``hits`` has a row a query: its ids, template, moment length, whether it was answered, `mIoU` (the tIoU of
+    the first prediction), and a 0/1 column for each recall. A recall at more than the number of kept
+    predictions is left out: it would repeat a smaller one.
+    """
+
+    hits: pd.DataFrame
+    num_kept: int
+
+    @property
+    def keys(self) -> list[str]:
+        return [k for k in (recall_key(k, t) for k in KS for t in THRESHOLDS) if k in self.hits] + ["mIoU"]
+
+    @cached_property
+    def official(self) -> dict[str, float]:
+        """Percent over the *submitted* queries, as the official script has it: a missing one is free."""
+        return _means(self.hits[self.hits["is_answered"]], self.keys)
+
+    @cached_property
+    def strict(self) -> dict[str, float]:
+        """Percent over all queries; a missing answer is a miss."""
+        return _means(self.hits, self.keys)
+
+    @property
+    def num_missing(self) -> int:
+        return int((~self.hits["is_answered"]).sum())
+
+    def intervals(self, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals of the strict recalls; clips are drawn, since a clip's queries hang together."""
+        keys = [*self.keys, "mean R@1"]
+        values = 100 * self.hits[self.keys].to_numpy(float)
+        values = np.column_stack([values, values[:, :2].mean(axis=1)])
+        draws = bootstrap_means(self.hits["clip_uid"].to_numpy(), values, seed)
+        low, high = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
+        return {key: (float(a), float(b)) for key, a, b in zip(keys, low, high, strict=True)}
+
+    def table(self) -> pd.DataFrame:
+        """Official and strict percent with the strict interval, one row a figure."""
+        intervals = self.intervals()
+        frame = pd.DataFrame({"official": self.official, "strict": self.strict})
+        frame["95 % low"] = [intervals[key][0] for key in frame.index]
+        frame["95 % high"] = [intervals[key][1] for key in frame.index]
+        return frame.round(2)
+
+    def by(
+        self, group: str | pd.Series | Callable[[pd.DataFrame], Any], key: str = "R@1 IoU=0.3"
+    ) -> pd.DataFrame:
+        """Strict recall (percent) and number of queries for each value of a column, such as ``template``."""
+        groups = (
+            group(self.hits) if callable(group) else self.hits[group] if isinstance(group, str) else group
+        )
+        found = self.hits.groupby(groups, observed=True)[key].agg(["mean", "count"])
+        return pd.DataFrame({key: 100 * found["mean"], "queries": found["count"]})
+
+    def to_json(self) -> dict[str, Any]:
+        """Sections ``official`` and ``strict`` in percent, unrounded, with counts and intervals."""
+        return {
+            "official": self.official,
+            "strict": self.strict,
+            "intervals": {key: list(value) for key, value in self.intervals().items()},
+            "num_queries": len(self.hits),
+            "num_missing": self.num_missing,
+            "num_kept": self.num_kept,
+            "text changed by cleaning": self._by_cleaning(),
+        }
+
+    def _by_cleaning(self) -> dict[str, Any]:
+        groups = self.hits["is_cleaned"].map({True: "changed", False: "unchanged"})
+        table = self.by(groups) if groups.nunique() > 1 else pd.DataFrame()
+        return {str(name): row.to_dict() for name, row in table.iterrows()}
+
+
+def evaluate(ranked: Ranked, records: Sequence[Record]) -> Evaluation:
+    """Compare ranked predictions with the records' ground truth; a hit is tIoU > threshold, strictly.
+
+    Raises:
+        DataError: answers to queries that the records do not have (predictions of another split).
+    """
+    truth = [record for record in records if record.moments_sec]
+    foreign = ranked.keys() - {record.query_id for record in records}
+    if foreign:
+        raise DataError(
+            f"{len(foreign)} answers are to queries that the ground truth does not have: "
+            f"{sample_of(sorted(foreign))} -- are these predictions of another split?"
+        )
+    num_kept = max((len(segments) for segments in ranked.values()), default=0)
+    return Evaluation(pd.DataFrame([_row(record, ranked, num_kept) for record in truth]), num_kept)
+
+
+def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: int = 0) -> dict[str, float]:
+    """Paired bootstrap over clips of ``other - one`` in points: difference, interval, share of draws <= 0.
+
+    Raises:
+        DataError: the two are not about the same queries.
+    """
+    left, right = (e.hits.set_index("query_id") for e in (one, other))
+    if set(left.index) != set(right.index):
+        raise DataError("the two evaluations are not about the same queries -- evaluate both on one split")
+    difference = 100 * (right[key].reindex(left.index) - left[key]).to_numpy(float)
+    draws = bootstrap_means(left["clip_uid"].to_numpy(), difference[:, None], seed)[:, 0]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {
+        "difference": float(difference.mean()),
+        "95 % low": float(low),
+        "95 % high": float(high),
+        "share of draws <= 0": float((draws <= 0).mean()),
+    }
+
+
+def bootstrap_means(clips: np.ndarray, values: np.ndarray, seed: int, num: int = NUM_BOOTSTRAP) -> np.ndarray:
+    """Means of `values` (Q, K) over `num` draws of clips with replacement: (num, K)."""
+    _, index = np.unique(clips, return_inverse=True)
+    num_clips = index.max() + 1
+    sums = np.zeros((num_clips, values.shape[1]))
+    np.add.at(sums, index, values)
+    counts = np.bincount(index)
+    weights = np.random.default_rng(seed).multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=num)
+    return (weights @ sums) / (weights @ counts)[:, None]
+
+
+def _row(record: Record, ranked: Mapping[str, np.ndarray], num_kept: int) -> dict[str, Any]:
+    overlaps = best_tiou(ranked.get(record.query_id, np.zeros((0, 3))), record.moments_sec)
+    start, end = record.moments_sec[0]
+    row = {
+        "query_id": record.query_id,
+        "clip_uid": record.clip_uid,
+        "query": record.query,
+        "template": record.template or "(none)",
+        "moment_sec": end - start,
+        "duration_sec": record.duration_sec,
+        "is_answered": record.query_id in ranked,
+        "is_cleaned": record.raw_query is not None and record.raw_query != record.query,
+    }
+    for k in (k for k in KS if k <= num_kept):
+        for threshold in THRESHOLDS:
+            row[recall_key(k, threshold)] = float((overlaps[:k] > threshold).any())
+    return row | {"mIoU": float(overlaps[0]) if len(overlaps) else 0.0}
+
+
+def _means(hits: pd.DataFrame, keys: list[str]) -> dict[str, float]:
+    table = {key: 100 * float(hits[key].mean()) for key in keys if key != "mIoU"}
+    mean_r1 = float(np.mean([table[recall_key(1, t)] for t in THRESHOLDS]))
+    return table | {"mean R@1": mean_r1, "mIoU": 100 * float(hits["mIoU"].mean())}
