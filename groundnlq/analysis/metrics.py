@@ -49,7 +49,7 @@ class Evaluation:
         return int((~self.hits["is_answered"]).sum())
 
     def intervals(self, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals of the strict recalls; clips are drawn, since a clip's queries hang together."""
+        """Bootstrap intervals of the strict recalls; whole clips are drawn: their queries hang together."""
         keys = [*self.keys, "mean R@1"]
         values = 100 * self.hits[self.keys].to_numpy(float)
         values = np.column_stack([values, values[:, :2].mean(axis=1)])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.config import DataConfig, DecodeConfig
+from groundnlq.config import DataConfig, DecodeConfig, RunConfig
 from groundnlq.data.annotations import Record, read_records
-from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
+from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.submission import Ranked
@@ -99,10 +100,35 @@ def infer(model: Grounder, batch: Batch, precision: Precision = "float32") -> Pr
     return predictions
 
 
-def scores_over_time(model: Grounder, dataset: QueryDataset, index: int) -> Iterator[np.ndarray]:
-    """Classification scores of one record: an array of its points for each pyramid level, finest first."""
-    predictions = infer(model, dataset.batch([index]))
-    scores = predictions.logits[0].float().sigmoid()
-    for level in range(int(predictions.points.level.max()) + 1):
-        on_level = (predictions.points.level == level) & predictions.mask[0]
-        yield scores[on_level].numpy()
+def level_scores(predictions: Predictions, query: int = 0) -> list[np.ndarray]:
+    """Classification scores of one query: an array of its points for each pyramid level, finest first."""
+    scores, levels = predictions.logits[query].float().sigmoid(), predictions.points.level
+    valid = predictions.mask[query]
+    return [scores[valid & (levels == level)].cpu().numpy() for level in range(int(levels.max()) + 1)]
+
+
+def ask(
+    model: Grounder, config: RunConfig, video: Tensor, tokens: Tensor, duration_sec: float
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Ground one question of one's own in one clip.
+
+    Args:
+        video: (T, video_dim) features of the clip; tokens: (L, text_dim) of the question.
+
+    Returns:
+        ranked moments (K, 3) and the scores of every pyramid level.
+    """
+    nothing = torch.zeros(0, 2)
+    batch = collate(
+        [video],
+        [tokens],
+        [0],
+        [nothing],
+        ["question"],
+        ["clip"],
+        [duration_sec],
+        config.model.coarsest_stride,
+    )
+    predictions = infer(model, batch.to(next(model.parameters()).device))
+    (moments,) = decode(predictions, config.data.grid, [duration_sec], **config.decode.model_dump())
+    return moments.numpy(), level_scores(predictions)

@@ -1,0 +1,228 @@
+"""Figures of one clip and one run; pure: data in, a matplotlib `Figure` out, no global state.
+
+Colours come from the Okabe-Ito set, which colour-blind eyes tell apart; what matters also differs by place,
+dash or hatching, so that it survives greyscale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from groundnlq.data.annotations import Record
+from groundnlq.data.recall import best_tiou
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#999999"
+CURVES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"))
+
+
+def plain(text: str, at_most: int = 90) -> str:
+    """Text that matplotlib shows as it is: no mathtext, one line, not endless.
+
+    >>> plain("costs $5 or $6")
+    'costs \\\\$5 or \\\\$6'
+    """
+    text = " ".join(text.split())
+    text = text if len(text) <= at_most else text[: at_most - 1] + "…"
+    return text.replace("$", r"\$")
+
+
+def new_figure(width: float = 9.0, height: float = 3.2, **layout: Any) -> Figure:
+    """A figure that is not registered anywhere; white, so that it reads in dark themes as well."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white", **layout)
+
+
+def query_timeline(
+    record: Record,
+    ranked: np.ndarray,
+    level_scores: Sequence[np.ndarray] = (),
+    others: Sequence[Record] = (),
+    narrations: Sequence[Record] = (),
+    window_sec: tuple[float, float] | None = None,
+    keep: int = 5,
+) -> Figure:
+    """All that is known about one query on one time axis.
+
+    Args:
+        ranked: (K, 3) predictions; coloured by their tIoU with the ground truth.
+        level_scores: scores of the points of each pyramid level, finest first, for the heat map.
+        others: further queries of the clip, drawn faintly; narrations as ticks.
+        window_sec: the part of the clip to show; all of it by default.
+    """
+    has_scores = len(level_scores) > 0
+    figure = new_figure(9.5, 5.4 if has_scores else 3.2)
+    heights = [2.4, 1.5, 1.1] if has_scores else [1]
+    axes = np.atleast_1d(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+    _draw_segments(axes[0], record, ranked[:keep], others, narrations)
+    if has_scores:
+        _draw_heat_map(figure, axes[1], level_scores, record.duration_sec)
+        _draw_best_score(axes[2], level_scores, record)
+    axes[0].set_title(plain(record.query), fontsize=11, loc="left")
+    axes[-1].set_xlabel("time in the clip [s]")
+    axes[-1].set_xlim(*(window_sec or (0, record.duration_sec)))
+    return figure
+
+
+def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()) -> Figure:
+    """All queries of a clip over time, each with its text; narrations as ticks below."""
+    figure = new_figure(9.5, 0.9 + 0.3 * len(records))
+    axis = figure.subplots()
+    for row, record in enumerate(records):
+        for start, end in record.moments_sec:
+            axis.barh(row, end - start, left=start, height=0.6, color=BLUE)
+    axis.set_yticks(range(len(records)), [plain(r.query, 48) for r in records], fontsize=8)
+    axis.invert_yaxis()
+    if narrations:
+        times = [np.mean(n.moments_sec[0]) for n in narrations]
+        axis.plot(times, [len(records)] * len(times), "|", color=BLACK, markersize=9)
+        labels = [*(plain(r.query, 48) for r in records), "narrations"]
+        axis.set_yticks(range(len(records) + 1), labels, fontsize=8)
+    axis.set_xlim(0, records[0].duration_sec)
+    axis.set_xlabel("time in the clip [s]")
+    return figure
+
+
+def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
+    """The sample world's truth: where the person was, what happened, and which moments were asked for."""
+    slots = ("place", "verb", "object", "container", "person")
+    figure = new_figure(11, 3.6)
+    axis = figure.subplots()
+    for index, (start, end, place) in enumerate(log["stays"]):
+        axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
+        axis.text((start + end) / 2, 0, place, ha="center", va="center", fontsize=8)
+    for event in log["events"]:
+        start, end = event["start_sec"], event["end_sec"]
+        for row, slot in enumerate(slots[1:], 1):
+            if event[slot]:
+                axis.barh(row, end - start, left=start, color=SKY, edgecolor="white")
+                axis.text(start, row, event[slot], fontsize=6, rotation=30, va="center")
+    for record in records:
+        for start, end in record.moments_sec:
+            axis.barh(len(slots), end - start, left=start, color=VERMILION, alpha=0.6)
+    rows = [*slots, "asked for"] if records else slots
+    axis.set_yticks(range(len(rows)), rows)
+    axis.invert_yaxis()
+    axis.set_xlim(0, log["duration_sec"])
+    axis.set_xlabel("time in the clip [s]")
+    return figure
+
+
+def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndarray]) -> Figure:
+    """Narrations as annotated and several draws of temporal jittering of each, on one time axis.
+
+    Args:
+        jittered_sec: for each narration (draws, 2) start and end.
+    """
+    figure = new_figure(9.5, 0.8 + 0.5 * len(narrations))
+    axis = figure.subplots()
+    for row, (record, draws) in enumerate(zip(narrations, jittered_sec, strict=True)):
+        for offset, (start, end) in zip(np.linspace(-0.3, 0.3, len(draws)), draws, strict=True):
+            label = "jittered" if row == 0 and offset < -0.29 else None
+            axis.plot([start, end], [row + offset] * 2, color=SKY, linewidth=2, label=label)
+        for start, end in record.moments_sec:
+            axis.barh(
+                row, end - start, left=start, height=0.85, color=BLACK, label=None if row else "annotated"
+            )
+    axis.set_yticks(range(len(narrations)), [plain(r.query, 44) for r in narrations], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("time in the clip [s]")
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    return figure
+
+
+def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses and, where validated, mean R@1 over the epochs of one run."""
+    figure = new_figure(9, 2.8)
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for (color, dash), name in zip(CURVES, ("total", "classification", "regression"), strict=False):
+        left.plot(epochs, [row[f"loss {name}"] for row in history], dash, color=color, label=name, marker=".")
+    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    left.legend(fontsize=8)
+    validated = [row for row in history if "raw mean R@1" in row]
+    for (color, dash), weights in zip(CURVES, ("raw", "ema"), strict=False):
+        values = [row[f"{weights} mean R@1"] for row in validated]
+        label = "weights" if weights == "raw" else "averaged weights (EMA)"
+        right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
+    right.set(xlabel="epoch", ylabel="val mean R@1 [%]", ylim=(0, None))
+    right.legend(fontsize=8, loc="lower right")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str = "R@1 IoU=0.3") -> Figure:
+    """One validation recall over the steps of several runs, by the better of raw and averaged weights."""
+    figure = new_figure(7, 3)
+    axis = figure.subplots()
+    for (color, dash), (name, history) in zip(CURVES, histories.items(), strict=False):
+        rows = [row for row in history if f"raw {key}" in row]
+        best = [max(row[f"raw {key}"], row[f"ema {key}"]) for row in rows]
+        axis.plot([row["step"] for row in rows], best, dash, color=color, label=name, marker="o")
+    axis.set(xlabel="training step", ylabel=f"val {key} [%]", ylim=(0, None))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _draw_segments(axis: Axes, record: Record, ranked: np.ndarray, others, narrations) -> None:
+    rows = ["ground truth"] + [f"rank {rank}" for rank in range(1, len(ranked) + 1)]
+    for other in others:
+        for start, end in other.moments_sec:
+            axis.axvspan(start, end, color="0.88", zorder=0)
+    for start, end in record.moments_sec:
+        axis.barh(0, end - start, left=start, height=0.7, color=BLACK, hatch="//", edgecolor="white")
+        axis.axvspan(start, end, color=YELLOW, alpha=0.35, zorder=0)
+    overlaps = best_tiou(ranked, record.moments_sec)
+    for row, ((start, end, score), overlap) in enumerate(zip(ranked, overlaps, strict=True), 1):
+        axis.barh(row, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
+        axis.text(1.005, row, f"tIoU {overlap:.2f}  score {score:.2f}", fontsize=8, va="center",
+                  transform=axis.get_yaxis_transform())  # fmt: skip
+    if narrations:
+        rows.append("narrations")
+        times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
+        axis.plot(times, [len(rows) - 1] * len(times), "|", color=BLUE, markersize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def overlap_color(overlap: float) -> tuple[float, ...]:
+    """From white (tIoU 0) to dark green (1); dark is good in greyscale as well."""
+    from matplotlib import colormaps
+
+    return colormaps["YlGn"](float(np.clip(overlap, 0, 1)))
+
+
+def _draw_heat_map(
+    figure: Figure, axis: Axes, level_scores: Sequence[np.ndarray], duration_sec: float
+) -> None:
+    peak = max(max((scores.max(initial=0) for scores in level_scores), default=0), 1e-6)
+    norm = Normalize(0, peak)
+    for level, scores in enumerate(level_scores):
+        if len(scores):
+            extent = (0, duration_sec, level + 0.5, level - 0.5)
+            axis.imshow(scores[None], aspect="auto", extent=extent, cmap="cividis", norm=norm)
+    axis.set_ylim(len(level_scores) - 0.5, -0.5)
+    axis.set_yticks(range(len(level_scores)), [f"stride {2**level}" for level in range(len(level_scores))])
+    axis.tick_params(axis="y", labelsize=7)
+    figure.colorbar(ScalarMappable(norm, "cividis"), ax=axis, label="score", pad=0.01, fraction=0.05)
+
+
+def _draw_best_score(axis: Axes, level_scores: Sequence[np.ndarray], record: Record) -> None:
+    finest = level_scores[0]
+    time = (np.arange(len(finest)) + 0.5) / max(1, len(finest)) * record.duration_sec
+    best = np.max(
+        [s[np.minimum(np.arange(len(finest)) >> level, len(s) - 1)] for level, s in enumerate(level_scores)],
+        axis=0,
+    )
+    axis.plot(time, best, color=BLUE, linewidth=1)
+    for start, end in record.moments_sec:
+        axis.axvspan(start, end, color=YELLOW, alpha=0.35, zorder=0)
+    axis.set(ylabel="best score", ylim=(0, None))
