@@ -5,6 +5,7 @@ Rooms are imported inside the verbs, so that `groundnlq --help` waits for none o
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,10 +113,11 @@ def train(args: Namespace) -> None:
     from groundnlq.engine.train import train as train_here
 
     result = train_here(config, args.run)
-    last = result.history[-1] if result.history else {}
-    recalls = {key: value for key, value in last.items() if "R@1" in key}
-    print_counts(f"epoch {last.get('epoch', 0)}", {k: f"{v:.2f}" for k, v in recalls.items()})
-    print(f"best weights: {result.best}, last: {result.last}")
+    if result.history and os.environ.get("RANK", "0") == "0":
+        last = result.history[-1]
+        scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
+        print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
+        print(f"best weights: {result.best}\nlast weights: {result.last}")
 
 
 def predict(args: Namespace) -> None:
@@ -146,12 +148,14 @@ def evaluate(args: Namespace) -> None:
     from groundnlq.files import write_json
 
     records, content = read_truth(args.truth), {}
-    for name, path in (("", args.predictions), ("raw_text", args.raw_text)):
-        if path is None:
-            continue
+    for path in filter(None, (args.predictions, args.raw_text)):
         result = score(read_submission(path), records)
-        print(f"{path}{' (raw text)' if name else ''}\n{result.table().to_string()}\n")
-        content |= {name: result.to_json()} if name else result.to_json()
+        counts = {"queries": len(result.hits), "unanswered": result.num_missing, "kept": result.num_kept}
+        print_counts(str(path), counts)
+        print(f"{result.table().to_string()}\n")
+        if result.num_kept < 10:
+            print(f"no R@10: {result.num_kept} moments per query were kept -- predict with --keep 10\n")
+        content |= result.to_json() if path is args.predictions else {"raw_text": result.to_json()}
     if args.output:
         write_json(args.output, content, indent=1)
         _print_written(args.output)

@@ -1,5 +1,6 @@
 """The command line: help with examples, one clear line on bad input, and the whole way on a tiny world."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -148,3 +149,95 @@ def test_a_file_named_twice_is_refused(tmp_path, capsys):
     path = str(GOLDEN / "annotations_dirty.json")
     assert main(["prepare", "nlq", path, path, "--output", str(tmp_path / "r.jsonl")]) == 2
     assert "name each file once" in capsys.readouterr().err
+
+
+# ---- the whole way
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_world, tmp_path_factory):
+    """Two epochs on the tiny world, and its val split predicted with ten moments per query."""
+    folder = tmp_path_factory.mktemp("runs")
+    changes = [f"data.folder={tiny_world}", "train.epochs=2", "train.warmup_epochs=1", "model.width=32"]
+    assert main(["train", "sample_scratch", *changes, "--run", str(folder / "run")]) == 0
+    inputs = [f"--{name}={tiny_world / name}.h5" for name in ("features", "text")]
+    records = f"--records={tiny_world / 'nlq_val.jsonl'}"
+    output = ["--output", str(folder / "val.json"), "--keep", "10"]
+    assert main(["predict", str(folder / "run"), records, *inputs, *output]) == 0
+    return folder
+
+
+def test_evaluation_prints_what_it_writes(tiny_world, run_folder, capsys):
+    truth, output = tiny_world / "official" / "nlq_val.json", run_folder / "metrics.json"
+    raw = ["--raw-text", str(run_folder / "val.json")]
+    assert main(["evaluate", str(run_folder / "val.json"), str(truth), *raw, "--output", str(output)]) == 0
+    printed, written = capsys.readouterr().out, json.loads(output.read_text())
+    keys = {f"R@{k} IoU={t}" for k in (1, 5, 10) for t in (0.3, 0.5)} | {"mean R@1", "mIoU"}
+    for section in (written["official"], written["strict"], written["raw_text"]["strict"]):
+        assert section.keys() == keys
+    assert all(f"{key} " in printed for key in keys)
+    assert f"{written['strict']['R@5 IoU=0.3']:.2f}" in printed
+    assert written["strict"] == written["raw_text"]["strict"]
+
+
+def test_missing_answers_cost_strictly_only(tiny_world, run_folder, capsys):
+    content = json.loads((run_folder / "val.json").read_text())
+    content["results"] = content["results"][::2]
+    (run_folder / "half.json").write_text(json.dumps(content))
+    output = run_folder / "half_metrics.json"
+    truth = tiny_world / "nlq_val.jsonl"
+    assert main(["evaluate", str(run_folder / "half.json"), str(truth), "--output", str(output)]) == 0
+    scores = json.loads(output.read_text())
+    share = len(content["results"]) / scores["num_queries"]
+    for key, value in scores["strict"].items():
+        assert value == pytest.approx(scores["official"][key] * share)
+
+
+def test_an_ensemble_is_a_submission_again(tiny_world, run_folder, capsys):
+    output = run_folder / "ensemble.json"
+    assert main(["ensemble", *[str(run_folder / "val.json")] * 3, "--output", str(output)]) == 0
+    assert main(["evaluate", str(output), str(tiny_world / "nlq_val.jsonl")]) == 0
+    assert "predict with --keep 10" in capsys.readouterr().out
+    entries = json.loads(output.read_text())["results"]
+    assert [e["clip_uid"] for e in entries] == [
+        e["clip_uid"] for e in json.loads((run_folder / "val.json").read_text())["results"]
+    ]
+
+
+def test_a_finished_run_is_not_trained_again_nor_with_other_settings(tiny_world, run_folder, capsys):
+    changes = [f"data.folder={tiny_world}", "train.warmup_epochs=1", "model.width=32"]
+    before = (run_folder / "run" / "last.pt").read_bytes()
+    command = ["train", "sample_scratch", *changes, "--run", str(run_folder / "run")]
+    assert main([*command, "train.epochs=2"]) == 0
+    assert (run_folder / "run" / "last.pt").read_bytes() == before
+    assert main([*command, "train.epochs=3"]) == 2
+    assert "train.epochs" in capsys.readouterr().err
+
+
+def test_features_are_held_against_records(tiny_world, tmp_path, capsys):
+    command = ["features", "check", str(tiny_world / "features.h5")]
+    records = tiny_world / "nlq_val.jsonl"
+    assert main([*command, "--records", str(records), "--text", str(tiny_world / "text.h5")]) == 0
+    assert "fitted 16.0" in capsys.readouterr().out
+    row = json.loads(records.read_text().splitlines()[0]) | {"video_id": "elsewhere"}
+    (tmp_path / "more.jsonl").write_text(json.dumps(row))
+    assert main([*command, "--records", str(tmp_path / "more.jsonl")]) == 1
+    assert "elsewhere" in capsys.readouterr().out
+
+
+def test_the_sample_goes_the_way_of_real_data(tiny_world, tmp_path, capsys):
+    """Each step by its own verb gives the files that `groundnlq sample` prepares."""
+    official = tiny_world / "official"
+    features, narrations, text = (tmp_path / name for name in ("f.h5", "narrations.jsonl", "t.h5"))
+    sources = [str(official / "features" / name) for name in ("action", "scene")]
+    assert main(["features", "import", *sources, "--stride", "16", "--output", str(features)]) == 0
+    assert features.read_bytes() == (tiny_world / "features.h5").read_bytes()
+    clips = [str(official / f"{task}_train.json") for task in ("nlq", "moments", "vq")]
+    command = ["prepare", "narrations", str(official / "egoclip.csv"), "--clips", *clips]
+    assert main([*command, "--features", str(features), "--output", str(narrations)]) == 0
+    assert narrations.read_text() == (tiny_world / "narrations.jsonl").read_text()
+    records = str(tiny_world / "nlq_test.jsonl")
+    assert main(["text", "encode", records, "--encoder", "sample", "--output", str(text)]) == 0
+    capsys.readouterr()
+    assert main(["sample", str(tiny_world), "--scale", "tiny"]) == 0
+    assert "ready" in capsys.readouterr().out
