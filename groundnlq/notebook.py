@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any
@@ -43,10 +42,28 @@ def project_folder() -> Path:
 
 
 def workspace() -> Path:
-    """Work in the project folder, so that a path means the same from JupyterLab, papermill and a shell."""
+    """Work in the project folder, so that a path means the same from JupyterLab, papermill and a shell.
+
+    In a notebook, figures are shown as pictures from here on, whatever backend the shell names.
+    """
+    from IPython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+
     folder = project_folder()
     os.chdir(folder)
+    if (shell := get_ipython()) is not None:
+        select_figure_formats(shell, {"png"})
     return folder
+
+
+def require(path: str | Path, remedy: str) -> None:
+    """Refuse to begin a notebook without what an earlier one makes.
+
+    Raises:
+        KitError: the file is missing; the message says which notebook makes it.
+    """
+    if not Path(path).exists():
+        raise KitError(f"{path} is missing -- {remedy}")
 
 
 # ---- parameters
@@ -202,31 +219,19 @@ def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path,
         options.KernelManager.transport = "ipc"  # files instead of open ports, and no warning about them
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _inline_figures():
-            papermill.execute_notebook(
-                *(str(path), str(output)),
-                parameters=dict(values),
-                kernel_name="python3",
-                cwd=str(project),
-                progress_bar=progress and sys.stderr.isatty(),
-                config=options,
-            )
+        papermill.execute_notebook(
+            *(str(path), str(output)),
+            parameters=dict(values),
+            kernel_name="python3",
+            cwd=str(project),
+            progress_bar=progress and sys.stderr.isatty(),
+            config=options,
+        )
     except papermill.PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
         raise KitError(f"{path.stem}: cell {error.exec_count} failed, {reason} -- see {output}") from error
     except DeadKernelError as error:
         raise KitError(f"{path.stem}: its kernel died (out of memory?) -- see {output}") from error
-
-
-@contextmanager
-def _inline_figures() -> Iterator[None]:
-    """A shell's MPLBACKEND would keep the figures out of the executed notebooks."""
-    before = os.environ.pop("MPLBACKEND", None)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ["MPLBACKEND"] = before
 
 
 # ---- live progress

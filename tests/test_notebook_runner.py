@@ -21,6 +21,7 @@ scale = "demo"
 is_loud = False
 limit = None
 """
+START = "from groundnlq import notebook as nb\nfolder = nb.workspace()"
 CHECK = """\
 from groundnlq import notebook as nb
 nb.check_parameters(
@@ -118,18 +119,40 @@ def test_each_notebook_gets_only_the_parameters_it_has(project, tmp_path):
     assert outputs(executed[1]) == "5\n"
 
 
-def test_live_progress_leaves_one_line_and_figures_stay_whatever_the_shell_says(
-    project, tmp_path, monkeypatch
+@pytest.mark.parametrize("backend", [None, "agg"])
+def test_live_lines_and_figures_stay_in_the_file_whatever_the_shell_says(
+    project, tmp_path, monkeypatch, backend
 ):
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    live = "from groundnlq.notebook import Live\nline = Live('start')\nline.update('**end**')"
-    figure = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    monkeypatch.delenv("MPLBACKEND")
+    if backend:
+        monkeypatch.setenv("MPLBACKEND", backend)
+    live = f"{START}\nline = nb.Live('start')\nline.update('**end**')"
+    figure = "from matplotlib.figure import Figure\nfigure = Figure()\naxis = figure.subplots()\nfigure"
     write_notebook(project / "notebooks" / "03_live.ipynb", live, figure)
     (executed,) = nb.run_notebooks(["03"], tmp_path / "run", progress=False)
     first, second = nbformat.read(executed, as_version=4).cells
     assert [o["data"].get("text/markdown") for o in first["outputs"]] == ["**end**"]
-    assert any("image/png" in o.get("data", ()) for o in second["outputs"])
-    assert os.environ["MPLBACKEND"] == "agg"
+    assert ["image/png" in o["data"] for o in second["outputs"]] == [True]
+
+
+def test_the_live_curve_is_one_line_and_one_picture_in_the_file(project, tmp_path):
+    rows = [
+        {
+            "epoch": i,
+            "loss total": 1 / i,
+            "loss classification": 1,
+            "loss regression": 1,
+            "steps_per_second": 2,
+        }
+        | ({"raw mean R@1": 3.0, "ema mean R@1": 4.0} if i == 3 else {})
+        for i in (1, 2, 3)
+    ]
+    calls = f"{START}\nshow, rows = nb.live_curve(3), {rows}\nfor i in (1, 2, 3):\n    show(rows[:i])"
+    write_notebook(project / "notebooks" / "03_live.ipynb", calls)
+    (executed,) = nb.run_notebooks(["03"], tmp_path / "run", progress=False)
+    line, curve = nbformat.read(executed, as_version=4).cells[0]["outputs"]
+    assert line["data"]["text/markdown"] == "epoch 3 of 3: loss 0.333, mean R@1 4.0, 2.0 steps a second"
+    assert "image/png" in curve["data"]
 
 
 def test_parameters_that_are_no_literals_are_refused(project):
