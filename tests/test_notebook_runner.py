@@ -204,6 +204,12 @@ def test_the_project_folder_is_found_from_anywhere(project, monkeypatch, tmp_pat
         nb.workspace()
 
 
+def test_what_an_earlier_notebook_makes_is_asked_for_by_name(tmp_path):
+    nb.require(tmp_path, "never seen")
+    with pytest.raises(KitError, match=r"best\.pt: not there -- run 02 first"):
+        nb.require(tmp_path / "best.pt", "run 02 first")
+
+
 def test_the_recall_table_is_sorted_and_marks_what_is_not_known(tmp_path):
     (tmp_path / "metrics").mkdir()
     for name, recall, at_ten in (("scratch", 20.0, None), ("chance", 5.0, 9.0)):
