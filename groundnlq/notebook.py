@@ -66,12 +66,6 @@ def require(path: str | Path, remedy: str) -> None:
         raise KitError(f"{path} is missing -- {remedy}")
 
 
-def require(path: str | Path, remedy: str) -> None:
-    """Refuse to go on without a file that an earlier notebook makes."""
-    if not Path(path).exists():
-        raise KitError(f"{path}: not there -- {remedy}")
-
-
 # ---- parameters
 
 

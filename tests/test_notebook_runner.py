@@ -206,7 +206,7 @@ def test_the_project_folder_is_found_from_anywhere(project, monkeypatch, tmp_pat
 
 def test_what_an_earlier_notebook_makes_is_asked_for_by_name(tmp_path):
     nb.require(tmp_path, "never seen")
-    with pytest.raises(KitError, match=r"best\.pt: not there -- run 02 first"):
+    with pytest.raises(KitError, match=r"best\.pt is missing -- run 02 first"):
         nb.require(tmp_path / "best.pt", "run 02 first")
 
 
