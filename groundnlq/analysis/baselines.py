@@ -9,44 +9,67 @@ import numpy as np
 from groundnlq.data.annotations import Record
 from groundnlq.data.recall import tiou
 from groundnlq.data.submission import Ranked
+from groundnlq.errors import DataError
+
+HIT = 0.3  # the tIoU that the constant segment is fitted to exceed
 
 
 def constant_segment(train: Sequence[Record], records: Sequence[Record], keep: int = 5) -> Ranked:
     """The same shares of the clip for every query: those that hit most training moments at tIoU > 0.3.
 
-    Chosen greedily: each further segment is the one that hits most of what the earlier ones miss.
+    Found by a grid search over start and length. Chosen greedily: each further segment is the one that hits
+    most of what the earlier ones miss.
+
+    Raises:
+        DataError: the training records have no moments.
     """
-    moments = np.array([m for r in train for m in r.moments_sec[:1]])
-    durations = np.array([r.duration_sec for r in train if r.moments_sec])
+    moments, durations = _first_moments(train)
     shares = _grid_of_shares(moments, durations)
-    hits = tiou(shares[:, None] * durations[None, :, None], moments[None]) > 0.3
-    chosen, open_queries = [], np.ones(len(moments), dtype=bool)
+    hits = np.stack([tiou(share * durations[:, None], moments) > HIT for share in shares])  # (G, M)
+    chosen, is_open = [], np.ones(len(moments), dtype=bool)
     for _ in range(keep):
-        best = int((hits & open_queries).sum(axis=1).argmax())
+        best = int((hits & is_open).sum(axis=1).argmax())
         chosen.append(shares[best])
-        open_queries &= ~hits[best]
-    scores = 1 / np.arange(1, keep + 1)
-    return {r.query_id: np.column_stack([np.array(chosen) * r.duration_sec, scores]) for r in records}
+        is_open &= ~hits[best]
+    return {r.query_id: _ranked(np.array(chosen) * r.duration_sec) for r in records}
 
 
 def random_segments(
     train: Sequence[Record], records: Sequence[Record], keep: int = 5, seed: int = 0
 ) -> Ranked:
-    """Segments of random place, as long as random training moments."""
+    """Segments drawn as the training moments lie: a random one's length, at the same share of the clip.
+
+    Raises:
+        DataError: the training records have no moments.
+    """
     random = np.random.default_rng(seed)
-    lengths = np.array([end - start for r in train for start, end in r.moments_sec])
+    moments, durations = _first_moments(train)
+    lengths = moments[:, 1] - moments[:, 0]
+    places = np.clip(moments[:, 0] / np.maximum(durations - lengths, 1e-9), 0, 1)  # share of the room before
     ranked: Ranked = {}
     for record in records:
-        length = np.minimum(random.choice(lengths, size=keep), record.duration_sec)
-        start = random.uniform(0, record.duration_sec - length)
-        ranked[record.query_id] = np.column_stack([start, start + length, 1 / np.arange(1, keep + 1)])
+        drawn = random.integers(len(moments), size=keep)
+        length = np.minimum(lengths[drawn], record.duration_sec)
+        start = places[drawn] * (record.duration_sec - length)
+        ranked[record.query_id] = _ranked(np.column_stack([start, start + length]))
     return ranked
+
+
+def _first_moments(train: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """First moments (M, 2) and their clips' durations (M,), in seconds."""
+    answered = [record for record in train if record.moments_sec]
+    if not answered:
+        raise DataError("the training records have no moments to fit a baseline to -- use the train split")
+    moments = np.array([record.moments_sec[0] for record in answered])
+    return moments, np.array([record.duration_sec for record in answered])
 
 
 def _grid_of_shares(moments: np.ndarray, durations: np.ndarray) -> np.ndarray:
     """(G, 2) candidate segments as shares of the clip: lengths at the quantiles of the moments' own."""
-    length_shares = (moments[:, 1] - moments[:, 0]) / durations
-    lengths = np.unique(np.quantile(length_shares, [0.5, 0.7, 0.8, 0.9, 0.95, 0.99]))
-    starts = np.linspace(0, 1, 101)
-    grid = np.array([(start, start + length) for length in lengths for start in starts])
-    return grid[grid[:, 1] <= 1]
+    shares = np.clip((moments[:, 1] - moments[:, 0]) / durations, 0, 1)
+    lengths = np.unique(np.quantile(shares, [0.5, 0.7, 0.8, 0.9, 0.95, 0.99]))
+    return np.array([(s, s + length) for length in lengths for s in np.linspace(0, 1 - length, 101)])
+
+
+def _ranked(segments_sec: np.ndarray) -> np.ndarray:
+    return np.column_stack([segments_sec, 1 / np.arange(1, len(segments_sec) + 1)])

@@ -36,7 +36,11 @@ def fuse(answers: Sequence[np.ndarray], keep: int = 5) -> np.ndarray:
     """(keep, 3) fused segments of one query from each run's (K, 3) ranked ones; the last is repeated to fill.
 
     The first answers are grouped by centre. Each group gives one segment: the mean, score included, of its
-    best-scored member and its middle one. These and each run's first four pass hard NMS.
+    best-scored member and its middle one. These and each run's first four pass hard NMS. (GroundNLQ's
+    submission to the Ego4D challenge 2023.)
+
+    >>> fuse([np.array([[10.0, 14.0, 0.8]]), np.array([[11.0, 16.0, 0.4]])], keep=1).tolist()
+    [[10.0, 14.0, 0.8]]
     """
     new = [_mean_of_group(group) for group in _groups(np.stack([answer[0] for answer in answers]))]
     candidates = np.concatenate([np.stack(new), *(answer[:KEPT_OF_EACH_RUN] for answer in answers)])

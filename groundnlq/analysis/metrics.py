@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from groundnlq.data.annotations import Record
-from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, recall_key
+from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
 from groundnlq.data.submission import Ranked
 from groundnlq.errors import DataError, sample_of
 
 NUM_BOOTSTRAP = 1000
+LOW, HIGH = "95 % low", "95 % high"
+Grouping = Callable[[pd.DataFrame], pd.Series]
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Evaluation:
     def intervals(self, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals of the strict recalls; whole clips are drawn: their queries hang together."""
         keys = [*self.keys, "mean R@1"]
-        values = 100 * self.hits[self.keys].to_numpy(float)
-        values = np.column_stack([values, values[:, :2].mean(axis=1)])
+        first = self.hits[[recall_key(1, t) for t in THRESHOLDS]].mean(axis=1)
+        values = 100 * self.hits[self.keys].assign(**{"mean R@1": first})[keys].to_numpy(float)
         draws = bootstrap_means(self.hits["clip_uid"].to_numpy(), values, seed)
         low, high = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
         return {key: (float(a), float(b)) for key, a, b in zip(keys, low, high, strict=True)}
@@ -61,19 +64,24 @@ class Evaluation:
         """Official and strict percent with the strict interval, one row a figure."""
         intervals = self.intervals()
         frame = pd.DataFrame({"official": self.official, "strict": self.strict})
-        frame["95 % low"] = [intervals[key][0] for key in frame.index]
-        frame["95 % high"] = [intervals[key][1] for key in frame.index]
+        frame[LOW] = [intervals[key][0] for key in frame.index]
+        frame[HIGH] = [intervals[key][1] for key in frame.index]
         return frame.round(2)
 
-    def by(
-        self, group: str | pd.Series | Callable[[pd.DataFrame], Any], key: str = "R@1 IoU=0.3"
-    ) -> pd.DataFrame:
-        """Strict recall (percent) and number of queries for each value of a column, such as ``template``."""
-        groups = (
-            group(self.hits) if callable(group) else self.hits[group] if isinstance(group, str) else group
-        )
-        found = self.hits.groupby(groups, observed=True)[key].agg(["mean", "count"])
-        return pd.DataFrame({key: 100 * found["mean"], "queries": found["count"]})
+    def by(self, group: str | pd.Series | Grouping, key: str = "R@1 IoU=0.3", seed: int = 0) -> pd.DataFrame:
+        """Strict recall (percent) with its interval, and the number of queries, one row a group.
+
+        Args:
+            group: a column of `hits` such as ``template``, a series beside `hits`, or what makes one of it.
+        """
+        groups = group(self.hits) if callable(group) else group
+        rows = {}
+        for name, part in self.hits.groupby(groups, observed=True):
+            values = 100 * part[key].to_numpy(float)
+            draws = bootstrap_means(part["clip_uid"].to_numpy(), values[:, None], seed)[:, 0]
+            low, high = np.percentile(draws, [2.5, 97.5])
+            rows[name] = {key: values.mean(), LOW: low, HIGH: high, "queries": len(part)}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=[key, LOW, HIGH, "queries"])
 
     def to_json(self) -> dict[str, Any]:
         """Sections ``official`` and ``strict`` in percent, unrounded, with counts and intervals."""
@@ -84,30 +92,51 @@ class Evaluation:
             "num_queries": len(self.hits),
             "num_missing": self.num_missing,
             "num_kept": self.num_kept,
-            "text changed by cleaning": self._by_cleaning(),
+            "text changed by cleaning": self.by_cleaning().T.to_dict(),
         }
 
-    def _by_cleaning(self) -> dict[str, Any]:
+    def by_cleaning(self) -> pd.DataFrame:
+        """Strict figures on the queries whose annotated text cleaning changed (such as the stray prefix
+        ``Query Text:``) and on the others; empty where none was changed, or the texts as annotated are not
+        known."""
         groups = self.hits["is_cleaned"].map({True: "changed", False: "unchanged"})
-        table = self.by(groups) if groups.nunique() > 1 else pd.DataFrame()
-        return {str(name): row.to_dict() for name, row in table.iterrows()}
+        if groups.nunique() < 2:
+            return pd.DataFrame()
+        parts = dict(list(self.hits.groupby(groups)))
+        rows = {name: _means(part, self.keys) | {"queries": len(part)} for name, part in parts.items()}
+        return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def evaluate(ranked: Ranked, records: Sequence[Record]) -> Evaluation:
     """Compare ranked predictions with the records' ground truth; a hit is tIoU > threshold, strictly.
 
     Raises:
-        DataError: answers to queries that the records do not have (predictions of another split).
+        DataError: answers to queries that the records do not have (predictions of another split); no answer
+            at all; records without moments.
     """
     truth = [record for record in records if record.moments_sec]
+    if not truth or not ranked:
+        lacking = "predictions" if truth else "records with moments"
+        raise DataError(f"there are no {lacking} to score -- predict a split that has ground truth")
     foreign = ranked.keys() - {record.query_id for record in records}
     if foreign:
         raise DataError(
             f"{len(foreign)} answers are to queries that the ground truth does not have: "
             f"{sample_of(sorted(foreign))} -- are these predictions of another split?"
         )
-    num_kept = max((len(segments) for segments in ranked.values()), default=0)
-    return Evaluation(pd.DataFrame([_row(record, ranked, num_kept) for record in truth]), num_kept)
+    ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
+    return Evaluation(pd.DataFrame([_row(record, ranked, ks) for record in truth]), num_kept)
+
+
+def by_unseen_words(train: Sequence[Record]) -> Grouping:
+    """A grouping for `Evaluation.by`: does a query have a word that no training query has?"""
+    known = {word for record in train for word in _words(record.query)}
+
+    def group(hits: pd.DataFrame) -> pd.Series:
+        is_known = hits["query"].map(lambda text: _words(text) <= known)
+        return is_known.map({True: "all words known", False: "a word unseen in training"})
+
+    return group
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: int = 0) -> dict[str, float]:
@@ -124,8 +153,8 @@ def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: 
     low, high = np.percentile(draws, [2.5, 97.5])
     return {
         "difference": float(difference.mean()),
-        "95 % low": float(low),
-        "95 % high": float(high),
+        LOW: float(low),
+        HIGH: float(high),
         "share of draws <= 0": float((draws <= 0).mean()),
     }
 
@@ -141,7 +170,7 @@ def bootstrap_means(clips: np.ndarray, values: np.ndarray, seed: int, num: int =
     return (weights @ sums) / (weights @ counts)[:, None]
 
 
-def _row(record: Record, ranked: Mapping[str, np.ndarray], num_kept: int) -> dict[str, Any]:
+def _row(record: Record, ranked: Mapping[str, np.ndarray], ks: Sequence[int]) -> dict[str, Any]:
     overlaps = best_tiou(ranked.get(record.query_id, np.zeros((0, 3))), record.moments_sec)
     start, end = record.moments_sec[0]
     row = {
@@ -154,10 +183,14 @@ def _row(record: Record, ranked: Mapping[str, np.ndarray], num_kept: int) -> dic
         "is_answered": record.query_id in ranked,
         "is_cleaned": record.raw_query is not None and record.raw_query != record.query,
     }
-    for k in (k for k in KS if k <= num_kept):
+    for k in ks:
         for threshold in THRESHOLDS:
             row[recall_key(k, threshold)] = float((overlaps[:k] > threshold).any())
     return row | {"mIoU": float(overlaps[0]) if len(overlaps) else 0.0}
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def _means(hits: pd.DataFrame, keys: list[str]) -> dict[str, float]:

@@ -42,6 +42,9 @@ def length_distributions(records: Sequence[Record]) -> Figure:
     b.hist(lengths, bins=np.geomspace(max(lengths.min(), 0.1), lengths.max() + 1e-6, 30), color=BLUE)
     b.axvline(np.median(lengths), color=VERMILION, linestyle="--", label=f"median {np.median(lengths):.1f} s")
     b.set(xscale="log", xlabel="moment length [s]", ylabel="queries", title=f"{len(lengths)} moments")
+    b.set_xticks([1, 2, 4, 8, 16, 32, 64, 128], ["1", "2", "4", "8", "16", "32", "64", "128"], minor=False)
+    b.set_xticks([], minor=True)
+    b.set_xlim(0.9 * lengths.min(), 1.1 * lengths.max())
     b.legend(fontsize=8)
     c.hist(moments.mean(axis=1) / durations, bins=20, range=(0, 1), color=BLUE)
     c.set(xlabel="centre of the moment, as share of the clip", ylabel="queries")
@@ -137,7 +140,7 @@ def recall_bars(
     return figure
 
 
-def recall_by(tables: Mapping[str, pd.DataFrame], key: str = "R@1 IoU=0.3", xlabel: str = "") -> Figure:
+def recall_by(tables: Mapping[str, pd.DataFrame], key: str = "R@1 IoU=0.3", title: str = "") -> Figure:
     """One recall for each group (template, moment length ...), one row of dots a run.
 
     Args:
@@ -152,9 +155,8 @@ def recall_by(tables: Mapping[str, pd.DataFrame], key: str = "R@1 IoU=0.3", xlab
         axis.plot(values, range(len(first)), marker, color=color, label=plain(name))
     labels = [f"{plain(str(group), 60)}  ({n:.0f})" for group, n in first["queries"].items()]
     axis.set_yticks(range(len(first)), labels, fontsize=8)
-    axis.invert_yaxis()
     axis.grid(axis="y", color="0.9")
-    axis.set(xlabel=f"{key} [%]", xlim=(-2, 102), title=xlabel)
+    axis.set(xlabel=f"{key} [%]", xlim=(-2, 102), ylim=(len(first) - 0.4, -0.6), title=title)
     figure.legend(loc="outside lower center", ncols=len(tables), fontsize=8)
     return figure
 

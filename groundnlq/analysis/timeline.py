@@ -93,7 +93,7 @@ def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()
 def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
     """The sample world's truth: where the person was, what happened, and which moments were asked for."""
     slots = ("place", "verb", "object", "container", "person")
-    figure = new_figure(11, 3.6)
+    figure = new_figure(12, 4.4)
     axis = figure.subplots()
     for index, (start, end, place) in enumerate(log["stays"]):
         axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
@@ -103,7 +103,9 @@ def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
         for row, slot in enumerate(slots[1:], 1):
             if event[slot]:
                 axis.barh(row, end - start, left=start, color=SKY, edgecolor="white")
-                axis.text(start, row, event[slot], fontsize=6, rotation=30, va="center")
+                turned = 90 if end - start < 0.06 * log["duration_sec"] else 0
+                axis.text((start + end) / 2, row, event[slot], fontsize=6.5, rotation=turned,
+                          ha="center", va="center")  # fmt: skip
     for record in records:
         for start, end in record.moments_sec:
             axis.barh(len(slots), end - start, left=start, color=VERMILION, alpha=0.6)

@@ -58,7 +58,7 @@ class Camera:
 
     def film(self, log: ClipLog) -> dict[str, np.ndarray]:
         """(T, width) float32 features of each source."""
-        num_steps = int(log.duration_sec / self.grid.step_sec)
+        num_steps = round(log.duration_sec / self.grid.step_sec)
         seen = {source: np.zeros((num_steps, width)) for source, width in self.widths.items()}
         for start, end, place in log.stays:
             self._show(seen, "place", place, start, end)
