@@ -10,6 +10,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
+from groundnlq.errors import KitError
+
 
 def sample(args: Namespace) -> None:
     from groundnlq.data.sample import make_sample, prepare_sample
@@ -106,8 +108,12 @@ def train(args: Namespace) -> None:
 
     config = load_config(args.config, args.overrides)
     if args.processes > 1:
-        from groundnlq.engine.launch import launch
-
+        try:
+            from groundnlq.engine.launch import launch
+        except ModuleNotFoundError:
+            raise KitError(
+                "--processes: training by several processes is not there yet -- leave it out"
+            ) from None
         launch(config, args.run, processes=args.processes)
         return
     from groundnlq.engine.train import train as train_here

@@ -1,6 +1,7 @@
 """The command line: help with examples, one clear line on bad input, and the whole way on a tiny world."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from groundnlq.cli import VERBS, main, parse
 from groundnlq.errors import KitError
 
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
 HEAVY = ("torch", "pandas", "numpy", "pydantic", "h5py", "matplotlib", "transformers", "papermill")
 
 
@@ -44,6 +46,25 @@ def test_help_imports_nothing_heavy(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+def test_the_commands_of_the_readme_are_understood(page):
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("groundnlq ")]
+    assert len(commands) > 3
+    for _, *arguments in commands:
+        parse([word for word in arguments if word != "..."])
+
+
+def test_the_make_targets_of_the_readme_exist():
+    found = re.findall(
+        r"(?:^|`)make ([a-z ]+?)(?:`| +#)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    named = set(" ".join(found).split())
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"demo", "test", "lab", "lint"} <= named <= set(phony[1].split())
 
 
 def test_presets_are_listed_with_what_they_are_for(capsys):
@@ -218,7 +239,7 @@ def test_features_are_held_against_records(tiny_world, tmp_path, capsys):
     command = ["features", "check", str(tiny_world / "features.h5")]
     records = tiny_world / "nlq_val.jsonl"
     assert main([*command, "--records", str(records), "--text", str(tiny_world / "text.h5")]) == 0
-    assert "fitted 16.0" in capsys.readouterr().out
+    assert "configured 16.000" in capsys.readouterr().out
     row = json.loads(records.read_text().splitlines()[0]) | {"video_id": "elsewhere"}
     (tmp_path / "more.jsonl").write_text(json.dumps(row))
     assert main([*command, "--records", str(tmp_path / "more.jsonl")]) == 1
