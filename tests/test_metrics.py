@@ -1,10 +1,12 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from groundnlq.analysis.baselines import constant_segment, random_segments
-from groundnlq.analysis.metrics import bootstrap_means, compare, evaluate
+from groundnlq.analysis.metrics import bootstrap_means, by_unseen_words, compare, evaluate
 from groundnlq.data.annotations import Record, read_truth
-from groundnlq.data.recall import recall_key, recalls
+from groundnlq.data.recall import recall_key, recalls, tiou
 from groundnlq.data.submission import read_submission
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN, META
@@ -84,22 +86,78 @@ def test_questions_that_cleaning_changed_are_told_apart():
     ]
     result = evaluate({"a_0": np.array([[1.0, 2.0, 1.0]]), "a_1": np.array([[5.0, 6.0, 1.0]])}, records)
     groups = result.to_json()["text changed by cleaning"]
-    assert groups["changed"] == {"R@1 IoU=0.3": 100.0, "queries": 1.0}
-    assert groups["unchanged"] == {"R@1 IoU=0.3": 0.0, "queries": 1.0}
+    assert groups["changed"] == {
+        "R@1 IoU=0.3": 100.0, "R@1 IoU=0.5": 100.0, "mean R@1": 100.0, "mIoU": 100.0, "queries": 1
+    }  # fmt: skip
+    assert groups["unchanged"]["R@1 IoU=0.3"] == 0
+    assert groups["unchanged"]["queries"] == 1
 
 
-def test_the_best_constant_segment_finds_where_moments_crowd():
-    train = [Record(f"t_{i}", f"c{i}", "q", 100.0, ((40.0, 50.0),)) for i in range(8)]
-    train += [Record(f"t_{i}", f"c{i}", "q", 100.0, ((5.0, 9.0),)) for i in range(8, 11)]
-    ranked = constant_segment(train, [Record("v_0", "v", "q", 200.0, ((80.0, 100.0),))], keep=2)
-    overlap = evaluate(ranked, [Record("v_0", "v", "q", 200.0, ((80.0, 100.0),))])
-    assert overlap.strict["R@1 IoU=0.3"] == 100
-    assert ranked["v_0"][1, 1] < 30
+def test_where_no_text_was_changed_there_is_nothing_to_tell_apart():
+    assert evaluate(RANKED, RECORDS).to_json()["text changed by cleaning"] == {}
 
 
-def test_random_segments_lie_in_their_clips_and_follow_the_seed():
-    one = random_segments(RECORDS, RECORDS, seed=1)
-    assert all((s[:, 0] >= 0).all() and (s[:, 1] <= 480.0 + 1e-9).all() for s in one.values())
-    again, other = random_segments(RECORDS, RECORDS, seed=1), random_segments(RECORDS, RECORDS, seed=2)
-    assert all(np.array_equal(one[k], again[k]) for k in one)
-    assert not all(np.array_equal(one[k], other[k]) for k in one)
+def test_the_report_is_plain_json_in_percent_and_unrounded():
+    report = json.loads(json.dumps(evaluate(RANKED, RECORDS).to_json(), allow_nan=False))
+    assert report["num_queries"] == len(RECORDS)
+    assert report["num_missing"] == 0
+    assert report["strict"]["R@1 IoU=0.3"] == pytest.approx(100 * 0.38333333333333336, abs=1e-12)
+    assert set(report["intervals"]) == set(report["strict"]) == set(report["official"])
+    keys = {f"R@{k} IoU={t}" for k in (1, 5, 10) for t in (0.3, 0.5)} | {"mean R@1", "mIoU"}
+    assert set(report["strict"]) == keys
+
+
+def test_miou_is_the_mean_overlap_of_first_answers():
+    overlaps = [float(tiou(RANKED[r.query_id][0, :2], np.array(r.moments_sec[0]))) for r in RECORDS]
+    assert evaluate(RANKED, RECORDS).strict["mIoU"] == pytest.approx(100 * np.mean(overlaps))
+
+
+def test_the_bootstrap_draws_clips_with_all_their_queries():
+    clips = np.array(["b", "a", "b", "c", "a", "b"])
+    values = np.random.default_rng(0).random((6, 2))
+    draws = bootstrap_means(clips, values, seed=3, num=50)
+    weights = np.random.default_rng(3).multinomial(3, [1 / 3] * 3, size=50)
+    for draw, weight in zip(draws, weights, strict=True):
+        rows = [v for c, w in zip("abc", weight, strict=True) for _ in range(w) for v in values[clips == c]]
+        assert draw == pytest.approx(np.mean(rows, axis=0))
+
+
+def test_intervals_follow_the_seed_and_are_wider_where_queries_of_a_clip_hang_together():
+    result = evaluate(RANKED, RECORDS)
+    assert result.intervals() == result.intervals()
+    assert result.intervals() != result.intervals(seed=1)
+    random = np.random.default_rng(0)
+    by_clip, alone = np.repeat(np.arange(40), 10), np.arange(400)
+    values = np.repeat(random.random(40), 10)[:, None]  # a clip is either easy or hard
+    assert bootstrap_means(by_clip, values, 0).std() > 2 * bootstrap_means(alone, values, 0).std()
+
+
+def test_groups_come_with_intervals_and_counts():
+    table = evaluate(RANKED, RECORDS).by("template")
+    assert table["queries"].sum() == len(RECORDS)
+    assert (table["95 % low"] <= table["R@1 IoU=0.3"]).all()
+    assert (table["R@1 IoU=0.3"] <= table["95 % high"]).all()
+
+
+def test_queries_with_words_unseen_in_training_are_a_group_of_their_own():
+    train = [Record("t_0", "c", "Where is the cup?", 10.0, ((1.0, 2.0),))]
+    val = [
+        Record("v_0", "c", "where is THE cup", 10.0, ((1.0, 2.0),)),
+        Record("v_1", "c", "Where is the zither?", 10.0, ((1.0, 2.0),)),
+    ]
+    hit = np.array([[1.0, 2.0, 1.0]])
+    table = evaluate({"v_0": hit, "v_1": hit + 5}, val).by(by_unseen_words(train))
+    assert table["R@1 IoU=0.3"].to_dict() == {"all words known": 100, "a word unseen in training": 0}
+
+
+def test_comparing_runs_over_other_queries_is_refused():
+    one = evaluate(RANKED, RECORDS)
+    with pytest.raises(DataError, match="not about the same queries"):
+        compare(one, evaluate(RANKED, [*RECORDS[:-1], replace(RECORDS[-1], moments_sec=())]))
+
+
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(DataError, match="no records with moments"):
+        evaluate(RANKED, [replace(r, moments_sec=()) for r in RECORDS])
+    with pytest.raises(DataError, match="no predictions"):
+        evaluate({}, RECORDS)

@@ -41,12 +41,25 @@ def recall_key(k: int, threshold: float) -> str:
     return f"R@{k} IoU={threshold:g}"
 
 
+def kept_ks(ranked: Mapping[str, np.ndarray]) -> list[int]:
+    """Those of `KS` that these predictions have enough segments for; 1 always.
+
+    >>> kept_ks({"a_0": np.zeros((5, 3)), "a_1": np.zeros((2, 3))})
+    [1, 5]
+    """
+    num_kept = max((len(segments) for segments in ranked.values()), default=0)
+    return [k for k in KS if k <= max(1, num_kept)]
+
+
 def recalls(ranked: Mapping[str, np.ndarray], records: Sequence[Record]) -> dict[str, float]:
-    """Strict recalls in percent plus ``mean R@1``: a hit is tIoU > threshold; no answer is a miss."""
+    """Strict recalls in percent plus ``mean R@1``: a hit is tIoU > threshold; no answer is a miss.
+
+    A recall at more than the number of kept segments is left out: it would only repeat a smaller one.
+    """
     overlaps = [best_tiou(ranked.get(r.query_id, np.zeros((0, 3))), r.moments_sec) for r in records]
     table = {
         recall_key(k, threshold): 100 * float(np.mean([bool((o[:k] > threshold).any()) for o in overlaps]))
-        for k in KS
+        for k in kept_ks(ranked)
         for threshold in THRESHOLDS
     }
     return table | {"mean R@1": float(np.mean([table[recall_key(1, t)] for t in THRESHOLDS]))}
