@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -30,7 +31,8 @@ def plain(text: str, at_most: int = 90) -> str:
     >>> plain("costs $5 or $6")
     'costs \\\\$5 or \\\\$6'
     """
-    text = " ".join(text.split())
+    words = text.encode("utf-8", "replace").decode("utf-8").split()  # JSON can hold half a surrogate pair
+    text = "".join(letter for letter in " ".join(words) if letter.isprintable())
     text = text if len(text) <= at_most else text[: at_most - 1] + "…"
     return text.replace("$", r"\$")
 
@@ -48,26 +50,33 @@ def query_timeline(
     narrations: Sequence[Record] = (),
     window_sec: tuple[float, float] | None = None,
     keep: int = 5,
+    threshold: float = 0.3,
 ) -> Figure:
     """All that is known about one query on one time axis.
 
     Args:
-        ranked: (K, 3) predictions; coloured by their tIoU with the ground truth.
-        level_scores: scores of the points of each pyramid level, finest first, for the heat map.
+        ranked: (K, 3) predictions; the darker, the more they overlap the ground truth.
+        level_scores: scores of the points of each pyramid level, finest first, for the heat map; the finest
+            covers the clip.
         others: further queries of the clip, drawn faintly; narrations as ticks.
         window_sec: the part of the clip to show; all of it by default.
+        threshold: the tIoU above which a prediction is ticked as a hit.
     """
-    has_scores = len(level_scores) > 0
-    figure = new_figure(9.5, 5.4 if has_scores else 3.2)
-    heights = [2.4, 1.5, 1.1] if has_scores else [1]
-    axes = np.atleast_1d(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
-    _draw_segments(axes[0], record, ranked[:keep], others, narrations)
+    has_scores = any(len(scores) for scores in level_scores)
+    num_rows = 1 + len(ranked[:keep]) + bool(others) + bool(narrations)
+    heights = [0.45 + 0.24 * num_rows] + ([1.5, 0.9] if has_scores else [])
+    figure = new_figure(9.5, 0.8 + sum(heights))
+    axes = figure.subplots(len(heights), 2, sharex="col", squeeze=False, height_ratios=heights,
+                           width_ratios=[1, 0.13])  # fmt: skip
+    for side in axes[:, 1]:
+        side.set_axis_off()
+    axes[0, 0].set_title(plain(record.query), fontsize=11, loc="left")
+    _draw_segments(axes[0], record, ranked[:keep], others, narrations, threshold)
     if has_scores:
-        _draw_heat_map(figure, axes[1], level_scores, record.duration_sec)
-        _draw_best_score(axes[2], level_scores, record)
-    axes[0].set_title(plain(record.query), fontsize=11, loc="left")
-    axes[-1].set_xlabel("time in the clip [s]")
-    axes[-1].set_xlim(*(window_sec or (0, record.duration_sec)))
+        _draw_heat_map(axes[1], record, level_scores)
+        _draw_best_score(axes[2, 0], record, level_scores)
+    axes[-1, 0].set_xlabel("time in the clip [s]")
+    axes[-1, 0].set_xlim(*(window_sec or (0, record.duration_sec)))
     return figure
 
 
@@ -75,17 +84,16 @@ def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()
     """All queries of a clip over time, each with its text; narrations as ticks below."""
     figure = new_figure(9.5, 0.9 + 0.3 * len(records))
     axis = figure.subplots()
+    labels = [plain(record.query, 60) for record in records]
     for row, record in enumerate(records):
-        for start, end in record.moments_sec:
-            axis.barh(row, end - start, left=start, height=0.6, color=BLUE)
-    axis.set_yticks(range(len(records)), [plain(r.query, 48) for r in records], fontsize=8)
-    axis.invert_yaxis()
+        _draw_moments(axis, row, [record], color=BLUE)
     if narrations:
-        times = [np.mean(n.moments_sec[0]) for n in narrations]
+        times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
         axis.plot(times, [len(records)] * len(times), "|", color=BLACK, markersize=9)
-        labels = [*(plain(r.query, 48) for r in records), "narrations"]
-        axis.set_yticks(range(len(records) + 1), labels, fontsize=8)
-    axis.set_xlim(0, records[0].duration_sec)
+        labels.append("narrations")
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+    axis.set_xlim(0, max((record.duration_sec for record in records), default=1.0))
     axis.set_xlabel("time in the clip [s]")
     return figure
 
@@ -97,15 +105,15 @@ def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
     axis = figure.subplots()
     for index, (start, end, place) in enumerate(log["stays"]):
         axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
-        axis.text((start + end) / 2, 0, place, ha="center", va="center", fontsize=8)
+        axis.text((start + end) / 2, 0, plain(place), ha="center", va="center", fontsize=8, clip_on=True)
     for event in log["events"]:
         start, end = event["start_sec"], event["end_sec"]
         for row, slot in enumerate(slots[1:], 1):
             if event[slot]:
                 axis.barh(row, end - start, left=start, color=SKY, edgecolor="white")
                 turned = 90 if end - start < 0.06 * log["duration_sec"] else 0
-                axis.text((start + end) / 2, row, event[slot], fontsize=6.5, rotation=turned,
-                          ha="center", va="center")  # fmt: skip
+                axis.text((start + end) / 2, row, plain(event[slot]), fontsize=6.5, rotation=turned,
+                          ha="center", va="center", clip_on=True)  # fmt: skip
     for record in records:
         for start, end in record.moments_sec:
             axis.barh(len(slots), end - start, left=start, color=VERMILION, alpha=0.6)
@@ -174,57 +182,90 @@ def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str 
     return figure
 
 
-def _draw_segments(axis: Axes, record: Record, ranked: np.ndarray, others, narrations) -> None:
+def _draw_segments(pair: Sequence[Axes], record: Record, ranked: np.ndarray, others, narrations, threshold):
+    """Rows of segments on the left axes of the pair, the numbers of the predictions on the right one."""
+    axis, side = pair
     rows = ["ground truth"] + [f"rank {rank}" for rank in range(1, len(ranked) + 1)]
-    for other in others:
-        for start, end in other.moments_sec:
-            axis.axvspan(start, end, color="0.88", zorder=0)
-    for start, end in record.moments_sec:
-        axis.barh(0, end - start, left=start, height=0.7, color=BLACK, hatch="//", edgecolor="white")
-        axis.axvspan(start, end, color=YELLOW, alpha=0.35, zorder=0)
+    _mark_moments(axis, record)
+    _draw_moments(axis, 0, [record], color=BLACK, hatch="//", edgecolor="white")
     overlaps = best_tiou(ranked, record.moments_sec)
-    for row, ((start, end, score), overlap) in enumerate(zip(ranked, overlaps, strict=True), 1):
+    for row, ((start, end, _), overlap) in enumerate(zip(ranked, overlaps, strict=True), 1):
         axis.barh(row, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
-        axis.text(1.005, row, f"tIoU {overlap:.2f}  score {score:.2f}", fontsize=8, va="center",
-                  transform=axis.get_yaxis_transform())  # fmt: skip
+    _write_numbers(side, ranked, overlaps if record.moments_sec else None, threshold)
+    if others:
+        _draw_moments(axis, len(rows), others, color="0.8", edgecolor="0.5")
+        rows.append("other queries")
     if narrations:
-        rows.append("narrations")
         times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
-        axis.plot(times, [len(rows) - 1] * len(times), "|", color=BLUE, markersize=8)
+        axis.plot(times, [len(rows)] * len(times), "|", color=BLUE, markersize=8)
+        rows.append("narrations")
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
+    for one in pair:
+        one.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _write_numbers(axis: Axes, ranked: np.ndarray, overlaps: np.ndarray | None, threshold: float) -> None:
+    """tIoU and score beside each prediction; hits are ticked and bold."""
+    if len(ranked):
+        axis.text(1, 0, "score", fontsize=8, va="center", ha="right")
+        axis.text(0.5, 0, "" if overlaps is None else "tIoU", fontsize=8, va="center", ha="right")
+    for row, score in enumerate(ranked[:, 2], 1):
+        is_hit = overlaps is not None and overlaps[row - 1] > threshold
+        style = {"fontsize": 8, "va": "center", "ha": "right", "fontweight": "bold" if is_hit else "normal"}
+        axis.text(1, row, f"{score:.3f}", **style)
+        if overlaps is not None:
+            axis.text(0.5, row, f"{'✓ ' if is_hit else ''}{overlaps[row - 1]:.2f}", **style)
+
+
+def _draw_moments(axis: Axes, row: int, records: Sequence[Record], **style: Any) -> None:
+    for start, end in (moment for record in records for moment in record.moments_sec):
+        axis.barh(row, end - start, left=start, height=0.7, **style)
+
+
+def _mark_moments(axis: Axes, record: Record) -> None:
+    for start, end in record.moments_sec:
+        axis.axvspan(start, end, color=YELLOW, alpha=0.35, linewidth=0, zorder=0)
 
 
 def overlap_color(overlap: float) -> tuple[float, ...]:
     """From white (tIoU 0) to dark green (1); dark is good in greyscale as well."""
-    from matplotlib import colormaps
-
     return colormaps["YlGn"](float(np.clip(overlap, 0, 1)))
 
 
-def _draw_heat_map(
-    figure: Figure, axis: Axes, level_scores: Sequence[np.ndarray], duration_sec: float
-) -> None:
-    peak = max(max((scores.max(initial=0) for scores in level_scores), default=0), 1e-6)
-    norm = Normalize(0, peak)
+def _draw_heat_map(pair: Sequence[Axes], record: Record, level_scores: Sequence[np.ndarray]) -> None:
+    """A row of cells for each level; a cell reaches half a stride to both sides of its point."""
+    axis, side = pair
+    norm = Normalize(0, max(max((scores.max(initial=0) for scores in level_scores), default=0), 1e-6))
+    step_sec = record.duration_sec / max(1, len(level_scores[0]))
     for level, scores in enumerate(level_scores):
         if len(scores):
-            extent = (0, duration_sec, level + 0.5, level - 0.5)
+            cell = 2**level * step_sec
+            first = (step_sec - cell) / 2  # a step's time is the middle of its window
+            extent = (first, first + len(scores) * cell, level + 0.5, level - 0.5)
             axis.imshow(scores[None], aspect="auto", extent=extent, cmap="cividis", norm=norm)
+    for time in (time for moment in record.moments_sec for time in moment):
+        axis.axvline(time, color="white", linestyle="--", linewidth=1)
     axis.set_ylim(len(level_scores) - 0.5, -0.5)
     axis.set_yticks(range(len(level_scores)), [f"stride {2**level}" for level in range(len(level_scores))])
     axis.tick_params(axis="y", labelsize=7)
-    figure.colorbar(ScalarMappable(norm, "cividis"), ax=axis, label="score", pad=0.01, fraction=0.05)
+    axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=side.inset_axes([0, 0, 0.12, 1]), label="score")
 
 
-def _draw_best_score(axis: Axes, level_scores: Sequence[np.ndarray], record: Record) -> None:
-    finest = level_scores[0]
-    time = (np.arange(len(finest)) + 0.5) / max(1, len(finest)) * record.duration_sec
-    best = np.max(
-        [s[np.minimum(np.arange(len(finest)) >> level, len(s) - 1)] for level, s in enumerate(level_scores)],
-        axis=0,
-    )
-    axis.plot(time, best, color=BLUE, linewidth=1)
-    for start, end in record.moments_sec:
-        axis.axvspan(start, end, color=YELLOW, alpha=0.35, zorder=0)
+def _draw_best_score(axis: Axes, record: Record, level_scores: Sequence[np.ndarray]) -> None:
+    best = best_over_levels(level_scores)
+    time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
+    axis.plot(time, best, color=BLUE, linewidth=1, drawstyle="steps-mid")
+    _mark_moments(axis, record)
     axis.set(ylabel="best score", ylim=(0, None))
+
+
+def best_over_levels(level_scores: Sequence[np.ndarray]) -> np.ndarray:
+    """For each point of the finest level the best score of the points next to it on any level.
+
+    >>> best_over_levels([np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.0, 0.35])]).tolist()
+    [0.1, 0.35, 0.35, 0.4]
+    """
+    steps = np.arange(len(level_scores[0]))
+    nearest = [(steps + 2**level // 2) >> level for level in range(len(level_scores))]
+    levels = [s[np.minimum(i, len(s) - 1)] for s, i in zip(level_scores, nearest, strict=True) if len(s)]
+    return np.max(levels, axis=0) if levels else np.zeros(0)
