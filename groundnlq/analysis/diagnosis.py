@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.timeline import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure
+from groundnlq.analysis.timeline import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    new_figure,
+    plain,
+)
 from groundnlq.data.annotations import Record
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.submission import Ranked
-from groundnlq.model.points import assign_targets, make_points
+from groundnlq.model.decode import find_candidates
+from groundnlq.model.grounder import Predictions
+from groundnlq.model.points import Points, assign_targets, make_points
 
-OUTCOMES = {
+OUTCOMES = {  # the first that applies
     "hit": "the first answer is right",
     "ranking": "a later answer is right",
     "localisation": "an answer overlaps the moment, too loosely",
+    "suppressed": "a right candidate was lost in NMS",
+    "scored out": "a right candidate was cut for its score",
     "unreachable": "no point of the pyramid could be positive",
     "missed": "no answer overlaps the moment",
 }
-_COLORS = dict(zip(OUTCOMES, (GREEN, BLUE, ORANGE, BLACK, VERMILION), strict=True))
+_COLORS = dict(zip(OUTCOMES, (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION), strict=True))
+Candidates = Callable[[Record], np.ndarray]
 
 
 def diagnose(
@@ -32,6 +50,7 @@ def diagnose(
     grid: StepGrid,
     ranges_grid: Sequence[Sequence[float]],
     threshold: float = 0.3,
+    candidates: Candidates | None = None,
 ) -> pd.DataFrame:
     """One row a query: its outcome, the tIoU of its first and of its best answer, and what was answered.
 
@@ -39,6 +58,8 @@ def diagnose(
 
     Args:
         grid, ranges_grid: of the model; they tell which moments no point can reach.
+        candidates: gives a record's segments before NMS, as `candidates_in_sec` does; without it
+            ``suppressed`` and ``scored out`` cannot be told from ``missed``.
     """
     by_clip: dict[str, list[Record]] = {}
     for record in records:
@@ -47,7 +68,9 @@ def diagnose(
     for record in (r for r in records if r.moments_sec):
         segments = ranked.get(record.query_id, np.zeros((0, 3)))
         overlaps = best_tiou(segments, record.moments_sec)
-        outcome = _outcome(overlaps, record, grid, ranges_grid, threshold)
+        outcome = _outcome(overlaps, threshold) or _outcome_of_candidates(record, threshold, candidates)
+        if outcome is None:
+            outcome = "missed" if levels_reached(record, grid, ranges_grid) else "unreachable"
         others = [m for r in by_clip[record.clip_uid] if r is not record for m in r.moments_sec]
         answers_other = outcome != "hit" and bool((best_tiou(segments[:1], others) > threshold).any())
         rows.append(
@@ -69,26 +92,44 @@ def diagnose(
     return table
 
 
-def is_reachable(record: Record, grid: StepGrid, ranges_grid: Sequence[Sequence[float]]) -> bool:
-    """Whether any point of the pyramid is positive for any of the record's moments."""
+def levels_reached(record: Record, grid: StepGrid, ranges_grid: Sequence[Sequence[float]]) -> set[int]:
+    """Pyramid levels with a positive point for any of the record's moments, as training sees them."""
     num_steps = int(np.ceil(grid.to_grid(record.duration_sec))) + 1
-    points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
+    points = _points(num_steps, tuple((low, high) for low, high in ranges_grid))
     moments = torch.tensor(record.moments_sec, dtype=torch.float32).reshape(-1, 2)
-    return bool(assign_targets(points, grid.to_grid(moments))[0].any())
+    labels, _ = assign_targets(points, grid.to_grid(moments.clamp(0, record.duration_sec)))
+    return set(points.level[labels > 0].tolist())
 
 
-def outcome_bars(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Shares of the outcomes, one bar for each run."""
-    figure = new_figure(9, 1.3 + 0.5 * len(tables))
+def candidates_in_sec(
+    predictions: Predictions, grid: StepGrid, durations_sec: Sequence[float], **cuts: Any
+) -> list[np.ndarray]:
+    """For each query all segments before NMS: (N, 3) start_sec, end_sec, score, which is 0 for those cut.
+
+    Args:
+        cuts: ``min_score`` and ``pre_nms_topk`` of the decoding (see `find_candidates`).
+    """
+    found = find_candidates(predictions, **cuts)
+    rows = zip(found.segments_grid, found.scores, predictions.mask, durations_sec, strict=True)
+    return [
+        torch.cat([grid.to_sec(segments[valid]).clamp(0, duration), scores[valid, None]], dim=1).cpu().numpy()
+        for segments, scores, valid, duration in rows
+    ]
+
+
+def outcome_bars(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Shares of the outcomes, one bar for each run; those that never occur are left out."""
+    figure = new_figure(9, 1.5 + 0.5 * len(tables))
     axis = figure.subplots()
-    left = np.zeros(len(tables))
+    names, left = [plain(name, 40) for name in tables], np.zeros(len(tables))
     for outcome, meaning in OUTCOMES.items():
         shares = np.array([100 * (table["outcome"] == outcome).mean() for table in tables.values()])
-        dark = outcome in ("unreachable", "ranking")
-        bars = axis.barh(list(tables), shares, left=left, color=_COLORS[outcome], edgecolor="white",
+        if not shares.any():
+            continue
+        bars = axis.barh(names, shares, left=left, color=_COLORS[outcome], edgecolor="white",
                          label=f"{outcome}: {meaning}")  # fmt: skip
         axis.bar_label(bars, [f"{s:.0f}" if s >= 3 else "" for s in shares], label_type="center",
-                       color="white" if dark else "black", fontsize=9)  # fmt: skip
+                       color="white" if _COLORS[outcome] in (BLACK, BLUE) else "black", fontsize=9)  # fmt: skip
         left += shares
     axis.invert_yaxis()
     axis.set(xlabel="queries [%]", xlim=(0, 100))
@@ -99,23 +140,37 @@ def outcome_bars(tables: dict[str, pd.DataFrame]) -> Figure:
 def calibration(table: pd.DataFrame, num_bins: int = 8) -> Figure:
     """Score of the first answer against how often it is right, in bins of equally many queries."""
     ordered = table.sort_values("score")
-    bins = np.array_split(np.arange(len(ordered)), num_bins)
+    bins = np.array_split(np.arange(len(ordered)), max(1, min(num_bins, len(ordered))))
     scores = [ordered["score"].iloc[b].mean() for b in bins]
     rates = [100 * (ordered["outcome"].iloc[b] == "hit").mean() for b in bins]
     figure = new_figure(4.5, 3.2)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 100], color=GREY, linestyle=":", label="score = hit rate")
-    axis.plot(scores, rates, "o-", color=BLUE, label=f"{num_bins} bins of queries")
+    axis.plot(scores, rates, "o-", color=BLUE, label=f"{len(bins)} bins of queries")
     axis.set(xlabel="score of the first answer", ylabel="right at rank 1 [%]", xlim=(0, 1), ylim=(0, 100))
     axis.legend(fontsize=8)
     return figure
 
 
-def _outcome(overlaps: np.ndarray, record: Record, grid: StepGrid, ranges_grid, threshold: float) -> str:
-    if len(overlaps) and overlaps[0] > threshold:
+@lru_cache(maxsize=256)
+def _points(num_steps: int, ranges_grid: tuple[tuple[float, float], ...]) -> Points:
+    return make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
+
+
+def _outcome(overlaps: np.ndarray, threshold: float) -> str | None:
+    """The outcome as far as the kept answers tell it."""
+    if (overlaps[:1] > threshold).any():
         return "hit"
     if (overlaps > threshold).any():
         return "ranking"
-    if not is_reachable(record, grid, ranges_grid):
-        return "unreachable"
-    return "localisation" if (overlaps > 0).any() else "missed"
+    return "localisation" if (overlaps > 0).any() else None
+
+
+def _outcome_of_candidates(record: Record, threshold: float, candidates: Candidates | None) -> str | None:
+    if candidates is None:
+        return None
+    segments = candidates(record)
+    is_right = best_tiou(segments, record.moments_sec) > threshold
+    if not is_right.any():
+        return None
+    return "suppressed" if (segments[is_right, 2] > 0).any() else "scored out"

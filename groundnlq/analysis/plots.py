@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.metrics import Evaluation
-from groundnlq.analysis.timeline import BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
+from groundnlq.analysis.diagnosis import levels_reached
+from groundnlq.analysis.metrics import HIGH, LOW, Evaluation
+from groundnlq.analysis.timeline import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
 from groundnlq.data.annotations import Record
 from groundnlq.data.feature_check import FeatureReport
 from groundnlq.data.grid import StepGrid
-from groundnlq.model.points import assign_targets, make_points
 
 # Published on Ego4D's val split (arXiv 2306.15255); not measured by this project.
 PUBLISHED = {
@@ -27,11 +29,12 @@ PUBLISHED = {
         "R@5 IoU=0.5": 40.00,
     },
 }
+BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (GREY, "xx"))
 
 
 def length_distributions(records: Sequence[Record]) -> Figure:
     """Lengths of clips and moments, where moments lie, and what share of the clip they cover."""
-    moments = np.array([moment for r in records for moment in r.moments_sec])
+    moments = np.array([moment for r in records for moment in r.moments_sec]).reshape(-1, 2)
     durations = np.array([r.duration_sec for r in records for _ in r.moments_sec])
     clips = {r.clip_uid: r.duration_sec for r in records}
     lengths = moments[:, 1] - moments[:, 0]
@@ -39,21 +42,24 @@ def length_distributions(records: Sequence[Record]) -> Figure:
     (a, b), (c, d) = figure.subplots(2, 2)
     a.hist(list(clips.values()), bins=30, color=BLUE)
     a.set(xlabel="clip length [s]", ylabel="clips", title=f"{len(clips)} clips")
-    b.hist(lengths, bins=np.geomspace(max(lengths.min(), 0.1), lengths.max() + 1e-6, 30), color=BLUE)
-    b.axvline(np.median(lengths), color=VERMILION, linestyle="--", label=f"median {np.median(lengths):.1f} s")
-    b.set(xscale="log", xlabel="moment length [s]", ylabel="queries", title=f"{len(lengths)} moments")
-    b.set_xticks([1, 2, 4, 8, 16, 32, 64, 128], ["1", "2", "4", "8", "16", "32", "64", "128"], minor=False)
-    b.set_xticks([], minor=True)
-    b.set_xlim(0.9 * lengths.min(), 1.1 * lengths.max())
-    b.legend(fontsize=8)
+    _log_histogram(b, lengths, "s")
+    b.set(xlabel="moment length [s]", ylabel="queries", title=f"{len(lengths)} moments")
     c.hist(moments.mean(axis=1) / durations, bins=20, range=(0, 1), color=BLUE)
     c.set(xlabel="centre of the moment, as share of the clip", ylabel="queries")
-    d.hist(100 * lengths / durations, bins=30, color=BLUE)
-    d.axvline(100 * np.mean(lengths / durations), color=VERMILION, linestyle="--",
-              label=f"mean {100 * np.mean(lengths / durations):.1f} %")  # fmt: skip
+    _log_histogram(d, 100 * lengths / durations, "%")
     d.set(xlabel="share of the clip covered [%]", ylabel="queries")
-    d.legend(fontsize=8)
     return figure
+
+
+def _log_histogram(axis: Axes, values: np.ndarray, unit: str) -> None:
+    """Bins and axis by powers of two, so that neither the many short nor the few long ones are lost."""
+    if len(values):
+        axis.hist(values, bins=np.geomspace(max(values.min(), 0.01), values.max() + 1e-6, 30), color=BLUE)
+        axis.axvline(np.median(values), color=BLACK, label=f"median {np.median(values):.1f} {unit}")
+        axis.axvline(values.mean(), color=VERMILION, linestyle="--", label=f"mean {values.mean():.1f} {unit}")
+        axis.legend(fontsize=8)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
 
 
 def template_bars(records: Sequence[Record]) -> Figure:
@@ -61,7 +67,7 @@ def template_bars(records: Sequence[Record]) -> Figure:
     counts = Counter(record.template or "(none)" for record in records).most_common()
     figure = new_figure(9, 0.7 + 0.28 * len(counts))
     axis = figure.subplots()
-    axis.barh([plain(name, 62) for name, _ in counts], [n for _, n in counts], color=BLUE)
+    axis.barh([plain(name, 70) for name, _ in counts], [n for _, n in counts], color=BLUE)
     for row, (_, n) in enumerate(counts):
         axis.text(n, row, f" {n}", va="center", fontsize=8)
     axis.invert_yaxis()
@@ -95,23 +101,14 @@ def moments_per_level(
     records: Sequence[Record], grid: StepGrid, ranges_grid: Sequence[Sequence[float]]
 ) -> Figure:
     """The share of moments that have positive points on each pyramid level, and on none at all."""
-    import torch
-
-    reached = np.zeros(len(ranges_grid))
-    unreachable = 0
-    for record in records:
-        num_steps = int(np.ceil(grid.to_grid(record.duration_sec))) + 1
-        points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
-        moments = torch.tensor(record.moments_sec, dtype=torch.float32).reshape(-1, 2)
-        labels, _ = assign_targets(points, grid.to_grid(moments))
-        levels = points.level[labels > 0].unique().numpy()
-        reached[levels] += 1
-        unreachable += len(levels) == 0
-    shares = 100 * np.append(reached, unreachable) / len(records)
+    reached = [levels_reached(record, grid, ranges_grid) for record in records if record.moments_sec]
+    counts = [sum(level in levels for levels in reached) for level in range(len(ranges_grid))]
+    counts.append(sum(not levels for levels in reached))
     names = [f"stride {2**level}" for level in range(len(ranges_grid))] + ["none"]
-    figure = new_figure(7, 2.8)
+    figure = new_figure(7.5, 2.8)
     axis = figure.subplots()
-    bars = axis.bar(names, shares, color=[BLUE] * len(ranges_grid) + [VERMILION])
+    colors = [BLUE] * len(ranges_grid) + [VERMILION]
+    bars = axis.bar(names, 100 * np.array(counts) / max(1, len(reached)), color=colors)
     axis.bar_label(bars, fmt="%.1f", fontsize=8)
     axis.set(xlabel="pyramid level", ylabel="moments with\na positive point [%]")
     axis.margins(y=0.15)
@@ -119,44 +116,78 @@ def moments_per_level(
 
 
 def recall_bars(
-    evaluations: Mapping[str, Evaluation], keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3")
+    evaluations: Mapping[str, Evaluation],
+    keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3"),
+    published: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
-    """Strict recalls of several runs with their 95 % intervals."""
-    figure = new_figure(8.5, 3)
+    """Strict recalls of several runs with their 95 % intervals.
+
+    Args:
+        published: figures of others, such as `PUBLISHED`; drawn hollow, apart from ours.
+    """
+    ours = {name: (e.strict, e.intervals()) for name, e in evaluations.items()}
+    others = {name: (table, {}) for name, table in (published or {}).items()}
+    figure = new_figure(2 + 1.5 * len(ours | others), 3.2)
     axis = figure.subplots()
-    width = 0.8 / len(keys)
-    for index, (key, color) in enumerate(zip(keys, (BLUE, ORANGE, GREEN, GREY), strict=False)):
-        values = np.array([e.strict.get(key, np.nan) for e in evaluations.values()])
-        limits = np.array([e.intervals().get(key, (np.nan, np.nan)) for e in evaluations.values()])
-        errors = np.clip(np.stack([values - limits[:, 0], limits[:, 1] - values]), 0, None)
-        x = np.arange(len(values)) + (index - (len(keys) - 1) / 2) * width
-        bars = axis.bar(x, values, width * 0.9, yerr=errors, capsize=3, color=color, label=key,
-                        hatch="//" * index, edgecolor="white")  # fmt: skip
-        axis.bar_label(bars, [f"{v:.1f}" for v in values], fontsize=8, label_type="center",
-                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
-    axis.set_xticks(range(len(evaluations)), [plain(name) for name in evaluations])
-    axis.set_ylabel("recall [%]")
-    axis.legend(fontsize=8)
+    apart = len(ours) + 0.5
+    for (key, (color, hatch)), shift in zip(zip(keys, BARS, strict=False), _dodge(len(keys)), strict=True):
+        bar = {"width": 0.72 / len(keys), "hatch": hatch, "capsize": 3}
+        _draw_bars(axis, shift, key, ours.values(), facecolor=color, edgecolor="white", label=key, **bar)
+        _draw_bars(axis, apart + shift, key, others.values(), facecolor="white", edgecolor=color, **bar)
+    places = [*range(len(ours)), *(apart + np.arange(len(others)))]
+    axis.set_xticks(places, [plain(name, 24) for name in [*ours, *others]])
+    axis.set_ylabel("strict recall [%]")
+    axis.margins(y=0.12)
+    if others:
+        axis.axvline(apart - 0.75, color=GREY, linestyle=":")
+        axis.text(apart - 0.7, 0.98, "published, other data", fontsize=8, color="0.3", va="top",
+                  transform=axis.get_xaxis_transform())  # fmt: skip
+    figure.legend(loc="outside upper left", ncols=len(keys), fontsize=8)
     return figure
 
 
+def _dodge(count: int) -> np.ndarray:
+    """Where `count` marks stand side by side around a tick."""
+    return (np.arange(count) - (count - 1) / 2) * 0.8 / max(1, count)
+
+
+def _draw_bars(axis: Axes, first: float, key: str, runs: Iterable[tuple], **style: Any) -> None:
+    """One recall of (table, intervals) of several runs, with the figure above each bar."""
+    for place, (table, intervals) in enumerate(runs):
+        value = table.get(key, np.nan)
+        low, high = intervals.get(key, (value, value))
+        errors = np.clip([[value - low], [high - value]], 0, None) if key in intervals else None
+        axis.bar(first + place, value, yerr=errors, **style)
+        style.pop("label", None)
+        text, height = ("none", 0) if np.isnan(value) else (f"{value:.1f}", high)
+        axis.annotate(text, (first + place, height), (0, 3), textcoords="offset points", ha="center",
+                      fontsize=8)  # fmt: skip
+
+
 def recall_by(tables: Mapping[str, pd.DataFrame], key: str = "R@1 IoU=0.3", title: str = "") -> Figure:
-    """One recall for each group (template, moment length ...), one row of dots a run.
+    """One recall with its interval for each group (template, moment length ...), a mark for each run.
 
     Args:
         tables: for each run what `Evaluation.by` gives.
     """
     first = next(iter(tables.values()))
-    figure = new_figure(9, 1.0 + 0.32 * len(first))
+    figure = new_figure(9, 1.0 + 0.34 * len(first))
     axis = figure.subplots()
-    markers = zip(tables.items(), (BLUE, VERMILION, GREEN, ORANGE), "osD^", strict=False)
-    for (name, table), color, marker in markers:
-        values = table[key].reindex(first.index)
-        axis.plot(values, range(len(first)), marker, color=color, label=plain(name))
-    labels = [f"{plain(str(group), 60)}  ({n:.0f})" for group, n in first["queries"].items()]
+    marks = zip(
+        tables.items(), _dodge(len(tables)) / 2, (BLUE, VERMILION, GREEN, ORANGE), "osD^", strict=False
+    )
+    for (name, table), shift, color, marker in marks:
+        table = table.reindex(first.index)
+        errors = np.clip([table[key] - table[LOW], table[HIGH] - table[key]], 0, None)
+        axis.errorbar(table[key], np.arange(len(first)) + shift, xerr=errors, fmt=marker, color=color,
+                      markersize=5, linewidth=1, label=plain(name))  # fmt: skip
+    labels = [f"{plain(str(group), 70)}  ({n:.0f})" for group, n in first["queries"].items()]
     axis.set_yticks(range(len(first)), labels, fontsize=8)
-    axis.grid(axis="y", color="0.9")
-    axis.set(xlabel=f"{key} [%]", xlim=(-2, 102), ylim=(len(first) - 0.4, -0.6), title=title)
+    axis.grid(axis="x", color="0.9")
+    axis.set_axisbelow(True)
+    axis.set(xlabel=f"{key} [%]", ylim=(len(first) - 0.4, -0.6))
+    axis.set_xlim(left=-1)
+    axis.set_title(plain(title), fontsize=10, loc="left")
     figure.legend(loc="outside lower center", ncols=len(tables), fontsize=8)
     return figure
 
