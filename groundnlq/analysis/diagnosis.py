@@ -128,8 +128,9 @@ def outcome_bars(tables: Mapping[str, pd.DataFrame]) -> Figure:
             continue
         bars = axis.barh(names, shares, left=left, color=_COLORS[outcome], edgecolor="white",
                          label=f"{outcome}: {meaning}")  # fmt: skip
-        axis.bar_label(bars, [f"{s:.0f}" if s >= 3 else "" for s in shares], label_type="center",
-                       color="white" if _COLORS[outcome] in (BLACK, BLUE) else "black", fontsize=9)  # fmt: skip
+        ink = "white" if _COLORS[outcome] in (BLACK, BLUE) else "black"
+        texts = [f"{s:.0f}" if s >= 3 else "" for s in shares]
+        axis.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)
         left += shares
     axis.invert_yaxis()
     axis.set(xlabel="queries [%]", xlim=(0, 100))

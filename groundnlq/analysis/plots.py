@@ -59,7 +59,7 @@ def _log_histogram(axis: Axes, values: np.ndarray, unit: str) -> None:
         axis.axvline(values.mean(), color=VERMILION, linestyle="--", label=f"mean {values.mean():.1f} {unit}")
         axis.legend(fontsize=8)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_major_formatter("{x:.3g}")
 
 
 def template_bars(records: Sequence[Record]) -> Figure:
@@ -120,14 +120,14 @@ def recall_bars(
     keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3"),
     published: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
-    """Strict recalls of several runs with their 95 % intervals.
+    """Strict recalls of several runs with their 95 % intervals; a dash where a run keeps too few for one.
 
     Args:
         published: figures of others, such as `PUBLISHED`; drawn hollow, apart from ours.
     """
     ours = {name: (e.strict, e.intervals()) for name, e in evaluations.items()}
     others = {name: (table, {}) for name, table in (published or {}).items()}
-    figure = new_figure(2 + 1.5 * len(ours | others), 3.2)
+    figure = new_figure(1.5 + 1.7 * (len(ours) + len(others)), 3.2)
     axis = figure.subplots()
     apart = len(ours) + 0.5
     for (key, (color, hatch)), shift in zip(zip(keys, BARS, strict=False), _dodge(len(keys)), strict=True):
@@ -159,7 +159,7 @@ def _draw_bars(axis: Axes, first: float, key: str, runs: Iterable[tuple], **styl
         errors = np.clip([[value - low], [high - value]], 0, None) if key in intervals else None
         axis.bar(first + place, value, yerr=errors, **style)
         style.pop("label", None)
-        text, height = ("none", 0) if np.isnan(value) else (f"{value:.1f}", high)
+        text, height = ("–", 0) if np.isnan(value) else (f"{value:.1f}", high)
         axis.annotate(text, (first + place, height), (0, 3), textcoords="offset points", ha="center",
                       fontsize=8)  # fmt: skip
 
@@ -173,10 +173,9 @@ def recall_by(tables: Mapping[str, pd.DataFrame], key: str = "R@1 IoU=0.3", titl
     first = next(iter(tables.values()))
     figure = new_figure(9, 1.0 + 0.34 * len(first))
     axis = figure.subplots()
-    marks = zip(
-        tables.items(), _dodge(len(tables)) / 2, (BLUE, VERMILION, GREEN, ORANGE), "osD^", strict=False
-    )
-    for (name, table), shift, color, marker in marks:
+    marks = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "D"), (ORANGE, "^"))
+    runs = zip(tables.items(), _dodge(len(tables)) / 2, marks, strict=False)
+    for (name, table), shift, (color, marker) in runs:
         table = table.reindex(first.index)
         errors = np.clip([table[key] - table[LOW], table[HIGH] - table[key]], 0, None)
         axis.errorbar(table[key], np.arange(len(first)) + shift, xerr=errors, fmt=marker, color=color,
