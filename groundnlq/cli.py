@@ -278,7 +278,7 @@ VERBS = (
         "notebooks",
         verbs.notebooks,
         "Run the notebooks in order, from annotation files to an error analysis.",
-        "groundnlq notebooks --run runs/demo -p scale tiny",
+        "groundnlq notebooks --run runs/tiny -p scale tiny -p data_folder data/tiny",
         (
             _arg("names", metavar="NAME", nargs="*", help="such as 03_finetuning or 03 (default: all)"),
             _file("--run", "run folder; the executed notebooks lie in DIR/notebooks", metavar="DIR"),
