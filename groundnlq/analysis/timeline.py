@@ -65,9 +65,7 @@ def query_timeline(
     has_scores = any(len(scores) for scores in level_scores)
     num_rows = 1 + len(ranked[:keep]) + bool(others) + bool(narrations)
     heights = [0.45 + 0.24 * num_rows] + ([1.5, 0.9] if has_scores else [])
-    figure = new_figure(9.5, 0.8 + sum(heights))
-    axes = figure.subplots(len(heights), 2, sharex="col", squeeze=False, height_ratios=heights,
-                           width_ratios=[1, 0.13])  # fmt: skip
+    axes = _time_axes(heights)
     for side in axes[:, 1]:
         side.set_axis_off()
     axes[0, 0].set_title(plain(record.query), fontsize=11, loc="left")
@@ -77,7 +75,7 @@ def query_timeline(
         _draw_best_score(axes[2, 0], record, level_scores)
     axes[-1, 0].set_xlabel("time in the clip [s]")
     axes[-1, 0].set_xlim(*(window_sec or (0, record.duration_sec)))
-    return figure
+    return axes[0, 0].figure
 
 
 def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()) -> Figure:
@@ -182,15 +180,31 @@ def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str 
     return figure
 
 
+def _time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> np.ndarray:
+    """Rows of axes over one time axis, and beside each a narrow one for its numbers: (R, 2).
+
+    Placed by hand: the layout engine would take as long as all the drawing, at every turn of a slider.
+    """
+    height = 0.85 + sum(heights_inch) + 0.12 * (len(heights_inch) - 1)
+    figure = Figure(figsize=(width_inch, height), facecolor="white")
+    spaces = {"left": 1.0 / width_inch, "right": 0.995, "top": 1 - 0.32 / height, "bottom": 0.5 / height}
+    between = {"wspace": 0.02, "hspace": 0.12 * len(heights_inch) / sum(heights_inch)}
+    return figure.subplots(len(heights_inch), 2, sharex="col", squeeze=False,
+                           gridspec_kw=spaces | between, height_ratios=heights_inch,
+                           width_ratios=[1, 0.13])  # fmt: skip
+
+
 def _draw_segments(pair: Sequence[Axes], record: Record, ranked: np.ndarray, others, narrations, threshold):
     """Rows of segments on the left axes of the pair, the numbers of the predictions on the right one."""
     axis, side = pair
-    rows = ["ground truth"] + [f"rank {rank}" for rank in range(1, len(ranked) + 1)]
+    first = "ground truth" if record.moments_sec else "not annotated"
+    rows = [first] + [f"rank {rank}" for rank in range(1, len(ranked) + 1)]
     _mark_moments(axis, record)
     _draw_moments(axis, 0, [record], color=BLACK, hatch="//", edgecolor="white")
     overlaps = best_tiou(ranked, record.moments_sec)
     for row, ((start, end, _), overlap) in enumerate(zip(ranked, overlaps, strict=True), 1):
-        axis.barh(row, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
+        color = overlap_color(overlap) if record.moments_sec else SKY
+        axis.barh(row, end - start, left=start, height=0.7, color=color, edgecolor=BLACK)
     _write_numbers(side, ranked, overlaps if record.moments_sec else None, threshold)
     if others:
         _draw_moments(axis, len(rows), others, color="0.8", edgecolor="0.5")
