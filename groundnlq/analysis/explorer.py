@@ -202,8 +202,8 @@ class Explorer:
         if record.moments_sec:
             start, end = record.moments_sec[0]
             lines[1] += (
-                f", answered at {start:.1f} – {end:.1f} s; {num_hits} of {num_answers} answers overlap that by "
-                f"more than {self.threshold.value:.1f}"
+                f", answered at {start:.1f} – {end:.1f} s; {num_hits} of {num_answers} answers overlap "
+                f"that by more than {self.threshold.value:.1f}"
             )
         outcome = self.outcomes.get(self.run.value, {}).get(record.query_id)
         lines[1] += f" <i>({escape(outcome)})</i>" if outcome else ""

@@ -187,7 +187,7 @@ def _time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> np.nda
     """
     height = 0.85 + sum(heights_inch) + 0.12 * (len(heights_inch) - 1)
     figure = Figure(figsize=(width_inch, height), facecolor="white")
-    spaces = {"left": 1.0 / width_inch, "right": 0.995, "top": 1 - 0.32 / height, "bottom": 0.5 / height}
+    spaces = {"left": 1.1 / width_inch, "right": 0.995, "top": 1 - 0.32 / height, "bottom": 0.5 / height}
     between = {"wspace": 0.02, "hspace": 0.12 * len(heights_inch) / sum(heights_inch)}
     return figure.subplots(len(heights_inch), 2, sharex="col", squeeze=False,
                            gridspec_kw=spaces | between, height_ratios=heights_inch,
@@ -262,6 +262,7 @@ def _draw_heat_map(pair: Sequence[Axes], record: Record, level_scores: Sequence[
     axis.set_ylim(len(level_scores) - 0.5, -0.5)
     axis.set_yticks(range(len(level_scores)), [f"stride {2**level}" for level in range(len(level_scores))])
     axis.tick_params(axis="y", labelsize=7)
+    axis.set_ylabel("pyramid level")
     axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=side.inset_axes([0, 0, 0.12, 1]), label="score")
 
 

@@ -1,0 +1,241 @@
+"""Figures draw whatever the data is, say what their axes are, and put things where they are in time."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from groundnlq.analysis import plots, timeline
+from groundnlq.analysis.metrics import evaluate
+from groundnlq.data.annotations import Record
+from groundnlq.data.feature_check import FeatureReport
+from groundnlq.data.grid import StepGrid
+
+ODD_TEXTS = [
+    "costs $5 or $6^{2}$?",
+    "$\\frac{$",
+    "<script>alert(1)</script> & <b>",
+    "two\nlines\tand a tab",
+    "half a pair \ud83d, a bell \x07",
+    "x" * 500,
+    "%d {name} \\ \\$",
+]
+RANGES = [[0, 4], [2, 8], [4, 16], [8, 10000]]
+
+
+def record(index=0, text="Where is the cup?", moments=((10.0, 14.0),), duration=100.0, **more):
+    return Record(f"a_{index}", "clip", text, duration, moments, **more)
+
+
+def ranked(*segments):
+    return np.array(segments, dtype=float).reshape(-1, 3)
+
+
+def pyramid(num_steps=64, num_levels=4):
+    return [np.linspace(0, 1, -(-num_steps // 2**level)) for level in range(num_levels)]
+
+
+def png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=40)
+    return buffer.getvalue()
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_is_drawn_as_it_is_never_as_mathematics(text):
+    figure = timeline.query_timeline(record(text=text), ranked((9, 15, 0.5)))
+    png(figure)  # raises where mathematics does not parse
+    title = figure.axes[0].get_title(loc="left")
+    assert title.count("$") == title.count(r"\$")
+    assert len(title) <= 100
+    png(timeline.moments_of_clip([record(text=text)]))
+    png(plots.template_bars([record(template=text)]))
+
+
+@pytest.mark.parametrize(
+    ("moments", "answers", "scores"),
+    [
+        ((), ranked(), ()),
+        ((), ranked((9, 15, 0.5)), pyramid()),
+        (((10.0, 14.0),), ranked(), [np.zeros(0)] * 4),
+        (((10.0, 14.0),), ranked((9, 9, 0.5), (0, 100, 0.1)), [np.array([0.5])]),
+        (((1.0, 2.0), (50.0, 120.0)), ranked((9, 15, 0.0)), [np.zeros(8)] * 2),
+    ],
+)
+def test_a_timeline_draws_with_nothing_little_and_much(moments, answers, scores):
+    one, other = record(moments=moments), record(1, moments=())
+    figure = timeline.query_timeline(one, answers, scores, [other], [record(2), other])
+    assert png(figure)
+
+
+def test_a_timeline_shows_each_prediction_where_it_is_with_its_numbers():
+    figure = timeline.query_timeline(record(), ranked((10, 14, 0.7), (60, 70, 0.2)), keep=2)
+    bars = [(p.get_x(), p.get_width()) for p in figure.axes[0].patches]
+    assert (10.0, 4.0) in bars
+    assert (60.0, 10.0) in bars
+    assert {"✓ 1.00", "0.700", "0.00", "0.200"} <= set(texts(figure))
+
+
+def test_the_threshold_decides_what_is_ticked():
+    half = ranked((10, 18, 0.7))  # tIoU 0.5
+    ticked = {t: "✓ 0.50" in texts(timeline.query_timeline(record(), half, threshold=t)) for t in (0.3, 0.5)}
+    assert ticked == {0.3: True, 0.5: False}
+
+
+def test_no_more_than_the_kept_are_drawn_and_without_truth_no_overlap_is_claimed():
+    many = ranked(*((i, i + 1, 0.5) for i in range(8)))
+    labels = [t.get_text() for t in timeline.query_timeline(record(), many, keep=3).axes[0].get_yticklabels()]
+    assert labels == ["ground truth", "rank 1", "rank 2", "rank 3"]
+    assert "tIoU" not in texts(timeline.query_timeline(record(moments=()), many))
+
+
+def test_heat_map_cells_lie_around_the_times_of_their_points():
+    one = record(duration=64.0)  # a second a step
+    figure = timeline.query_timeline(one, ranked(), pyramid(64, 3))
+    edges = [tuple(image.get_extent()[:2]) for image in figure.axes[2].images]
+    # a step's time is the middle of its window: point 1 of stride 4 is step 4, its cell around 4.5 s
+    assert edges == [(0.0, 64.0), (-0.5, 63.5), (-1.5, 62.5)]
+
+
+def test_the_window_is_what_is_shown():
+    figure = timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), window_sec=(4.0, 20.0))
+    assert all(axis.get_xlim() == (4.0, 20.0) for axis in (figure.axes[0], figure.axes[2], figure.axes[4]))
+
+
+def test_overlap_colors_darken():
+    brightness = [sum(timeline.overlap_color(overlap)[:3]) for overlap in np.linspace(0, 1, 6)]
+    assert brightness == sorted(brightness, reverse=True)
+
+
+HISTORY = [
+    {"epoch": i, "step": 10 * i, "loss total": 2 / i, "loss classification": 1 / i, "loss regression": 1 / i}
+    for i in (1, 2, 3)
+]
+VALIDATED = [row | {f"{w} {k}": 5.0 for w in ("raw", "ema") for k in ("mean R@1", "R@1 IoU=0.3")}
+             for row in HISTORY]  # fmt: skip
+
+
+def evaluations(num=2):
+    records = [record(i, template=f"t{i % 3}") for i in range(9)]
+    answers = [ranked((9 + n, 15, 0.5), (50, 52, 0.2)) for n in range(num)]
+    return {f"run {n} $": evaluate({r.query_id: a for r in records}, records) for n, a in enumerate(answers)}
+
+
+def report(num_clips=3):
+    names = [f"c{i}" for i in range(num_clips)]
+    durations = np.linspace(50, 100, num_clips)
+    return FeatureReport(
+        StepGrid(), names, (durations * 1.875).astype(int), durations, [], [], [], []
+    )  # fmt: skip
+
+
+MANY = [record(i, moments=((i, i + 0.1 + i % 7),), template=f"t{i % 4}") for i in range(40)]
+NARRATED = [record(0, "C takes the cup"), record(1, "C puts it")]
+LOG = {
+    "duration_sec": 60.0,
+    "stays": [(0.0, 30.0, "kitchen"), (30.0, 60.0, "ha$ll$")],
+    "events": [
+        {"start_sec": 3.0, "end_sec": 5.0, "verb": "put", "object": "cup", "container": "", "person": ""}
+    ],
+}
+TIME = {"time in the clip [s]"}
+LENGTHS = {"clip length [s]", "clips", "moment length [s]", "queries", "share of the clip covered [%]"}
+RECALL = {"R@1 IoU=0.3 [%]"}
+FIGURES = {  # what makes it, and the labels that its axes must have
+    "lengths": (lambda: plots.length_distributions(MANY), LENGTHS),
+    "lengths without moments": (lambda: plots.length_distributions([record(moments=())]), LENGTHS),
+    "lengths of one": (lambda: plots.length_distributions([record()]), LENGTHS),
+    "templates": (lambda: plots.template_bars(MANY), {"queries"}),
+    "rate": (lambda: plots.rate_fit(report()), {"clip length [s]", "feature steps", "frames per step"}),
+    "levels": (lambda: plots.moments_per_level(MANY, StepGrid(), RANGES), {"pyramid level"}),
+    "levels without moments": (
+        lambda: plots.moments_per_level([record(moments=())], StepGrid(), RANGES),
+        {"moments with\na positive point [%]"},
+    ),
+    "recalls": (lambda: plots.recall_bars(evaluations()), {"strict recall [%]"}),
+    "recalls beside published": (
+        lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3"), plots.PUBLISHED),
+        {"strict recall [%]"},
+    ),
+    "recalls by template": (
+        lambda: plots.recall_by({n: e.by("template") for n, e in evaluations().items()}),
+        RECALL,
+    ),
+    "recalls by length": (
+        lambda: plots.recall_by(
+            {n: e.by(plots.length_groups(e.hits["moment_sec"])) for n, e in evaluations(1).items()}, title="$"
+        ),
+        RECALL,
+    ),
+    "moments of a clip": (lambda: timeline.moments_of_clip(MANY[:5], NARRATED), TIME),
+    "jittered": (
+        lambda: timeline.jitter_timeline(NARRATED, [np.array([[9.0, 16.0], [8.0, 14.0]])] * 2),
+        TIME,
+    ),
+    "losses": (lambda: timeline.loss_curve(VALIDATED), {"epoch", "training loss", "val mean R@1 [%]"}),
+    "losses before any validation": (lambda: timeline.loss_curve(HISTORY), {"epoch", "training loss"}),
+    "runs": (
+        lambda: timeline.compare_runs({"a": VALIDATED, "b $": VALIDATED[:1], "c": []}),
+        {"training step", "val R@1 IoU=0.3 [%]"},
+    ),
+    "event log": (lambda: timeline.event_log(LOG, NARRATED), TIME),
+    "query": (
+        lambda: timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), MANY, NARRATED),
+        TIME | {"pyramid level", "score", "best score"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.filterwarnings("error")
+def test_every_figure_draws_without_a_warning_and_names_its_axes(name):
+    make, expected = FIGURES[name]
+    figure = make()
+    assert png(figure)
+    axes = figure.findobj(Axes)
+    assert expected <= {label for axis in axes for label in (axis.get_xlabel(), axis.get_ylabel())}
+
+
+def test_published_figures_stand_apart_and_hollow():
+    figure = plots.recall_bars(evaluations(2), published=plots.PUBLISHED)
+    bars = [(p.get_x(), p.get_facecolor()[:3]) for p in figure.axes[0].patches]
+    ours = [x for x, color in bars if color != (1, 1, 1)]
+    published = [x for x, color in bars if color == (1, 1, 1)]
+    assert len(ours) == len(published) == 4
+    assert min(published) - max(ours) > 1
+    assert "published, other data" in texts(figure)
+
+
+def test_recall_bars_show_the_strict_figures():
+    shown = evaluations(2)
+    expected = {f"{e.strict[key]:.1f}" for e in shown.values() for key in ("R@1 IoU=0.3", "R@1 IoU=0.5")}
+    assert expected <= set(texts(plots.recall_bars(shown, ("R@1 IoU=0.3", "R@1 IoU=0.5"))))
+
+
+def test_a_moment_belongs_to_one_length_group_and_the_groups_are_in_order():
+    evaluation = next(iter(evaluations(1).values()))
+    groups = plots.length_groups(evaluation.hits["moment_sec"] * 0 + [0.5, 1, 1.9, 2, 4, 8, 15.9, 16, 300])
+    names = ["under 1 s", "1 - 2 s", "2 - 4 s", "4 - 8 s", "8 - 16 s", "over 16 s"]
+    assert groups.tolist() == [names[i] for i in (0, 1, 1, 2, 3, 4, 4, 5, 5)]
+    assert list(groups.cat.categories) == names
+
+
+def test_no_figure_is_left_behind_in_pyplot():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    for make, _ in FIGURES.values():
+        make()
+    assert plt.get_fignums() == before
+
+
+def test_the_published_table_keeps_ours_apart():
+    table = plots.published_beside_ours(evaluations(1), "sample")
+    assert [name[0] for name in table.index] == ["published, Ego4D val"] * 2 + ["ours, sample"]
+    assert table.loc[("published, Ego4D val", "scratch"), "R@1 IoU=0.3"] == 16.74
