@@ -154,15 +154,14 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     for (color, dash), name in zip(CURVES, ("total", "classification", "regression"), strict=False):
         left.plot(epochs, [row[f"loss {name}"] for row in history], dash, color=color, label=name, marker=".")
     left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    left.legend(fontsize=8)
     validated = [row for row in history if "raw mean R@1" in row]
     for (color, dash), weights in zip(CURVES, ("raw", "ema"), strict=False):
         values = [row[f"{weights} mean R@1"] for row in validated]
         label = "weights" if weights == "raw" else "averaged weights (EMA)"
         right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
     right.set(xlabel="epoch", ylabel="val mean R@1 [%]", ylim=(0, None))
-    right.legend(fontsize=8, loc="lower right")
     for axis in (left, right):
+        axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
@@ -263,6 +262,7 @@ def _draw_heat_map(pair: Sequence[Axes], record: Record, level_scores: Sequence[
     axis.set_yticks(range(len(level_scores)), [f"stride {2**level}" for level in range(len(level_scores))])
     axis.tick_params(axis="y", labelsize=7)
     axis.set_ylabel("pyramid level")
+    axis.set_facecolor("0.85")
     axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=side.inset_axes([0, 0, 0.12, 1]), label="score")
 
 
