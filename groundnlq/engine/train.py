@@ -171,7 +171,7 @@ class Trainer:
 
     def fit(self, stop: StopRequest, on_epoch: OnEpoch | None = None) -> None:
         """All epochs that are left."""
-        while self.step < self.total_steps and not self._is_patience_over():
+        while len(self.history) < self.config.train.epochs and not self._is_patience_over():
             self.write_status("running")
             self.train_epoch(stop)
             self.finish_epoch()
@@ -180,8 +180,9 @@ class Trainer:
         self.write_status("finished")
 
     def train_epoch(self, stop: StopRequest) -> None:
-        """The steps that are left of this epoch."""
-        epoch, first = divmod(self.step, self.steps_per_epoch)
+        """The steps that are left of this epoch; none where only its validation is."""
+        epoch = len(self.history)
+        first = self.step - epoch * self.steps_per_epoch
         batches = self._batches(epoch)[first:]
         bar = tqdm(
             total=self.steps_per_epoch,
@@ -326,13 +327,13 @@ class Trainer:
     def _ahead(self, batches: list[list[int]], epoch: int) -> Iterator[tuple[list[Batch], float]]:
         """Micro-batches of every step and the seconds waited for them; the next is read during a step."""
         with ThreadPoolExecutor(1) as reader:
-            pending = reader.submit(self._micro_batches, batches[0], epoch)
-            for following in [*batches[1:], None]:
+            pending = [reader.submit(self._micro_batches, batch, epoch) for batch in batches[:1]]
+            for following in [*batches[1:], None][: len(batches)]:
                 began = time.perf_counter()
-                current = pending.result()
+                current = pending.pop().result()
                 waited = time.perf_counter() - began
                 if following is not None:
-                    pending = reader.submit(self._micro_batches, following, epoch)
+                    pending.append(reader.submit(self._micro_batches, following, epoch))
                 yield current, waited
 
     def _micro_batches(self, indices: list[int], epoch: int) -> list[Batch]:

@@ -168,8 +168,10 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
     for index, event in enumerate(log.events):
         for narrator in (1, 2):
             if narrator == 1 or random.random() < 0.4:
-                time = log.video_start_sec + random.uniform(event.start_sec, event.end_sec)
-                half = random.uniform(0.15, 0.6)
+                # an instant near the middle of the action, as a narrator marks it
+                middle, spread = (event.start_sec + event.end_sec) / 2, (event.end_sec - event.start_sec) / 6
+                time = log.video_start_sec + random.normal(middle, spread)
+                half = random.uniform(0.4, 1.2)
                 times = [f"{t:.4f}" for t in (time, time - half, time + half)]
                 source = f"narration_pass_{narrator}"
                 video_length = f"{2.4 * config.clip_length_sec:.3f}"

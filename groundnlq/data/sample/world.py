@@ -142,13 +142,19 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
 def _act(
     random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float
 ) -> list[Event]:
-    events, time = [], float(random.exponential(config.pause_sec))
+    events, done, time = [], set(), float(random.exponential(config.pause_sec))
     while True:
         length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
         if time + length > duration - 0.5:
             return events
         place = next(name for start, end, name in stays if start <= time < end)
-        events.append(_event(random, cast, place, round(time, 3), round(time + length, 3)))
+        event = _event(random, cast, place, round(time, 3), round(time + length, 3))
+        for _ in range(8):  # one does many things with a thing, but seldom the same thing twice
+            if event.verb == "put" or (event.verb, event.object, event.container) not in done:
+                break
+            event = _event(random, cast, place, event.start_sec, event.end_sec)
+        done.add((event.verb, event.object, event.container))
+        events.append(event)
         time += length + 0.3 + float(random.exponential(config.pause_sec))
 
 

@@ -1,0 +1,299 @@
+"""Training alone: it learns, it stops and goes on bit for bit, and it refuses what would go wrong."""
+
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from groundnlq.data.annotations import read_records, write_records
+from groundnlq.data.features import FeatureStore
+from groundnlq.engine import train as engine
+from groundnlq.engine.checkpoint import committed_states, load_latest_state, load_model
+from groundnlq.engine.distributed import World
+from groundnlq.engine.run import RunFolder, read_history, read_status
+from groundnlq.engine.train import Preempted, StopRequest, Trainer, TrainingFailed, train
+from groundnlq.errors import CheckpointError, ConfigError, FeatureError, KitError
+from tests.tiny_run import make_tiny_data, same_weights, tiny_config, weights_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_tiny_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def calm(data, tmp_path_factory):
+    """An uninterrupted run of three epochs of six steps."""
+    return train(tiny_config(data), tmp_path_factory.mktemp("calm"), progress=False)
+
+
+def run_until(config, folder, step):
+    """Train and be asked to stop behind this step, as SIGTERM does."""
+
+    class AskedToStop(Trainer):
+        def _after_step(self, stop):
+            stop.signal_number = signal.SIGTERM if self.step == step else 0
+            super()._after_step(stop)
+
+    original, engine.Trainer = engine.Trainer, AskedToStop
+    try:
+        with pytest.raises(Preempted):
+            train(config, folder, progress=False)
+    finally:
+        engine.Trainer = original
+
+
+def test_a_tiny_world_is_learned(data, tmp_path):
+    result = train(tiny_config(data, epochs=20, validate_every_epochs=10), tmp_path, progress=False)
+    last = result.history[-1]
+    assert last["loss total"] < 0.4 * result.history[0]["loss total"]
+    assert last["raw R@1 IoU=0.3"] > 80
+    assert read_status(tmp_path)["state"] == "finished"
+    assert load_model(tmp_path)[1] == tiny_config(data, epochs=20, validate_every_epochs=10)
+
+
+def test_two_runs_of_one_seed_are_bitwise_equal_and_of_another_are_not(data, calm, tmp_path):
+    same = train(tiny_config(data), tmp_path / "same", progress=False)
+    other = train(tiny_config(data, seed=1), tmp_path / "other", progress=False)
+    assert same_weights(calm.last, same.last)
+    assert not same_weights(calm.last, other.last)
+
+
+@pytest.mark.parametrize("step", [1, 6, 11])
+def test_a_run_that_was_stopped_anywhere_ends_as_the_calm_one(data, calm, tmp_path, step):
+    run_until(tiny_config(data), tmp_path, step)
+    assert read_status(tmp_path) | {"pid": 0, "time": 0} == {
+        "state": "preempted",
+        "step": step,
+        "total_steps": 18,
+        "reason": "asked to stop; the same command continues",
+        "pid": 0,
+        "time": 0,
+    }
+    result = train(tiny_config(data), tmp_path, progress=False)
+    assert result.resumed_from_step == step
+    assert same_weights(calm.last, result.last)
+    assert same_weights(calm.best, result.best)
+    timeless = [
+        [
+            {k: v for k, v in row.items() if "second" not in k and "wait" not in k and "memory" not in k}
+            for row in h
+        ]
+        for h in (calm.history, result.history)
+    ]
+    assert timeless[0] == timeless[1]
+    assert read_history(tmp_path) == result.history
+
+
+def spoiled(state, name):
+    """A state with one ingredient left out or wrong."""
+    if name == "ema":
+        state["ema"] = state["model"]
+    elif name == "optimizer":
+        state["optimizer"]["state"] = {}
+    elif name == "criterion":
+        state["criterion"]["positives"].fill_(10.0)
+    elif name == "position":
+        state["step"] -= 1
+    elif name == "weights":
+        next(iter(state["model"].values())).add_(1e-3)
+    return state
+
+
+@pytest.mark.parametrize("name", ["ema", "optimizer", "criterion", "position", "weights"])
+def test_leaving_out_any_part_of_the_state_changes_the_end(data, calm, tmp_path, monkeypatch, name):
+    run_until(tiny_config(data), tmp_path, 11)
+    monkeypatch.setattr(engine, "load_latest_state", lambda folder: spoiled(load_latest_state(folder), name))
+    result = train(tiny_config(data), tmp_path, progress=False)
+    assert not same_weights(calm.last, result.last)
+
+
+def test_jitter_and_dropped_paths_follow_the_step_and_not_the_past(data, tmp_path):
+    config = tiny_config(data)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 5})})
+    whole = train(config, tmp_path / "whole", progress=False)
+    run_until(config, tmp_path / "parts", 8)
+    torch.manual_seed(123)  # whatever happened to the global random state meanwhile
+    np.random.seed(123)  # noqa: NPY002
+    parts = train(config, tmp_path / "parts", progress=False)
+    assert same_weights(whole.last, parts.last)
+
+
+def test_a_finished_run_does_nothing(data, calm):
+    before = calm.last.read_bytes()
+    again = train(tiny_config(data), calm.run_dir, progress=False)
+    assert again.history == calm.history
+    assert calm.last.read_bytes() == before
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(data, calm):
+    with pytest.raises(ConfigError, match=r"train\.learning_rate, train\.seed differ"):
+        train(tiny_config(data, learning_rate=1e-3, seed=5), calm.run_dir, progress=False)
+
+
+def test_a_second_run_in_the_folder_is_refused(data, tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(KitError, match="in use by process"):
+        train(tiny_config(data), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros", "empty", "no manifest"])
+def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_path, damage):
+    run_until(tiny_config(data, checkpoint_every_steps=2), tmp_path, 11)
+    newest = committed_states(tmp_path / "checkpoints")[0]
+    content = newest.read_bytes()
+    if damage == "truncated":
+        newest.write_bytes(content[:-1])
+    elif damage == "flipped":
+        middle = len(content) // 2
+        newest.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif damage == "zeros":
+        newest.write_bytes(bytes(len(content)))
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    else:
+        newest.with_suffix(".json").unlink()
+    config = tiny_config(data, checkpoint_every_steps=2)
+    if damage == "no manifest":
+        result = train(config, tmp_path, progress=False)
+    else:
+        with pytest.warns(UserWarning, match="not usable"):
+            result = train(config, tmp_path, progress=False)
+    assert result.resumed_from_step == 10
+    assert same_weights(calm.last, result.last)
+
+
+def test_where_no_state_is_whole_nothing_is_overwritten(data, tmp_path):
+    run_until(tiny_config(data), tmp_path, 7)
+    for state in (tmp_path / "checkpoints").glob("*.pt"):
+        state.write_bytes(b"damaged")
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoints").iterdir())
+    with pytest.warns(match="not usable"), pytest.raises(CheckpointError, match="no usable checkpoint"):
+        train(tiny_config(data), tmp_path, progress=False)
+    assert sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_as_many_states_are_kept_as_asked_for(data, tmp_path):
+    train(tiny_config(data, checkpoint_every_steps=2, keep_checkpoints=3), tmp_path, progress=False)
+    kept = [path.name for path in committed_states(tmp_path / "checkpoints")]
+    assert kept == ["step-00000018.pt", "step-00000016.pt", "step-00000014.pt"]
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 3
+
+
+def test_a_disk_that_is_full_is_reported_and_keeps_what_is_there(data, tmp_path, monkeypatch):
+    run_until(tiny_config(data), tmp_path, 7)
+    before = committed_states(tmp_path / "checkpoints")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("groundnlq.files.os.fsync", full)
+    with pytest.raises(KitError, match="No space left on device"):
+        train(tiny_config(data), tmp_path, progress=False)
+    monkeypatch.undo()
+    assert committed_states(tmp_path / "checkpoints") == before
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert train(tiny_config(data), tmp_path, progress=False).resumed_from_step == 7
+
+
+def test_what_is_not_finite_stops_before_the_update_and_names_the_queries(data, tmp_path, monkeypatch):
+    whole = FeatureStore.read
+
+    def broken(self, clip_uid):
+        features = whole(self, clip_uid)
+        return features * math.nan if clip_uid == "c3" else features
+
+    run_until(tiny_config(data), tmp_path, 6)
+    monkeypatch.setattr(FeatureStore, "read", broken)
+    with pytest.raises(TrainingFailed, match=r"queries .*a3_"):
+        train(tiny_config(data), tmp_path, progress=False)
+    assert read_status(tmp_path)["state"] == "failed"
+    state = load_latest_state(tmp_path / "checkpoints")
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_micro_batches_give_what_one_batch_gives(data):
+    trainers = [
+        Trainer(
+            still(tiny_config(data, batch_size=b, accumulate_steps=a)), RunFolder("unused"), World(), False
+        )
+        for b, a in ((4, 1), (2, 2))
+    ]
+    for trainer in trainers:
+        for micro_batches, _ in trainer._ahead(trainer._batches(0)[:2], 0):
+            trainer.train_step(micro_batches)
+    for one, other in zip(*(t.model.parameters() for t in trainers), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+    assert trainers[0].criterion.positives == trainers[1].criterion.positives
+
+
+def still(config):
+    return config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.0})})
+
+
+def test_fine_tuning_keeps_all_but_the_heads(data, calm):
+    config = tiny_config(data, init_from=str(calm.best))
+    trainer = Trainer(config, RunFolder("unused"), World(), False)
+    names = trainer.initialised_from
+    assert all(name.startswith("heads.") for name in names["fresh"])
+    assert not any(name.startswith("heads.") for name in names["loaded"])
+    source = load_model(calm.best)[0].state_dict()
+    for state in (trainer.model.state_dict(), trainer.ema.module.state_dict()):
+        assert all(torch.equal(state[name], source[name]) for name in names["loaded"])
+        assert not torch.equal(state["heads.classification.convs.0.weight"],
+                               source["heads.classification.convs.0.weight"])  # fmt: skip
+
+
+def test_fine_tuning_from_nowhere_or_from_another_architecture_is_refused(data, calm, tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        train(tiny_config(data, init_from=str(tmp_path / "absent.pt")), tmp_path / "a", progress=False)
+    config = tiny_config(data, init_from=str(calm.best))
+    wider = config.model_copy(update={"model": config.model.model_copy(update={"width": 32})})
+    with pytest.raises(CheckpointError, match="another architecture"):
+        train(wider, tmp_path / "b", progress=False)
+
+
+def test_missing_inputs_are_listed_before_any_work(data, tmp_path):
+    records = read_records(data / "train.jsonl")
+    foreign = [type(r)(r.query_id + "0", "x" + r.clip_uid, r.query, 40.0, r.moments_sec) for r in records[:2]]
+    write_records(data / "foreign.jsonl", records + foreign)
+    config = tiny_config(data)
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"train_records": ("foreign.jsonl",)})}
+    )
+    with pytest.raises(
+        FeatureError, match=r"1 of 9 clips have no features .*xc0.*2 of 26 queries have no tokens"
+    ):
+        train(config, tmp_path, progress=False)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_log_has_a_line_an_epoch_with_what_one_wants_to_know(calm):
+    lines = (calm.run_dir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for key in ("loss total", "learning_rate", "ema mean R@1", "steps_per_second", "peak_memory_mb"):
+        assert all(key in row for row in rows)
+    assert weights_of(calm.last).keys() == weights_of(calm.best).keys()
+
+
+def test_patience_ends_a_run_that_no_longer_improves(data, tmp_path):
+    config = tiny_config(data, epochs=40, patience_epochs=2, learning_rate=1e-9)
+    assert len(train(config, tmp_path, progress=False).history) == 3
+
+
+def test_a_signal_is_only_noted_until_the_step_is_done():
+    with engine.stop_requests() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop == StopRequest(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
