@@ -133,6 +133,12 @@ def _file(name: str, help: str, **options: Any) -> tuple[tuple[str, ...], dict[s
     return _arg(name, type=Path, help=help, **{**required, **options})
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count from 1 on")
+    return int(text)
+
+
 def _flag(name: str, help: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return _arg(name, action="store_true", help=help)
 
@@ -232,10 +238,15 @@ VERBS = (
         (
             _arg("config", metavar="PRESET|FILE.yaml", help="see 'groundnlq presets'"),
             _arg("overrides", metavar="key=value", nargs="*", help="changes, such as train.epochs=3"),
-            _file("--run", "run folder: checkpoints, metrics, configuration", metavar="DIR"),
+            # torchrun takes --run, in front of which it stands, for an abbreviation of an option of its own
             _arg(
-                "--processes", type=int, default=1, metavar="N", help="processes on this machine (default 1)"
+                *("--run", "--run-dir"),
+                type=Path,
+                required=True,
+                metavar="DIR",
+                help="run folder: checkpoints, metrics, configuration (behind torchrun write --run-dir)",
             ),
+            _arg("--processes", type=_count, default=1, metavar="N", help="on this machine (default 1)"),
         ),
     ),
     Verb(

@@ -111,12 +111,24 @@ class TrainConfig(Section):
     label_smoothing: Share = 0.1
     initial_positives: Annotated[float, Field(gt=0)] = 200.0
     regression_weight: Annotated[float, Field(ge=0)] = 1.0
+    # Positives are counted over all processes, so that N processes train like one. True counts as published:
+    # every process divides by its own running count, so a positive weighs more where the others are few, and
+    # early steps weigh up to N times less, since each process starts at `initial_positives`.
+    published_normaliser: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
+    compile: bool = False  # the network through torch.compile; needs a C++ compiler on CPU
     init_from: str | None = None
     validate_every_epochs: Positive = 1
     patience_epochs: NonNegative = 0  # 0 never stops early
     checkpoint_every_steps: NonNegative = 0  # 0 saves at the end of epochs only
     keep_checkpoints: Positive = 2
+    timeout_sec: Annotated[float, Field(gt=0)] = (
+        600.0  # a process that answers no other for so long has failed
+    )
+    allow_other_world_size: bool = False  # go on with another number of processes, at the same global batch
+    deterministic: bool = False  # only deterministic kernels on CUDA, slower; on CPU they are anyway
+    tensorboard: bool = False  # also write the log for TensorBoard (extra `tensorboard`)
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

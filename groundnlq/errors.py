@@ -28,6 +28,16 @@ class CheckpointError(KitError):
     """A checkpoint that is damaged, refused, or of another architecture."""
 
 
+class TrainingFailed(KitError):
+    """A run cannot go on; what was saved last is intact."""
+
+
+class Preempted(KitError):
+    """A run was asked to stop; its state is saved, and the same command continues it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: come again later
+
+
 def sample_of(names: Iterable[str], at_most: int = 5) -> str:
     """The first few of many names, for a message.
 

@@ -10,8 +10,6 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-from groundnlq.errors import KitError
-
 
 def sample(args: Namespace) -> None:
     from groundnlq.data.sample import make_sample, prepare_sample
@@ -105,25 +103,18 @@ def text_import(args: Namespace) -> None:
 
 def train(args: Namespace) -> None:
     from groundnlq.config import load_config
+    from groundnlq.engine.launch import launch
 
     config = load_config(args.config, args.overrides)
-    if args.processes > 1:
-        try:
-            from groundnlq.engine.launch import launch
-        except ModuleNotFoundError:
-            raise KitError(
-                "--processes: training by several processes is not there yet -- leave it out"
-            ) from None
-        launch(config, args.run, processes=args.processes)
+    result = launch(config, args.run, processes=args.processes, attach=False)
+    if not result.history or os.environ.get("RANK", "0") != "0":
         return
-    from groundnlq.engine.train import train as train_here
-
-    result = train_here(config, args.run)
-    if result.history and os.environ.get("RANK", "0") == "0":
-        last = result.history[-1]
-        scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
-        print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
-        print(f"best weights: {result.best}\nlast weights: {result.last}")
+    last = result.history[-1]
+    if result.resumed_from_step == last["step"]:
+        print(f"{args.run}: this run was finished before; nothing to do")
+    scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
+    print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
+    print(f"best weights: {result.best}\nlast weights: {result.last}")
 
 
 def predict(args: Namespace) -> None:

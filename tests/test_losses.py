@@ -87,9 +87,3 @@ def test_the_running_count_moves_in_training_only_and_is_part_of_the_state():
     assert criterion.positives == pytest.approx(0.9 * 200 + 0.1 * 10)
     assert criterion.state_dict()["positives"] == criterion.positives
 
-
-def test_positives_are_summed_over_processes():
-    model, batch = golden_model("tiny").eval(), golden_batch("tiny")
-    criterion = Criterion(sum_over_processes=lambda n: 4 * n).train()
-    criterion(model(batch), batch)
-    assert criterion.positives == pytest.approx(0.9 * 200 + 0.1 * 40)

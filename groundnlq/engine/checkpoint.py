@@ -26,10 +26,14 @@ FORMAT = "groundnlq-1"
 
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Commit a training state and remove all but the newest `keep` committed ones."""
+    """Commit a training state and remove all but the newest `keep` committed ones.
+
+    Raises:
+        KitError: it cannot be written; earlier states stay as they are.
+    """
     path = folder / f"step-{step:08d}.pt"
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, "step": step, **state}, temporary)
+        _write({"format": FORMAT, "step": step, **state}, temporary)
         manifest = {"step": step, "bytes": temporary.stat().st_size, "sha256": sha256_of(temporary)}
     write_json(path.with_suffix(".json"), manifest | {"version": __version__})
     for old in committed_states(folder)[keep:]:
@@ -39,12 +43,12 @@ def save_state(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> 
 
 
 def committed_states(folder: Path) -> list[Path]:
-    """States that have a manifest, newest first; whether they are whole is told by `load_latest_state`."""
+    """States that have a manifest, newest first; whether they are whole is told by `latest_state`."""
     return [path.with_suffix(".pt") for path in sorted(folder.glob("step-*.json"), reverse=True)]
 
 
-def load_latest_state(folder: Path) -> dict[str, Any] | None:
-    """The newest whole state; None where none was ever saved.
+def latest_state(folder: Path) -> Path | None:
+    """The newest whole state, to be read by `read_checkpoint`; None where none was ever saved.
 
     Raises:
         CheckpointError: states are there, but none is whole; training on from nothing would lose them.
@@ -53,11 +57,12 @@ def load_latest_state(folder: Path) -> dict[str, Any] | None:
     for path in committed_states(folder):
         reason = _damage(path)
         if reason is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return path
         reasons.append(f"{path.name}: {reason}")
         warnings.warn(f"{path} is not usable ({reason}); the one before it is taken", stacklevel=2)
-    if reasons or any(folder.glob("step-*.pt")):
-        listed = "; ".join(reasons) or "no manifest"
+    left = list(folder.glob("step-*.pt"))
+    if reasons or len(left) > 1:  # a single one without manifest is the first, broken off
+        listed = "; ".join(reasons) or "no manifests"
         raise CheckpointError(
             f"{folder}: no usable checkpoint ({listed}) -- restore one, or use a new folder"
         )
@@ -75,7 +80,7 @@ def save_model(
     content = {"format": FORMAT, "config": config.model_dump(mode="json"), "use": use, "info": info}
     states = {name: dict(state) for name, state in weights.items()}
     with atomic_path(path) as temporary:
-        torch.save(content | {"weights": states}, temporary)
+        _write(content | {"weights": states}, temporary)
 
 
 def load_model(
@@ -123,6 +128,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch says where it broke off; what the system said is behind it
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _damage(path: Path) -> str | None:

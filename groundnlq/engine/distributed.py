@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -11,17 +17,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from groundnlq.engine.stop import die_with_parent
+from groundnlq.errors import ConfigError, KitError
+
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
+PATIENCE_SEC = 3.0  # for what the others have to say when one has failed
+SETTLE_SEC = 0.2
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all processes of a run."""
+    """This process among all processes of a run; `store` holds a few words that all of them can read."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
+    store: dist.Store | None = None
 
     @property
     def is_main(self) -> bool:
@@ -55,30 +67,116 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def from_main(self, act: Callable[[], Value]) -> Value:
+        """What `act` gives in the main process, on every process; a `KitError` of it is raised in all."""
+        if self.size == 1:
+            return act()
+        value, error = None, None
+        if self.is_main:
+            try:
+                value = act()
+            except KitError as raised:
+                error = raised
+        value, error = self.broadcast((value, error))
+        if error is not None:
+            raise error
+        return value
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over all processes; to be called once per run."""
         if self.size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        # a dimension of size 1 has no order; nothing is copied for it
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        network = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        network.broadcast_buffers = False  # the position table never changes
+        return network
+
+    def explain(self, error: BaseException) -> tuple[str, bool]:
+        """Why a run failed, as far as the processes can tell each other, and whether it would fail again.
+
+        An error of one breaks the connections of all; what it was, the others learn through the store. Who
+        says nothing within some seconds hangs, or was killed.
+        """
+        mine = f"{type(error).__name__}: {error}"
+        if self.store is None:
+            return mine, isinstance(error, KitError)
+        with suppress(RuntimeError):  # the store is gone when its host is
+            self.store.set(f"failure/{self.rank}", json.dumps([isinstance(error, KitError), mine]))
+        if isinstance(error, KitError):
+            return f"process {self.rank}: {mine}", True
+        told = {rank: self._heard_from(rank) for rank in range(self.size)}
+        causes = [f"process {rank}: {words[1]}" for rank, words in told.items() if words and words[0]]
+        silent = [f"process {rank} hangs, or was killed" for rank, words in told.items() if words is None]
+        return "; ".join(causes or [*silent, f"process {self.rank}: {mine}"]), bool(causes)
+
+    def _heard_from(self, rank: int) -> tuple[bool, str] | None:
+        try:
+            self.store.wait([f"failure/{rank}"], timedelta(seconds=PATIENCE_SEC))
+            return tuple(json.loads(self.store.get(f"failure/{rank}")))
+        except RuntimeError:
+            return None
 
 
-def join_world(timeout_sec: float = 300.0) -> World:
-    """The world that torchrun's environment describes; a world of one without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    has_cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if has_cuda else torch.device("cpu")
-    if has_cuda:
-        torch.cuda.set_device(device)
+@contextmanager
+def joined_world(timeout_sec: float = 600.0) -> Iterator[World]:
+    """The world that torchrun's environment describes; a world of one without it.
+
+    Args:
+        timeout_sec: how long processes wait for each other before they take one for dead.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if launcher_pid() is not None:
+        die_with_parent(signal.SIGKILL)
+    device = _own_device()
     if size == 1:
-        return World(device=device)
-    backend = "nccl" if has_cuda else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_sec))
-    return World(dist.get_rank(), dist.get_world_size(), device)
-
-
-def leave_world(world: World) -> None:
-    """Take leave of the other processes."""
-    if world.size > 1 and dist.is_initialized():
+        yield World(device=device)
+        return
+    timeout = timedelta(seconds=timeout_sec)
+    store = _store_of_this_attempt(rank, size, timeout)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    try:
+        yield World(rank, size, device, dist.PrefixStore("kit", store))
+    finally:
+        # A thread of gloo takes the interpreter's lock to free the tensors of a finished call; the group's
+        # end waits for that thread while it holds the lock (torch 2.13): let it finish first.
+        time.sleep(SETTLE_SEC)
         dist.destroy_process_group()
+
+
+def launcher_pid() -> int | None:
+    """The process whose end is this one's end, too: torchrun, where it started this one."""
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+def _own_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return CPU
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"process {local_rank} of this machine has no GPU: there are {count} -- start fewer"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _store_of_this_attempt(rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """torchrun's store with the number of its restarts before every key.
+
+    Its server outlives a restart, keys and all, and new processes would look for each other at the addresses
+    of dead ones (torch 2.13; it says that the store is new each time).
+    """
+    has_server = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        size,
+        is_master=rank == 0 and not has_server,
+        timeout=timeout,
+        multi_tenant=True,
+    )
+    return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

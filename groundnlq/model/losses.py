@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +33,6 @@ class Criterion(nn.Module):
 
     Args:
         center_radius: positive points lie within this many strides of the moment's centre.
-        sum_over_processes: adds up a scalar tensor over all processes, so that N processes count like one.
     """
 
     positives: Tensor
@@ -45,25 +43,17 @@ class Criterion(nn.Module):
         label_smoothing: float = 0.1,
         initial_positives: float = 200.0,
         regression_weight: float = 1.0,
-        sum_over_processes: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
         self.center_radius, self.label_smoothing = center_radius, label_smoothing
         self.regression_weight = regression_weight
-        self.sum_over_processes = sum_over_processes
         # float64: the count of a long run must not depend on how its sum was rounded
         self.register_buffer("positives", torch.tensor(initial_positives, dtype=torch.float64))
 
     @classmethod
-    def from_config(
-        cls, config: TrainConfig, sum_over_processes: Callable[[Tensor], Tensor] | None = None
-    ) -> Criterion:
+    def from_config(cls, config: TrainConfig) -> Criterion:
         return cls(
-            config.center_radius,
-            config.label_smoothing,
-            config.initial_positives,
-            config.regression_weight,
-            sum_over_processes,
+            config.center_radius, config.label_smoothing, config.initial_positives, config.regression_weight
         )
 
     def forward(self, predictions: Predictions, batch: Batch) -> Losses:
@@ -76,9 +66,7 @@ class Criterion(nn.Module):
         return Losses(classification, regression, total, num_positives)
 
     def count(self, num_positives: Tensor) -> None:
-        """Move the running count by the positives of one step."""
-        if self.sum_over_processes is not None:
-            num_positives = self.sum_over_processes(num_positives)
+        """Move the running count by the positives of one step (of all processes, to count like one)."""
         self.positives.mul_(0.9).add_(num_positives.clamp(min=1), alpha=0.1)
 
     def sums(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

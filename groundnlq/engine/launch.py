@@ -1,0 +1,123 @@
+"""Several training processes from one call: started through torchrun, watched through the run folder.
+
+The processes outlive the one that started them (a notebook's kernel that dies, a closed terminal); a later
+call finds them by their folder.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from groundnlq.config import RunConfig
+from groundnlq.engine.run import RunFolder, read_history, read_status
+from groundnlq.engine.stop import StopRequest, stop_requests
+from groundnlq.engine.train import TrainResult, train
+from groundnlq.engine.trainer import OnEpoch
+from groundnlq.errors import Preempted, TrainingFailed
+
+LOOK_EVERY_SEC = 0.2
+
+
+def launch(
+    config: RunConfig,
+    run_dir: str | Path,
+    *,
+    processes: int,
+    max_restarts: int = 3,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+    attach: bool = True,
+) -> TrainResult:
+    """Train with several processes on this machine; what they print goes to ``log.txt`` in the run folder.
+
+    Interrupting the call (Ctrl-C, a notebook's stop button) stops the run behind its current step, saved.
+    Where a run of the same configuration is under way in the folder, the call follows that one.
+
+    Args:
+        max_restarts: how often processes that died are started again, from the newest checkpoint.
+        attach: follow a run that is under way; without it the folder is refused as in use.
+
+    Raises:
+        ConfigError: the folder belongs to another configuration.
+        Preempted: the run was stopped by SIGTERM.
+        TrainingFailed: it failed, with the reason that the processes gave.
+    """
+    if processes == 1:
+        return train(config, run_dir, progress=progress, on_epoch=on_epoch)
+    folder = RunFolder(run_dir)
+    if attach and folder.is_held():
+        folder.open(config)
+        torchrun = None
+    else:
+        with folder.locked():
+            folder.open(config)
+        torchrun = _start(folder, processes, max_restarts)
+    with stop_requests() as stop:
+        _watch(folder, torchrun, stop, progress, on_epoch)
+    return _result(folder, stop)
+
+
+def _start(folder: RunFolder, processes: int, max_restarts: int) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(f"--nproc-per-node={processes}", f"--max-restarts={max_restarts}"),
+        *("-m", "groundnlq", "train", str(folder.path / "config.yaml"), "--run-dir", str(folder.path)),
+    ]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
+    (folder.path / "status.json").unlink(missing_ok=True)  # what it will say is about this start
+    with open(folder.log, "ab") as log:
+        # a session of its own: Ctrl-C reaches this process alone, which hands it on
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def _watch(
+    folder: RunFolder,
+    torchrun: subprocess.Popen[bytes] | None,
+    stop: StopRequest,
+    progress: bool,
+    on_epoch: OnEpoch | None,
+) -> None:
+    """Show how the run goes until its processes have ended; hand a request to stop on to them, once."""
+    shown, is_told = 0, False
+    with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
+        while torchrun.poll() is None if torchrun is not None else folder.is_held():
+            status, history = read_status(folder.path), read_history(folder.path)
+            bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
+            bar.refresh()
+            if on_epoch is not None and len(history) > shown:
+                on_epoch(history)
+            shown = len(history)
+            launcher = torchrun.pid if torchrun is not None else status.get("launcher")
+            if stop.signal_number and launcher and not is_told:
+                is_told = True
+                with suppress(ProcessLookupError):
+                    os.kill(launcher, signal.SIGTERM)
+            time.sleep(LOOK_EVERY_SEC)
+    history = read_history(folder.path)
+    if on_epoch is not None and len(history) > shown:
+        on_epoch(history)
+
+
+def _result(folder: RunFolder, stop: StopRequest) -> TrainResult:
+    status: dict[str, Any] = read_status(folder.path)
+    if status.get("state") == "finished":
+        resumed = status["resumed_from_step"]
+        return TrainResult(folder.path, folder.best, folder.last, read_history(folder.path), resumed)
+    if stop.signal_number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if status.get("state") == "preempted":
+        raise Preempted(f"{folder.path}: stopped at step {status['step']}; the same command continues")
+    reason = status.get("reason") or "its processes did not start"
+    raise TrainingFailed(f"{folder.path}: {reason} -- what they printed is in {folder.log}")
