@@ -107,7 +107,7 @@ def train(args: Namespace) -> None:
 
     config = load_config(args.config, args.overrides)
     result = launch(config, args.run, processes=args.processes, attach=False)
-    if not result.history or os.environ.get("RANK", "0") != "0":
+    if not result.history or not _is_main_process():
         return
     last = result.history[-1]
     if result.resumed_from_step == last["step"]:
@@ -132,6 +132,8 @@ def predict(args: Namespace) -> None:
         keep=args.keep,
         precision=args.precision,
     )
+    if not _is_main_process():
+        return
     made_by = {"checkpoint": str(args.checkpoint), "records": str(args.records), "precision": args.precision}
     write_submission(args.output, ranked, records, provenance=made_by)
     print_counts("predicted", {"queries": len(ranked)})
@@ -195,6 +197,11 @@ def presets(args: Namespace) -> None:
             (files("groundnlq") / "configs" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
         )
         print(f"{name:{max(map(len, names))}}  {comment.removeprefix('# ')}")
+
+
+def _is_main_process() -> bool:
+    """False in all but one of the processes that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_counts(what: str, counts: Mapping[str, object]) -> None:

@@ -86,4 +86,3 @@ def test_the_running_count_moves_in_training_only_and_is_part_of_the_state():
     criterion.train()(model(batch), batch)
     assert criterion.positives == pytest.approx(0.9 * 200 + 0.1 * 10)
     assert criterion.state_dict()["positives"] == criterion.positives
-

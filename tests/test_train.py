@@ -28,6 +28,7 @@ from groundnlq.errors import (
     Preempted,
     TrainingFailed,
 )
+from groundnlq.model.published import to_published
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config, weights_of
 
 
@@ -304,3 +305,93 @@ def test_a_signal_is_only_noted_until_the_step_is_done():
         signal.raise_signal(signal.SIGTERM)
         assert stop == StopRequest(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+# ---- choices of the engine
+
+
+def test_bfloat16_trains_with_losses_in_float32_and_comes_near(data, calm, tmp_path):
+    result = train(tiny_config(data, precision="bfloat16"), tmp_path, progress=False)
+    assert not same_weights(calm.last, result.last)
+    assert all(value.dtype == torch.float32 for value in weights_of(result.last).values())
+    for low, full in zip(result.history, calm.history, strict=True):
+        assert low["loss total"] == pytest.approx(full["loss total"], rel=0.05)
+
+
+def test_a_compiled_network_takes_the_same_steps(data, monkeypatch):
+    compiled = []
+
+    def trace_only(network, **options):
+        compiled.append(options)
+        return compile_with(network, backend="eager", **options)
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", trace_only)  # without a C++ compiler
+    trainers = [
+        Trainer(still(tiny_config(data, compile=compile)), RunFolder("unused"), World(), False)
+        for compile in (False, True)
+    ]
+    assert compiled == [{"dynamic": True}]
+    for trainer in trainers:
+        for micro_batches, _ in islice(trainer.batches_of(0), 2):
+            trainer.train_step(micro_batches)
+    for one, other in zip(*(t.learner.model.parameters() for t in trainers), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(data, tmp_path):
+    pytest.importorskip("tensorboard", reason="the optional extra is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train(tiny_config(data, tensorboard=True), tmp_path, progress=False)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("loss total")]
+    assert logged == [(row["step"], pytest.approx(row["loss total"])) for row in result.history]
+
+
+def test_the_kernels_are_chosen_as_configured(data, tmp_path):
+    try:
+        train(tiny_config(data, epochs=2, deterministic=True, tf32=True), tmp_path / "a", progress=False)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        train(tiny_config(data, epochs=2), tmp_path / "b", progress=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_published_checkpoint_can_be_fine_tuned(data, calm, tmp_path):
+    state = to_published(load_model(calm.best)[0].state_dict())
+    published = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    torch.save(published, tmp_path / "p.pth.tar")
+    config = tiny_config(data, init_from=str(tmp_path / "p.pth.tar"))
+    trainer = Trainer(config, RunFolder(tmp_path / "unused"), World(), False)
+    source = load_model(calm.best)[0].state_dict()
+    loaded = trainer.initialised_from["loaded"]
+    assert len(loaded) > 50
+    assert all(torch.equal(trainer.learner.model.state_dict()[name], source[name]) for name in loaded)
+
+
+def test_settings_that_do_not_shape_the_weights_may_change_between_stops(data, calm, tmp_path):
+    run_until(tiny_config(data), tmp_path, 7)
+    changed = tiny_config(data, checkpoint_every_steps=2, keep_checkpoints=5, timeout_sec=30.0)
+    assert same_weights(calm.last, train(changed, tmp_path, progress=False).last)
+    with pytest.raises(ConfigError, match=r"train\.batch_size differ"):
+        train(tiny_config(data, batch_size=2), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("ingredient", ["dropped paths", "order of samples", "jitter"])
+def test_leaving_out_any_random_number_changes_the_end(data, calm, tmp_path, monkeypatch, ingredient):
+    """What is no saved state but follows from seed and step: drawn otherwise behind a stop, it would show."""
+    config = tiny_config(data)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})})
+    whole = train(config, tmp_path / "whole", progress=False)
+    run_until(config, tmp_path / "parts", 8)
+    if ingredient == "dropped paths":
+        monkeypatch.setattr(trainer_module, "_mix", lambda seed, step, rank: 1)
+    elif ingredient == "order of samples":
+        shuffled = trainer_module.shuffled_batches
+        monkeypatch.setattr(trainer_module, "shuffled_batches", lambda n, b, s, e: shuffled(n, b, s + 1, e))
+    else:
+        monkeypatch.setattr("groundnlq.data.dataset.jitter", lambda moments, scale, random: moments)
+    assert not same_weights(whole.last, train(config, tmp_path / "parts", progress=False).last)

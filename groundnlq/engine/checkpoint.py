@@ -84,12 +84,13 @@ def save_model(
 
 
 def load_model(
-    path: str | Path, preset: str = "finetune", weights: str | None = None
+    path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
 ) -> tuple[Grounder, RunConfig]:
     """A trained network in evaluation mode and the run's configuration, from our file or a published one.
 
     Args:
-        preset: where a published file comes from; it has no configuration of its own.
+        preset: the run that a published file is of, since it has no configuration of its own: what its
+            shapes do not tell (heads, window, position table) and how to decode are taken from there.
         weights: ``raw`` or ``ema``; by default what the file names as the better one.
 
     Raises:
@@ -104,7 +105,7 @@ def load_model(
         state = content["weights"][weights or content["use"]]
         check_state(state, config.model, str(path))
     else:
-        config = load_config(preset)
+        config = preset if isinstance(preset, RunConfig) else load_config(preset)
         shape, state = load_published(
             path, config.model.max_seq_len, config.model.num_heads, config.model.window
         )

@@ -21,7 +21,7 @@ from groundnlq.config import RunConfig
 from groundnlq.engine.run import RunFolder, read_history, read_status
 from groundnlq.engine.stop import StopRequest, stop_requests
 from groundnlq.engine.train import TrainResult, train
-from groundnlq.engine.trainer import OnEpoch
+from groundnlq.engine.trainer import OnEpoch, OnStatus
 from groundnlq.errors import Preempted, TrainingFailed
 
 LOOK_EVERY_SEC = 0.2
@@ -35,6 +35,7 @@ def launch(
     max_restarts: int = 3,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    on_status: OnStatus | None = None,
     attach: bool = True,
 ) -> TrainResult:
     """Train with several processes on this machine; what they print goes to ``log.txt`` in the run folder.
@@ -52,17 +53,17 @@ def launch(
         TrainingFailed: it failed, with the reason that the processes gave.
     """
     if processes == 1:
-        return train(config, run_dir, progress=progress, on_epoch=on_epoch)
+        return train(config, run_dir, progress=progress, on_epoch=on_epoch, on_status=on_status)
     folder = RunFolder(run_dir)
     if attach and folder.is_held():
         folder.open(config)
-        torchrun = None
+        watch = _Watch(folder, None, on_epoch, on_status)
     else:
         with folder.locked():
             folder.open(config)
-        torchrun = _start(folder, processes, max_restarts)
+        watch = _Watch(folder, _start(folder, processes, max_restarts), on_epoch, on_status)
     with stop_requests() as stop:
-        _watch(folder, torchrun, stop, progress, on_epoch)
+        watch.until_the_end(stop, progress)
     return _result(folder, stop)
 
 
@@ -82,32 +83,60 @@ def _start(folder: RunFolder, processes: int, max_restarts: int) -> subprocess.P
         )
 
 
-def _watch(
-    folder: RunFolder,
-    torchrun: subprocess.Popen[bytes] | None,
-    stop: StopRequest,
-    progress: bool,
-    on_epoch: OnEpoch | None,
-) -> None:
-    """Show how the run goes until its processes have ended; hand a request to stop on to them, once."""
-    shown, is_told = 0, False
-    with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
-        while torchrun.poll() is None if torchrun is not None else folder.is_held():
-            status, history = read_status(folder.path), read_history(folder.path)
-            bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
-            bar.refresh()
-            if on_epoch is not None and len(history) > shown:
-                on_epoch(history)
-            shown = len(history)
-            launcher = torchrun.pid if torchrun is not None else status.get("launcher")
-            if stop.signal_number and launcher and not is_told:
-                is_told = True
-                with suppress(ProcessLookupError):
-                    os.kill(launcher, signal.SIGTERM)
-            time.sleep(LOOK_EVERY_SEC)
-    history = read_history(folder.path)
-    if on_epoch is not None and len(history) > shown:
-        on_epoch(history)
+class _Watch:
+    """Shows how a run goes until its processes have ended, and hands a request to stop on to them."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        torchrun: subprocess.Popen[bytes] | None,
+        on_epoch: OnEpoch | None,
+        on_status: OnStatus | None,
+    ):
+        self.folder, self.torchrun, self.on_epoch, self.on_status = folder, torchrun, on_epoch, on_status
+        self.num_epochs, self.said_at = 0, 0.0
+
+    def until_the_end(self, stop: StopRequest, progress: bool) -> None:
+        is_told = False
+        with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
+            while self._is_running():
+                status = self._look()
+                bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
+                bar.refresh()
+                if stop.signal_number and not is_told:
+                    is_told = self._ask_to_stop()
+                time.sleep(LOOK_EVERY_SEC)
+        self._look()
+
+    def _look(self) -> dict[str, Any]:
+        status, history = read_status(self.folder.path), read_history(self.folder.path)
+        if self.on_status is not None and status.get("time", 0.0) > self.said_at:
+            self.on_status(status)
+        if self.on_epoch is not None and len(history) > self.num_epochs:
+            self.on_epoch(history)
+        self.num_epochs, self.said_at = len(history), status.get("time", 0.0)
+        return status
+
+    def _is_running(self) -> bool:
+        if self.torchrun is not None:
+            return self.torchrun.poll() is None
+        launcher = (
+            self._launcher()
+        )  # is there while it starts its processes again, when nobody holds the folder
+        return self.folder.is_held() or (launcher is not None and Path(f"/proc/{launcher}").exists())
+
+    def _ask_to_stop(self) -> bool:
+        launcher = self._launcher()
+        if launcher is None:  # its processes have not said yet who started them
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(launcher, signal.SIGTERM)
+        return True
+
+    def _launcher(self) -> int | None:
+        if self.torchrun is not None:
+            return self.torchrun.pid
+        return read_status(self.folder.path).get("launcher")
 
 
 def _result(folder: RunFolder, stop: StopRequest) -> TrainResult:

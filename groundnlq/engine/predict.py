@@ -19,7 +19,7 @@ from groundnlq.data.features import FeatureStore
 from groundnlq.data.submission import Ranked
 from groundnlq.data.text import TokenStore
 from groundnlq.engine.checkpoint import load_model
-from groundnlq.engine.distributed import World
+from groundnlq.engine.distributed import World, joined_world
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder, Predictions
 
@@ -38,7 +38,7 @@ def predict(
     weights: str | None = None,
     progress: bool = True,
 ) -> Ranked:
-    """Answer all records with a trained network.
+    """Answer all records with a trained network; under torchrun, each process answers its share of the clips.
 
     Args:
         checkpoint: a file or run folder of ours, or a published ``.pth.tar`` (with the `preset` it is of).
@@ -55,10 +55,9 @@ def predict(
     data = config.data
     dataset = QueryDataset(records, store, tokens, data.grid, config.model.coarsest_stride)
     rules = config.decode if keep is None else config.decode.model_copy(update={"keep": keep})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return predict_dataset(
-        model.to(device), dataset, data, rules, World(device=device), precision=precision, progress=progress
-    )
+    with joined_world() as world:
+        model = model.to(world.device)
+        return predict_dataset(model, dataset, data, rules, world, precision=precision, progress=progress)
 
 
 def predict_dataset(

@@ -72,10 +72,14 @@ class RunFolder:
         with self._lock_file() as file:
             return not _try_lock(file)
 
-    def write_status(self, state: str, step: int, total_steps: int, reason: str = "", **more: Any) -> None:
-        """Say how the run stands; exit codes of launchers do not."""
-        status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason}
-        write_json(self.path / "status.json", status | more | {"pid": os.getpid(), "time": time.time()})
+    def write_status(
+        self, state: str, step: int, total_steps: int, reason: str = "", **more: Any
+    ) -> dict[str, Any]:
+        """Say how the run stands; exit codes of launchers do not. Returns what was written."""
+        status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, **more}
+        status |= {"pid": os.getpid(), "time": time.time()}
+        write_json(self.path / "status.json", status)
+        return status
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """One line for each epoch so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groundnlq.config import RunConfig
+from groundnlq.config import ModelConfig, RunConfig, differing_keys
 from groundnlq.data.annotations import Record, read_records
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.feature_check import require_inputs
@@ -12,6 +12,11 @@ from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.optim import HEADS
 from groundnlq.errors import CheckpointError, ConfigError
 from groundnlq.model.grounder import Grounder
+
+# how targets are assigned, paths are dropped and scales begin is each run's own
+ARCHITECTURE = {f"model.{key}" for key in ModelConfig.model_fields} - {
+    "model.drop_path", "model.scale_init", "model.regression_ranges_grid"
+}  # fmt: skip
 
 
 def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -> QueryDataset:
@@ -48,12 +53,11 @@ def start_from(model: Grounder, config: RunConfig) -> dict[str, list[str]]:
     names = list(model.state_dict())
     if config.train.init_from is None:
         return {"loaded": [], "fresh": names}
-    source, source_config = load_model(config.train.init_from, preset=config.name)
-    if source_config.model.model_dump(exclude={"drop_path"}) != config.model.model_dump(
-        exclude={"drop_path"}
-    ):
+    source, source_config = load_model(config.train.init_from, preset=config)
+    if keys := [key for key in differing_keys(source_config, config) if key in ARCHITECTURE]:
         raise CheckpointError(
-            f"{config.train.init_from}: has another architecture than this run -- set the same model.* keys"
+            f"{config.train.init_from}: has another architecture than this run, {', '.join(keys)} differ "
+            "-- set the same model.* keys"
         )
     loaded = {name: value for name, value in source.state_dict().items() if not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)

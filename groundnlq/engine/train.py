@@ -14,7 +14,7 @@ from groundnlq.config import RunConfig
 from groundnlq.engine.distributed import World, joined_world
 from groundnlq.engine.run import RunFolder, read_status
 from groundnlq.engine.stop import StopRequest, stop_requests
-from groundnlq.engine.trainer import OnEpoch, Trainer
+from groundnlq.engine.trainer import OnEpoch, OnStatus, Trainer
 from groundnlq.errors import KitError, Preempted, TrainingFailed
 
 ASKED = "asked to stop; the same command continues"
@@ -32,7 +32,12 @@ class TrainResult:
 
 
 def train(
-    config: RunConfig, run_dir: str | Path, *, progress: bool = True, on_epoch: OnEpoch | None = None
+    config: RunConfig,
+    run_dir: str | Path,
+    *,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+    on_status: OnStatus | None = None,
 ) -> TrainResult:
     """Train, or go on where this folder's run stopped; a finished run does nothing.
 
@@ -40,6 +45,7 @@ def train(
 
     Args:
         on_epoch: called with the history so far after every epoch, for a live curve.
+        on_status: called about every second with step, total_steps, epoch and its mean loss so far.
 
     Raises:
         ConfigError: the folder belongs to another configuration.
@@ -52,7 +58,7 @@ def train(
     with ExitStack() as held, joined_world(config.train.timeout_sec) as world:
         world.from_main(lambda: _enter(folder, config, held))
         with stop_requests() as stop:
-            trainer = _run(config, folder, world, stop, progress, on_epoch)
+            trainer = _run(config, folder, world, stop, progress, on_epoch, on_status)
     return TrainResult(folder.path, folder.best, folder.last, trainer.history, trainer.resumed_from_step)
 
 
@@ -63,11 +69,12 @@ def _run(
     stop: StopRequest,
     progress: bool,
     on_epoch: OnEpoch | None,
+    on_status: OnStatus | None,
 ) -> Trainer:
     trainer = None
     try:
         trainer = Trainer(config, folder, world, progress)
-        trainer.fit(stop, on_epoch)
+        trainer.fit(stop, on_epoch, on_status)
     except (Preempted, KeyboardInterrupt):
         if trainer is not None:
             trainer.write_status("preempted", ASKED)

@@ -33,6 +33,7 @@ from groundnlq.errors import CheckpointError, ConfigError, Preempted, sample_of
 from groundnlq.model.grounder import Grounder
 
 OnEpoch = Callable[[list[dict[str, Any]]], None]
+OnStatus = Callable[[dict[str, Any]], None]
 STATUS_EVERY_SEC = 1.0
 
 
@@ -60,13 +61,17 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.sums = EpochSums()
         self.said_at = 0.0
+        self.on_status: OnStatus | None = None
         if saved is not None:
             self.restore(read_checkpoint(saved))
 
     # ---- the run
 
-    def fit(self, stop: StopRequest, on_epoch: OnEpoch | None = None) -> None:
+    def fit(
+        self, stop: StopRequest, on_epoch: OnEpoch | None = None, on_status: OnStatus | None = None
+    ) -> None:
         """All epochs that are left."""
+        self.on_status = on_status
         while len(self.history) < self.config.train.epochs and not self._is_patience_over():
             self.write_status("running")
             self.train_epoch(stop)
@@ -172,13 +177,18 @@ class Trainer:
 
     def write_status(self, state: str, reason: str = "") -> None:
         self.said_at = time.monotonic()
-        if self.world.is_main:
-            self.folder.write_status(
-                *(state, self.step, self.total_steps, reason),
-                processes=self.world.size,
-                resumed_from_step=self.resumed_from_step,
-                launcher=launcher_pid(),
-            )
+        if not self.world.is_main:
+            return
+        status = self.folder.write_status(
+            *(state, self.step, self.total_steps, reason),
+            epoch=min(len(self.history) + 1, self.config.train.epochs),
+            loss=self.sums.losses[2] / max(1, self.sums.steps),
+            processes=self.world.size,
+            resumed_from_step=self.resumed_from_step,
+            launcher=launcher_pid(),
+        )
+        if self.on_status is not None:
+            self.on_status(status)
 
     def fingerprint(self) -> str:
         """A hash of the training records in order: what an index of the sampler means."""
