@@ -52,11 +52,16 @@ def write_config(data, path, **train):
 
 
 @pytest.fixture(scope="module")
-def calm(config, tmp_path_factory):
-    """What an uninterrupted run ends with."""
+def calm_folder(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calm")
     assert run(torchrun(config, folder)).returncode == 0
-    return ending(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(calm_folder):
+    """What an uninterrupted run ends with."""
+    return ending(calm_folder)
 
 
 def torchrun(config, folder, *changes, processes=2, restarts=0):
@@ -360,6 +365,24 @@ def test_two_processes_of_two_train_as_one_of_four(data, tmp_path):
     assert counts[0] != counts[1]
     losses = [last[name]["history"][0]["loss total"] for name in ("published", "one")]
     assert losses[0] != pytest.approx(losses[1], rel=0.05)
+
+
+def test_two_processes_predict_exactly_what_one_does(data, calm_folder, tmp_path):
+    files = (
+        "--records",
+        data / "train.jsonl",
+        "--features",
+        data / "features.h5",
+        "--text",
+        data / "text.h5",
+    )
+    for processes in (1, 2):
+        options = ("--standalone", f"--nproc-per-node={processes}", "-m", "groundnlq", "predict")
+        output = ("--output", str(tmp_path / f"{processes}.json"))
+        assert run([*TORCHRUN, *options, str(calm_folder), *map(str, files), *output]).returncode == 0
+    alone, together = (json.loads((tmp_path / f"{n}.json").read_text())["results"] for n in (1, 2))
+    assert alone == together
+    assert len({(r["annotation_uid"], r["query_idx"]) for r in together}) == len(together) == 24
 
 
 def test_two_machines_meet_at_one_rendezvous(config, calm, tmp_path):
