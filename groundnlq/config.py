@@ -67,6 +67,11 @@ class ModelConfig(Section):
                 f"{len(self.regression_ranges_grid)} regression_ranges_grid for {self.num_levels} levels "
                 "(1 + num_cross_levels + num_self_levels): give one range per level"
             )
+        for low, high in self.regression_ranges_grid:
+            if not 0 <= low < high:
+                raise ValueError(
+                    f"regression_ranges_grid has [{low:g}, {high:g}]: a range needs 0 <= low < high"
+                )
         if self.max_seq_len % self.coarsest_stride:
             raise ValueError(f"max_seq_len {self.max_seq_len} is no multiple of {self.coarsest_stride}")
         return self
@@ -119,6 +124,7 @@ class TrainConfig(Section):
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
     compile: bool = False  # the network through torch.compile; needs a C++ compiler on CPU
     init_from: str | None = None
+    allow_other_encoder: bool = False  # start from weights that were trained with another encoder's tokens
     validate_every_epochs: Positive = 1
     patience_epochs: NonNegative = 0  # 0 never stops early
     checkpoint_every_steps: NonNegative = 0  # 0 saves at the end of epochs only
@@ -213,7 +219,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: {error.strerror} -- name a preset ({', '.join(preset_names())}) or a file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: not plain YAML -- nested too deeply") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not plain YAML -- {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
@@ -271,8 +279,10 @@ def _pairs(overrides: Iterable[str] | Mapping[str, object]) -> Iterator[tuple[st
             raise ConfigError(f"override {text!r} has no '=' -- write key=value, as in train.epochs=3")
         try:
             yield key.strip(), yaml.load(value, Loader=_PlainLoader)
+        except RecursionError:
+            raise ConfigError(f"override {text!r:.60}: nested too deeply") from None
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {text!r}: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"override {text!r:.60}: {' '.join(str(error).split())}") from None
 
 
 def _assign(tree: dict[str, Any], dotted_key: str, value: object) -> None:

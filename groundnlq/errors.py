@@ -84,7 +84,8 @@ class Findings:
         if not self.messages:
             return
         if len(self.messages) == 1:
-            raise self.error(f"{self.where}: {self.messages[0]} -- {remedy}")
+            message = self.messages[0]  # which may know its own remedy
+            raise self.error(f"{self.where}: {message}" + ("" if " -- " in message else f" -- {remedy}"))
         shown = "".join(f"\n  - {message}" for message in self.messages[: self.at_most])
         hidden = len(self.messages) - self.at_most
         more = f"\n  - ... and {hidden} more" if hidden > 0 else ""

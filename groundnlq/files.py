@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from groundnlq.errors import DataError, KitError
 
@@ -62,10 +65,28 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value: object, indent: int | None = None) -> None:
     """Write JSON atomically; NaN and Inf are refused, since readers disagree about them."""
-    write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
+    """The tensors and plain values of a `torch.save` file; a file that would run code is refused unrun."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's dialects
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
+        raise error(f"{path}: {reason.strerror} -- check the path") from None
+    except pickle.UnpicklingError as reason:  # torch's words recommend to load it unsafely; they end here
+        found = re.search(r"GLOBAL (\S+)", str(reason))
+        what = f"it asks for {found[1]:.80}, which could run code" if found else "it is no plain pickle"
+        raise error(f"{path}: refused, {what} -- only tensors and plain values are read") from None
+    except Exception:  # every way in which bytes can be broken
+        raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None

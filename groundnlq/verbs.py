@@ -31,7 +31,7 @@ def prepare_nlq(args: Namespace) -> None:
         if twice := [r.query_id for r in file.records if r.query_id in records]:
             raise DataError(f"{path}: {sample_of(twice)} also in a file before -- name each file once")
         records |= {record.query_id: record for record in file.records}
-        print_counts(str(path), {"queries": len(file.records), "clips": len(file.clips)} | file.dirt)
+        print_counts(str(path), {"queries": len(file.records), "clips": len(file.clips)} | _found(file.dirt))
     write_records(args.output, records.values())
     _print_written(args.output)
 
@@ -50,7 +50,7 @@ def prepare_narrations(args: Namespace) -> None:
         question_mark=args.question_mark,
     )
     write_records(args.output, records)
-    print_counts(str(args.egoclip), counts)
+    print_counts(str(args.egoclip), _found(counts))
     _print_written(args.output)
 
 
@@ -131,11 +131,11 @@ def predict(args: Namespace) -> None:
         preset=args.preset,
         keep=args.keep,
         precision=args.precision,
+        other_encoder=args.other_encoder,
     )
     if not _is_main_process():
         return
-    made_by = {"checkpoint": str(args.checkpoint), "records": str(args.records), "precision": args.precision}
-    write_submission(args.output, ranked, records, provenance=made_by)
+    write_submission(args.output, ranked, records)
     print_counts("predicted", {"queries": len(ranked)})
     _print_written(args.output)
 
@@ -144,6 +144,7 @@ def evaluate(args: Namespace) -> None:
     from groundnlq.analysis.metrics import evaluate as score
     from groundnlq.data.annotations import read_truth
     from groundnlq.data.submission import read_submission
+    from groundnlq.errors import sample_of
     from groundnlq.files import write_json
 
     records, content = read_truth(args.truth), {}
@@ -152,6 +153,10 @@ def evaluate(args: Namespace) -> None:
         counts = {"queries": len(result.hits), "unanswered": result.num_missing, "kept": result.num_kept}
         print_counts(str(path), counts)
         print(f"{result.table().to_string()}\n")
+        if missing := result.hits.loc[~result.hits["is_answered"], "query_id"].tolist():
+            print(f"unanswered, a miss in the strict figures: {sample_of(missing)} -- predict all records\n")
+        for name, count in result.num_short.items():
+            print(f"{name}: {count} answered queries have fewer moments; what is not there is a miss\n")
         if result.num_kept < 10:
             print(f"no R@10: {result.num_kept} moments per query were kept -- predict with --keep 10\n")
         content |= result.to_json() if path is args.predictions else {"raw_text": result.to_json()}
@@ -170,10 +175,15 @@ def ensemble(args: Namespace) -> None:
     records = [
         Record(f"{a['annotation_uid']}_{a['query_idx']}", a.get("clip_uid", ""), "", 0.0) for a in answers
     ]
-    made_by = {"ensemble": [str(path) for path in args.predictions]}
-    write_submission(args.output, combined, records, provenance=made_by)
+    write_submission(args.output, combined, records)
     print_counts("combined", {"runs": len(args.predictions), "queries": len(combined)})
     _print_written(args.output)
+
+
+def show(args: Namespace) -> None:
+    from groundnlq.show import describe
+
+    print(describe(args.path))
 
 
 def notebooks(args: Namespace) -> None:
@@ -207,6 +217,10 @@ def _is_main_process() -> bool:
 def print_counts(what: str, counts: Mapping[str, object]) -> None:
     """One line: what was done, and how many of what."""
     print(f"{what}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _found(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _print_written(path: Path) -> None:

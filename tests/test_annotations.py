@@ -86,7 +86,9 @@ FAULTS = {
     "no clips": ({"videos": [{}]}, r"videos\[0\]: has no list 'clips'"),
     "path as id": ({"videos": [{"clips": [{"clip_uid": "../x"}]}]}, "clip_uid"),
     "truncated": ('{"videos": [', "not valid JSON"),
-    "NaN": ('{"videos": NaN}', "NaN is not a number"),
+    "NaN": (official(query(start=float("nan"))), r"language_queries\[0\]: .* must be numbers, got nan"),
+    "beyond any clip": (official(query(end=10**400)), "must be numbers"),
+    "half a character": (official(query(text="\ud800")), "a text expected"),
     "key twice": ('{"videos": [], "videos": []}', "'videos' stands twice"),
     "deep": ("[" * 100_000, "not valid JSON"),
     "no query": (official(query("")), "no query with a text"),
@@ -126,7 +128,12 @@ def test_broken_lines_of_records_are_all_named(tmp_path):
     broken = [good[0], "{", good[0], good[1].replace("480.0", "-1"), good[2].replace("a00_3", "../../x")]
     with pytest.raises(DataError) as error:
         read_records(write(tmp_path, "\n".join(broken), "r.jsonl"))
-    for part in ("line 2", "line 4: 'duration'", "line 5: 'query_id'", "a00_0 stands 2 times"):
+    for part in (
+        "line 2",
+        "line 4: 'duration'",
+        "line 5: 'query_id'",
+        "line 3: query_id a00_0 stands twice (first at line 1)",
+    ):
         assert part in str(error.value)
 
 

@@ -128,5 +128,5 @@ def test_the_last_is_repeated_to_fill_up():
 
 
 def test_runs_over_other_queries_are_refused():
-    with pytest.raises(DataError, match="run 2 answers other queries"):
+    with pytest.raises(DataError, match=r"run 2 \(unnamed\) answers other queries"):
         ensemble([{"a_0": np.zeros((1, 3))}, {"a_1": np.zeros((1, 3))}])

@@ -74,9 +74,9 @@ def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatc
 def test_damaged_and_foreign_files_are_clear_errors(tmp_path):
     path = checkpoint(tmp_path, published_weights("tiny"))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="damaged"):
         load_published(path)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="No such file"):
         load_published(tmp_path / "absent.pth.tar")
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="no 'state_dict'"):

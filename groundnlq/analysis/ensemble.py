@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from groundnlq.data.recall import tiou
-from groundnlq.data.submission import Ranked
+from groundnlq.data.submission import Answers, Ranked, origin_of
 from groundnlq.errors import DataError, sample_of
+from groundnlq.provenance import made_by
 
 NEAR_SEC = 2.0  # centres closer than this belong to one group
 KEPT_OF_EACH_RUN = 4
 NMS_IOU = 0.5
 
 
-def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Ranked:
+def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Answers:
     """Fuse the runs' predictions query by query.
 
     Raises:
@@ -26,10 +27,12 @@ def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Ranked:
     for number, run in enumerate(runs[1:], 2):
         if differing := runs[0].keys() ^ run.keys():
             raise DataError(
-                f"run {number} answers other queries than run 1: {sample_of(sorted(differing))} "
+                f"run {number} ({origin_of(run).get('path', 'unnamed')}) answers other queries than run 1: "
+                f"{sample_of(sorted(differing))} "
                 "-- predict the same split with both"
             )
-    return {query_id: fuse([run[query_id] for run in runs], keep) for query_id in runs[0]}
+    fused = {query_id: fuse([run[query_id] for run in runs], keep) for query_id in runs[0]}
+    return Answers(fused, made_by(runs=[origin_of(run) for run in runs], keep=keep))
 
 
 def fuse(answers: Sequence[np.ndarray], keep: int = 5) -> np.ndarray:

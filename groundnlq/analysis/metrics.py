@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from groundnlq.data.annotations import Record
+from groundnlq.data.annotations import Record, identity_of
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
-from groundnlq.data.submission import Ranked
+from groundnlq.data.submission import Ranked, origin_of
 from groundnlq.errors import DataError, sample_of
+from groundnlq.provenance import made_by
 
 NUM_BOOTSTRAP = 1000
 LOW, HIGH = "95 % low", "95 % high"
@@ -32,6 +33,7 @@ class Evaluation:
 
     hits: pd.DataFrame
     num_kept: int
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
@@ -50,6 +52,13 @@ class Evaluation:
     @property
     def num_missing(self) -> int:
         return int((~self.hits["is_answered"]).sum())
+
+    @property
+    def num_short(self) -> dict[str, int]:
+        """For each recall at k the answered queries that have fewer than k segments, where there are any."""
+        kept = self.hits.loc[self.hits["is_answered"], "num_kept"]
+        counts = {f"R@{k}": int((kept < k).sum()) for k in KS if k <= self.num_kept}
+        return {name: count for name, count in counts.items() if count}
 
     def intervals(self, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals of the strict recalls; whole clips are drawn: their queries hang together."""
@@ -92,7 +101,9 @@ class Evaluation:
             "num_queries": len(self.hits),
             "num_missing": self.num_missing,
             "num_kept": self.num_kept,
+            "num_short": self.num_short,
             "text changed by cleaning": self.by_cleaning().T.to_dict(),
+            "provenance": dict(self.made_by),
         }
 
     def by_cleaning(self) -> pd.DataFrame:
@@ -120,12 +131,14 @@ def evaluate(ranked: Ranked, records: Sequence[Record]) -> Evaluation:
         raise DataError(f"there are no {lacking} to score -- predict a split that has ground truth")
     foreign = ranked.keys() - {record.query_id for record in records}
     if foreign:
+        where = origin_of(ranked).get("path", "predictions")
         raise DataError(
-            f"{len(foreign)} answers are to queries that the ground truth does not have: "
+            f"{where}: {len(foreign)} answers are to queries that the ground truth does not have: "
             f"{sample_of(sorted(foreign))} -- are these predictions of another split?"
         )
     ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
-    return Evaluation(pd.DataFrame([_row(record, ranked, ks) for record in truth]), num_kept)
+    hits = pd.DataFrame([_row(record, ranked, ks) for record in truth])
+    return Evaluation(hits, num_kept, made_by(predictions=origin_of(ranked), truth=identity_of(records)))
 
 
 def by_unseen_words(train: Sequence[Record]) -> Grouping:
@@ -181,6 +194,7 @@ def _row(record: Record, ranked: Mapping[str, np.ndarray], ks: Sequence[int]) ->
         "moment_sec": end - start,
         "duration_sec": record.duration_sec,
         "is_answered": record.query_id in ranked,
+        "num_kept": len(overlaps),
         "is_cleaned": record.raw_query is not None and record.raw_query != record.query,
     }
     for k in ks:

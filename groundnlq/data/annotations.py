@@ -7,11 +7,11 @@ with all findings of a file in one error.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     for where, clip, video_uid in walk_clips(tree, reader.findings):
         reader.read_clip(where, clip, video_uid)
     if version not in KNOWN_VERSIONS:
-        reader.dirt[f"unknown version {version!r}"] += 1
+        reader.dirt[f"unknown version {version!r:.40}"] += 1
     reader.check_moments_present()
     reader.findings.raise_if_any("mend the file or fetch it again")
     if not reader.records:
@@ -110,15 +110,20 @@ def read_records(path: str | Path) -> list[Record]:
         DataError: all faults of the file in one message, each with its line.
     """
     path, findings, records = Path(path), Findings(str(path), DataError), []
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    lines_of: dict[str, int] = {}
+    for number, line in enumerate(_read_text(path).split("\n"), 1):  # texts may hold other line separators
         if line.strip():
             try:
                 row = _loads(line)
             except ValueError as error:
-                findings.add(f"line {number}: {error}")
+                findings.add(f"line {number}: not valid JSON ({error})")
                 continue
-            records += _record_of_row(row, f"line {number}", findings)
-    _find_duplicates((record.query_id for record in records), findings)
+            for record in _record_of_row(row, f"line {number}", findings):
+                records.append(record)
+                if (first := lines_of.setdefault(record.query_id, number)) != number:
+                    findings.add(
+                        f"line {number}: query_id {record.query_id} stands twice (first at line {first})"
+                    )
     findings.raise_if_any("write it again with 'groundnlq prepare'")
     if not records:
         raise DataError(f"{path}: holds no record -- write it again with 'groundnlq prepare'")
@@ -128,6 +133,12 @@ def read_records(path: str | Path) -> list[Record]:
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records in the published JSON-lines layout, atomically."""
     write_text(path, "\n".join(json.dumps(_row_of_record(record)) for record in records))
+
+
+def identity_of(records: Sequence[Record]) -> dict[str, Any]:
+    """How many records, and a hash of what is asked about which clip; the same from either layout."""
+    asked = json.dumps([(r.query_id, r.clip_uid, r.query, r.duration_sec, r.moments_sec) for r in records])
+    return {"queries": len(records), "sha256": hashlib.sha256(asked.encode()).hexdigest()}
 
 
 def read_truth(path: str | Path) -> list[Record]:
@@ -147,7 +158,7 @@ def read_truth(path: str | Path) -> list[Record]:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file strictly: no NaN, no Infinity, no key twice.
+    """Parse a JSON file; a key that stands twice is refused. NaN is left to the checks, which know its place.
 
     Raises:
         DataError: what is wrong and at which line and column.
@@ -235,7 +246,7 @@ class _NlqReader:
             self.findings.add(f"{where}: an object expected, got {query!r:.40}")
             return
         raw = query.get("query")
-        if raw is not None and not isinstance(raw, str):
+        if raw is not None and not _is_text(raw):
             self.findings.add(f"{where}.query: a text expected, got {raw!r:.40}")
             return
         text = clean_query(raw or "") if self.clean_text else raw
@@ -253,7 +264,7 @@ class _NlqReader:
                 text,
                 clip.duration_sec,
                 (moment,) if moment else (),
-                template=template if isinstance(template, str) else None,
+                template=template if _is_text(template) else None,
                 raw_query=raw,
             )
         )
@@ -265,7 +276,7 @@ class _NlqReader:
             return None
         if not (_is_number(start) and _is_number(end)):
             self.findings.add(
-                f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start!r}, {end!r}"
+                f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start!r:.40}, {end!r:.40}"
             )
             return None
         if end <= start:
@@ -305,7 +316,7 @@ def _record_of_row(row: Any, where: str, findings: Findings) -> list[Record]:
     text = row.get("query", row.get("narration_query"))
     query_id, clip_uid, duration = row.get("query_id"), row.get("video_id"), row.get("duration")
     faults = len(findings.messages)
-    if not isinstance(text, str) or not text.strip():
+    if not _is_text(text) or not text.strip():
         findings.add(f"{where}: 'query' or 'narration_query' must be a text, got {text!r:.40}")
     for name, value in (("query_id", query_id), ("video_id", clip_uid)):
         if not isinstance(value, str) or not SAFE_ID.fullmatch(value):
@@ -336,14 +347,14 @@ def _row_of_record(record: Record) -> dict[str, Any]:
     return row | ({"timestamps": [list(m) for m in record.moments_sec]} if record.moments_sec else {})
 
 
-def _find_duplicates(ids: Iterable[str], findings: Findings) -> None:
-    for name, count in Counter(ids).items():
-        if count > 1:
-            findings.add(f"query_id {name} stands {count} times")
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, and small enough that no arithmetic on it overflows."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _is_text(value: Any) -> bool:
+    """JSON can spell half characters, which no encoder and no file takes."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _is_moment(value: Any) -> bool:
@@ -361,9 +372,6 @@ def _read_text(path: Path) -> str:
 
 
 def _loads(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number that JSON has")
-
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         tree = dict(pairs)
         if len(tree) < len(pairs):
@@ -371,6 +379,6 @@ def _loads(text: str) -> Any:
         return tree
 
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique)
     except RecursionError:
         raise ValueError("nested too deeply") from None

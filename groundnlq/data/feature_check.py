@@ -32,6 +32,7 @@ class FeatureReport:
     not_finite: list[str]
     constant: list[str]
     queries_without_tokens: list[str]
+    num_unused: int = 0  # clips that no record asks for
 
     @property
     def step_sec_of_clips(self) -> np.ndarray:
@@ -69,6 +70,8 @@ class FeatureReport:
     def lines(self) -> list[str]:
         """The report in words, one finding a line."""
         lines = [f"{len(self.clip_uids)} clips with features, {self.num_steps.sum()} steps"]
+        if self.num_unused:
+            lines.append(f"{self.num_unused} clips belong to no record")
         if len(self.clip_uids):
             low, high = self.spread_frames
             lines.append(
@@ -128,6 +131,7 @@ def check_features(
         queries_without_tokens=[
             r.query_id for r in records if tokens is not None and r.query_id not in tokens
         ],
+        num_unused=len(store.num_steps.keys() - durations.keys()),
     )
 
 

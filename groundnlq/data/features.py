@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.errors import FeatureError
+from groundnlq.errors import FeatureError, Findings, KitError
 from groundnlq.files import atomic_path, check_id
+from groundnlq.provenance import made_by
 
 SCHEMA = 1
 FLOAT16_MAX = 65504.0
@@ -38,7 +40,8 @@ class FeatureStore:
             self.attributes: dict[str, Any] = json.loads(root.attrs.get("attributes", "{}"))
             self.width = int(root.attrs["width"])
             self.dtype = str(root.attrs["dtype"])
-            self.num_steps: dict[str, int] = _lengths(root["clips"], self.path)
+            self.sha256 = str(root.attrs.get("sha256", "unknown"))  # of ids and values, in order
+            self.num_steps: dict[str, int] = _lengths(root, self.width, self.path)
         except (KeyError, ValueError, OSError, RuntimeError) as error:
             reason = f"{self.path}: damaged ({error})"
             raise FeatureError(f"{reason} -- import the features again") from None
@@ -89,41 +92,72 @@ def write_features(
 
     Raises:
         FeatureError: not (T, D), empty, another width than the first, NaN or Inf, a value beyond float16, a
-            clip given twice; always with the clip's name.
+            clip given twice, what `clips` itself raises; all clips by name in one message.
     """
-    width, count = None, 0
+    width, count, digest = None, 0, hashlib.sha256()
+    findings = Findings(str(path), FeatureError)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as root:
         group = root.create_group("clips", track_order=True)
-        for clip_uid, values in clips:
-            array = checked_array(values, check_id(clip_uid, str(path)), width, dtype)
+        for clip_uid, values in each_readable(clips, findings):
+            try:
+                array = checked_array(values, check_id(clip_uid, str(path)), width, dtype)
+            except KitError as error:
+                findings.add(str(error))
+                continue
             width = array.shape[1]
             if clip_uid in group:
-                raise FeatureError(f"clip {clip_uid} is given twice -- keep one of them")
+                findings.add(f"clip {clip_uid} is given twice -- keep one of them")
+                continue
             group.create_dataset(clip_uid, data=array)
+            digest.update(clip_uid.encode() + array.tobytes())
             count += 1
+        findings.raise_if_any("nothing was written")
         if width is None:
             raise FeatureError(f"{path}: no clip to write -- check the source and the list of clips")
         root.attrs.update(schema=SCHEMA, kind="features", width=width, dtype=dtype)
         root.attrs["attributes"] = json.dumps(dict(attributes or {}))
+        root.attrs["sha256"] = digest.hexdigest()
+        root.attrs["made_by"] = json.dumps(made_by())
     return count
+
+
+def each_readable(pairs: Iterable[tuple[str, Any]], findings: Findings) -> Iterator[tuple[str, Any]]:
+    """The pairs as they come; a pair that cannot be read is a finding, and the next one is tried."""
+    source = iter(pairs)
+    while True:
+        try:
+            yield next(source)
+        except StopIteration:
+            return
+        except FeatureError as error:
+            findings.add(str(error))
 
 
 def checked_array(
     values: np.ndarray | Tensor, clip_uid: str, width: int | None, dtype: str = "float32"
 ) -> np.ndarray:
     """(T, D) features in the given dtype, or a FeatureError that names the clip and what is wrong."""
-    tensor = torch.as_tensor(values)
+    try:
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError) as error:
+        raise FeatureError(
+            f"clip {clip_uid}: features are no array of numbers ({error}) -- extract it again"
+        ) from None
     if tensor.dim() != 2:
-        raise FeatureError(f"clip {clip_uid}: features are {tuple(tensor.shape)}, expected (T, D)")
+        raise FeatureError(
+            f"clip {clip_uid}: features are {tuple(tensor.shape)}, expected (T, D) -- extract it again"
+        )
     if 0 in tensor.shape:
         raise FeatureError(f"clip {clip_uid}: features are empty, {tuple(tensor.shape)} -- extract it again")
     if width is not None and tensor.shape[1] != width:
-        hint = "; are they transposed?" if tensor.shape[0] == width else ""
         raise FeatureError(
-            f"clip {clip_uid}: features are {tuple(tensor.shape)}, expected (T, {width}){hint}"
+            f"clip {clip_uid}: features are {tuple(tensor.shape)}, expected (T, {width}) as before -- "
+            "if they are (D, T), transpose them"
         )
     if not tensor.is_floating_point():
-        raise FeatureError(f"clip {clip_uid}: features are {tensor.dtype}, expected floating point numbers")
+        raise FeatureError(
+            f"clip {clip_uid}: features are {tensor.dtype}, expected real numbers -- extract it again"
+        )
     tensor = tensor.float()
     if not tensor.isfinite().all():
         step, channel = (~tensor.isfinite()).nonzero()[0].tolist()
@@ -138,11 +172,12 @@ def checked_array(
 
 def open_hdf5(path: Path, kind: str) -> h5py.File:
     """Open a file that this kit wrote; anything else is a FeatureError that says what it is instead."""
-    remedy = f"import the {kind} again"
+    verb = {"features": "import the features", "tokens": "encode the text"}[kind]
+    remedy = f"{verb} again"
     try:
         root = h5py.File(path, "r")
     except FileNotFoundError:
-        raise FeatureError(f"{path}: no such file -- import the {kind} first") from None
+        raise FeatureError(f"{path}: no such file -- {verb} first") from None
     except BlockingIOError:
         raise FeatureError(f"{path}: open for writing elsewhere -- wait for that program to end") from None
     except OSError as error:
@@ -155,10 +190,29 @@ def open_hdf5(path: Path, kind: str) -> h5py.File:
     return root
 
 
-def _lengths(group: h5py.Group, path: Path) -> dict[str, int]:
-    lengths = {}
+def plain_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """A dataset that lies in this very file: a link, or data kept in another file, is refused unread."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise FeatureError(
+            f"{path}: {name!r:.80} is a link to other data, which is refused -- copy the data in"
+        )
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise FeatureError(f"{path}: {name!r:.80} is no array -- import it again")
+    if dataset.is_virtual or dataset.external:
+        raise FeatureError(f"{path}: {name!r:.80} lies in other files, which is refused -- copy the data in")
+    return dataset
+
+
+def _lengths(root: h5py.File, width: int, path: Path) -> dict[str, int]:
+    if not isinstance(root.get("clips", getlink=True), h5py.HardLink):
+        raise FeatureError(f"{path}: 'clips' is a link to other data, which is refused -- copy the data in")
+    lengths, group, findings = {}, root["clips"], Findings(str(path), FeatureError)
     for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise FeatureError(f"{path}: {name!r} is a link to other data, which is refused")
-        lengths[name] = group[name].shape[0]
+        shape = plain_dataset(group, name, path).shape
+        if len(shape) != 2 or shape[1] != width or shape[0] == 0:
+            findings.add(f"clip {name!r:.80} is {shape}, expected (T, {width})")
+        else:
+            lengths[name] = shape[0]
+    findings.raise_if_any("import the features again")
     return lengths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.data.features import FeatureStore, checked_array, plain_dataset, write_features
 from groundnlq.errors import FeatureError, sample_of
-from groundnlq.files import SAFE_ID
+from groundnlq.files import SAFE_ID, load_tensors
 
 MAX_LENGTH_DIFFERENCE = 2  # steps by which two extractors may disagree about one clip
 
@@ -62,7 +63,15 @@ def import_features(
         "fps": fps,
         "snippet_stride_frames": snippet_stride_frames,
     }
-    clips = ((uid, _concatenate(uid, opened)) for uid in bar)
+    widths: dict[Path, int] = {}
+
+    def clip(uid: str) -> tuple[str, Tensor]:
+        return uid, _concatenate(uid, opened, widths)
+
+    clips = map(clip, bar)  # unlike a generator it goes on behind a broken clip
+    for source in opened:
+        if lone := sorted(set(source.clip_uids) - shared):
+            warnings.warn(f"{source.path}: left out, not in every source: {sample_of(lone)}", stacklevel=2)
     report = {"clips": write_features(output, clips, attributes=attributes, dtype=dtype)}
     return report | {f"left out of {s.path.name}": len(s.clip_uids) - len(common) for s in opened}
 
@@ -113,11 +122,7 @@ def _folder_source(path: Path) -> Source:
 
 
 def _load_tensor(file: Path) -> Tensor:
-    try:
-        value = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # every way in which a foreign file can be broken or refused
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FeatureError(f"{file}: no plain tensor can be read ({reason:.120}) -- fetch it again") from None
+    value = load_tensors(file, FeatureError)
     if not isinstance(value, Tensor):
         raise FeatureError(f"{file}: holds a {type(value).__name__}, expected one tensor (T, D)")
     return value
@@ -140,20 +145,29 @@ def _hdf5_source(path: Path) -> Source:
         if root.attrs.get("kind") == "features":
             store = FeatureStore(path)
             return Source(path, store.clip_uids, store.read)
-        keys = [k for k in root if isinstance(root.get(k, getlink=True), h5py.HardLink)]
-        keys = [k for k in keys if isinstance(root[k], h5py.Dataset)]
+        links = [k for k in root if not isinstance(root.get(k, getlink=True), h5py.HardLink)]
+        if links:
+            raise FeatureError(
+                f"{path}: {sample_of(links)}: links to other data are refused -- copy the data in"
+            )
+        keys = [k for k in root if isinstance(root[k], h5py.Dataset)]
     if not keys:
         raise FeatureError(f"{path}: no dataset per clip at its top level")
 
     def read(clip_uid: str) -> np.ndarray:
         with h5py.File(path, "r") as root:
-            return root[clip_uid][()]
+            return plain_dataset(root, clip_uid, path)[()]
 
     return Source(path, keys, read)
 
 
-def _concatenate(clip_uid: str, sources: Sequence[Source]) -> Tensor:
-    parts = [torch.from_numpy(checked_array(source.read(clip_uid), clip_uid, None)) for source in sources]
+def _concatenate(clip_uid: str, sources: Sequence[Source], widths: dict[Path, int]) -> Tensor:
+    """`widths` remembers the first clip's of each source."""
+    parts = []
+    for source in sources:
+        where = f"{clip_uid} of {source.path}"
+        parts.append(torch.from_numpy(checked_array(source.read(clip_uid), where, widths.get(source.path))))
+        widths.setdefault(source.path, parts[-1].shape[1])
     lengths = [len(part) for part in parts]
     if max(lengths) - min(lengths) > MAX_LENGTH_DIFFERENCE:
         each = ", ".join(f"{n} in {s.path.name}" for n, s in zip(lengths, sources, strict=True))

@@ -50,6 +50,9 @@ def narration_records(
         available: clips that have features; the others are dropped and counted.
         keep_tag: keep the leading ``#C`` tag; question_mark: end every text in "?". How the published
             features were made is not known.
+
+    Raises:
+        DataError: unreadable, columns are missing, or no row lies within any clip.
     """
     counts: Counter[str] = Counter()
     by_video: dict[str, list[Clip]] = {}
@@ -65,6 +68,11 @@ def narration_records(
             record = _record(row, text, clip, counts)
             if record is not None:
                 records.append(record)
+    if not records:
+        raise DataError(
+            f"{egoclip_csv}: none of its {counts['rows']} rows lies within the {len(clips)} clips "
+            f"({counts['malformed rows']} are malformed) -- check that table and train files belong together"
+        )
     counts["narrations kept"] = len(records)
     return _distinct(records, counts), dict(counts)
 
@@ -116,6 +124,7 @@ def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:
                 counts["rows"] += 1
                 values = line.rstrip("\r\n").split("\t")
                 row = dict(zip(header, values, strict=False))
+                counts["rows with characters that are not UTF-8"] += "\ufffd" in line
                 if len(values) == len(header) and _is_time(row["clip_start"]) and _is_time(row["clip_end"]):
                     yield row
                 else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,26 @@ import numpy as np
 from groundnlq.data.annotations import Record, read_json
 from groundnlq.errors import DataError, Findings
 from groundnlq.files import SAFE_ID, write_json
+from groundnlq.provenance import file_identity, made_by
 
 CHALLENGE = "ego4d_nlq_challenge"
 Ranked = dict[str, np.ndarray]  # query_id -> (K, 3): start_sec, end_sec, score; best first
 
 
-def write_submission(
-    path: str | Path,
-    ranked: Mapping[str, np.ndarray],
-    records: list[Record],
-    provenance: Mapping[str, Any] | None = None,
-) -> None:
+class Answers(Ranked):
+    """Ranked moments that know what they were made of; `write_submission` writes it down beside them."""
+
+    def __init__(self, ranked: Mapping[str, np.ndarray], made_by: Mapping[str, Any]):
+        super().__init__(ranked)
+        self.made_by = dict(made_by)
+
+
+def origin_of(ranked: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What answers were made of, as far as they know it."""
+    return ranked.made_by if isinstance(ranked, Answers) else made_by()
+
+
+def write_submission(path: str | Path, ranked: Mapping[str, np.ndarray], records: Sequence[Record]) -> None:
     """Write the answers to `records`, in their order; the score is each segment's third number.
 
     Raises:
@@ -42,10 +51,10 @@ def write_submission(
         for record in records
     ]
     content = {"version": "1.0", "challenge": CHALLENGE, "results": results}
-    write_json(path, content | ({"provenance": dict(provenance)} if provenance else {}))
+    write_json(path, content | {"provenance": origin_of(ranked)})
 
 
-def read_submission(path: str | Path) -> Ranked:
+def read_submission(path: str | Path) -> Answers:
     """Read a submission; segments without a score get their rank's: 1, 1/2, 1/3 ...
 
     Raises:
@@ -68,7 +77,8 @@ def read_submission(path: str | Path) -> Ranked:
     findings.raise_if_any("predict again, or mend the file")
     if not ranked:
         raise DataError(f"{path}: holds no answer -- predict again")
-    return ranked
+    known = tree.get("provenance")
+    return Answers(ranked, file_identity(path) | (known if isinstance(known, dict) else {}))
 
 
 def _query_id(entry: Any, where: str, findings: Findings) -> str | None:

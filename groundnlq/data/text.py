@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,10 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.data.annotations import read_records
-from groundnlq.data.features import SCHEMA, open_hdf5
+from groundnlq.data.features import SCHEMA, each_readable, open_hdf5, plain_dataset
 from groundnlq.data.importers import read_lmdb
-from groundnlq.errors import DataError, FeatureError, sample_of
-from groundnlq.files import atomic_path, check_id, sha256_of
+from groundnlq.errors import DataError, FeatureError, Findings, sample_of
+from groundnlq.files import SAFE_ID, atomic_path, sha256_of
+from groundnlq.provenance import made_by
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
 SAMPLE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -31,15 +34,20 @@ class TokenStore:
         self.path = Path(path)
         root = open_hdf5(self.path, "tokens")
         try:
-            self._matrix = torch.from_numpy(root["tokens"][()])
-            offsets = root["offsets"][()].tolist()
-            ids = root["query_ids"].asstr()[()].tolist()
+            arrays = {
+                name: plain_dataset(root, name, self.path) for name in ("tokens", "offsets", "query_ids")
+            }
+            self._matrix = torch.from_numpy(arrays["tokens"][()])
+            offsets = arrays["offsets"][()].tolist()
+            ids = arrays["query_ids"].asstr()[()].tolist()
             self.encoder = str(root.attrs["encoder"])
-        except (KeyError, OSError, TypeError) as error:
+            self.sha256 = str(root.attrs.get("sha256", "unknown"))  # of ids and values, in order
+            self._spans = dict(zip(ids, pairwise(offsets), strict=True))
+        except (KeyError, OSError, TypeError, ValueError) as error:
             raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
         finally:
             root.close()
-        self._spans = dict(zip(ids, pairwise(offsets), strict=True))
+        self._require_whole(offsets)
 
     @property
     def width(self) -> int:
@@ -59,35 +67,58 @@ class TokenStore:
         first, last = self._spans[query_id]
         return self._matrix[first:last]
 
+    def _require_whole(self, offsets: list[int]) -> None:
+        is_matrix = self._matrix.dim() == 2 and self._matrix.dtype == torch.float32
+        if not is_matrix or offsets[0] != 0 or offsets[-1] != len(self._matrix):
+            raise FeatureError(f"{self.path}: damaged (tokens and offsets disagree) -- encode the text again")
+        empty = [query_id for query_id, (first, last) in self._spans.items() if last <= first]
+        if empty:
+            raise FeatureError(f"{self.path}: no tokens in {sample_of(empty)} -- encode the text again")
+        if not self._matrix.isfinite().all():
+            bad = [i for i in self._spans if not self.read(i).isfinite().all()]
+            raise FeatureError(
+                f"{self.path}: NaN or Inf in tokens of {sample_of(bad)} -- encode the text again"
+            )
+
 
 def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, encoder: str) -> int:
     """Write (query_id, (L, width) tokens) pairs atomically; returns the number of queries.
 
     Raises:
-        FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice; by name.
+        FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what
+            `tokens` itself raises; all queries by name in one message.
     """
     parts: dict[str, Tensor] = {}
-    for query_id, values in tokens:
-        check_id(query_id, str(path))
+    findings = Findings(str(path), FeatureError)
+    width = None
+    for query_id, values in each_readable(tokens, findings):
         if values.dim() == 1:  # older published stores: a vector is one token
             values = values[None]
-        width = next(iter(parts.values())).shape[1] if parts else values.shape[-1]
-        if values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
-            shape = tuple(values.shape)
-            raise FeatureError(f"query {query_id}: tokens are {shape}, expected (L, {width}), L >= 1")
-        if not values.isfinite().all():
-            raise FeatureError(f"query {query_id}: tokens hold NaN or Inf -- encode it again")
-        if query_id in parts:
-            raise FeatureError(f"query {query_id} is given twice -- keep one of them")
-        parts[query_id] = values.float()
+        width = width or values.shape[-1]
+        if fault := _fault_of(query_id, values, width, query_id in parts):
+            findings.add(f"query {query_id!s:.80}: {fault}")
+        else:
+            parts[query_id] = values.float()
+    findings.raise_if_any("encode or fetch these again; nothing was written")
     if not parts:
         raise FeatureError(f"{path}: no query to write -- check the records")
+    matrix, lengths = torch.cat(list(parts.values())).numpy(), [len(part) for part in parts.values()]
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as root:
-        root["tokens"] = torch.cat(list(parts.values())).numpy()
-        root["offsets"] = np.cumsum([0] + [len(part) for part in parts.values()])
-        root["query_ids"] = list(parts)
-        root.attrs.update(schema=SCHEMA, kind="tokens", encoder=encoder)
+        root["tokens"], root["offsets"], root["query_ids"] = matrix, np.cumsum([0, *lengths]), list(parts)
+        digest = hashlib.sha256(json.dumps([list(parts), lengths]).encode() + matrix.tobytes()).hexdigest()
+        root.attrs.update(schema=SCHEMA, kind="tokens", encoder=encoder, sha256=digest)
+        root.attrs["made_by"] = json.dumps(made_by())
     return len(parts)
+
+
+def _fault_of(query_id: str, values: Tensor, width: int, is_known: bool) -> str | None:
+    if not SAFE_ID.fullmatch(query_id):
+        return "the id is not allowed; ids are letters, digits, '.', '_', '-'"
+    if values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
+        return f"tokens are {tuple(values.shape)}, expected (L, {width}), L >= 1"
+    if not values.isfinite().all():
+        return "tokens hold NaN or Inf"
+    return "is given twice" if is_known else None
 
 
 @dataclass
@@ -187,7 +218,8 @@ def encode_records(
     for record in (r for path in record_paths for r in read_records(path)):
         text = (record.query_type == "nlq", record.query)
         if texts.setdefault(record.query_id, text) != text:
-            raise DataError(f"query {record.query_id} has two texts in {sample_of(map(str, record_paths))}")
+            paths = sample_of(map(str, record_paths))
+            raise DataError(f"query {record.query_id} has two texts in {paths} -- encode one file")
     model = load_encoder(encoder, download)
     distinct = sorted(
         set(texts.values()), key=lambda kind: (kind[0], len(kind[1]), kind[1])
@@ -207,18 +239,17 @@ def import_text_lmdb(source: str | Path, output: str | Path) -> int:
     """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
     keys, read = read_lmdb(Path(source))
 
-    def tokens(query_id: str) -> Tensor:
+    def tokens(query_id: str) -> tuple[str, Tensor]:
         arrays = read(query_id)
         name = next((n for n in ("token_features", "features") if n in arrays), None)
         if name is None:
             raise FeatureError(
                 f"{source}: entry {query_id} has {sample_of(arrays)}, expected 'token_features'"
             )
-        return torch.from_numpy(arrays[name])
+        return query_id, torch.from_numpy(arrays[name])
 
-    return write_tokens(
-        output, ((key, tokens(key)) for key in keys), encoder=f"import of {Path(source).name}"
-    )
+    # unlike a generator, map goes on behind a broken entry
+    return write_tokens(output, map(tokens, keys), encoder=f"import of {Path(source).name}")
 
 
 def _sample_encoder() -> TextEncoder:
@@ -242,8 +273,15 @@ def _sample_encoder() -> TextEncoder:
 
 
 def _identity(source: str) -> str:
-    weights = Path(source) / "model.safetensors"
-    return f"{Path(source).name} sha256:{sha256_of(weights)[:12]}" if weights.exists() else source
+    """Name and hash of the weights, in a folder or in the hub's cache."""
+    from transformers.utils import cached_file
+
+    names = ("model.safetensors", "model.safetensors.index.json")  # the index of a large one names its parts
+    for name in names:
+        found = cached_file(source, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        if found:
+            return f"{Path(source).name} sha256:{sha256_of(found)[:12]}"
+    raise FeatureError(f"text encoder {source!r:.80}: no safetensors weights -- save them as such")
 
 
 def _parts(items: list[str], size: int) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from groundnlq import __version__
 from groundnlq.config import RunConfig, load_config, parse_config
 from groundnlq.errors import CheckpointError
-from groundnlq.files import atomic_path, sha256_of, write_json
+from groundnlq.files import atomic_path, load_tensors, sha256_of, write_json
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.published import check_state, load_published
 
@@ -83,10 +84,40 @@ def save_model(
         _write(content | {"weights": states}, temporary)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, in evaluation mode, and what is known of how it came to be."""
+
+    model: Grounder
+    config: RunConfig
+    encoder: str | None  # of its query tokens: name and hash; None where a published file does not say
+    info: dict[str, Any]
+
+    def require_encoder(self, encoder: str, where: str, allow_other: bool = False) -> None:
+        """Refuse tokens of another text encoder: of the same width they would be misread without a word.
+
+        Raises:
+            CheckpointError: names both encoders.
+        """
+        if self.encoder not in (None, encoder) and not allow_other:
+            raise CheckpointError(
+                f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
+                "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
+            )
+
+
 def load_model(
     path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
 ) -> tuple[Grounder, RunConfig]:
-    """A trained network in evaluation mode and the run's configuration, from our file or a published one.
+    """A trained network and its configuration; see `load_trained`."""
+    trained = load_trained(path, preset, weights)
+    return trained.model, trained.config
+
+
+def load_trained(
+    path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
+) -> Trained:
+    """A trained network from our file, our run folder or a published file.
 
     Args:
         preset: the run that a published file is of, since it has no configuration of its own: what its
@@ -94,40 +125,50 @@ def load_model(
         weights: ``raw`` or ``ema``; by default what the file names as the better one.
 
     Raises:
-        CheckpointError: damaged, refused or of another architecture.
+        CheckpointError: damaged, refused or of another architecture; with the file's name.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "best.pt"
+    path = checkpoint_file(path)
     content = read_checkpoint(path)
-    if content.get("format") == FORMAT and "weights" in content:
-        config = parse_config(content["config"], str(path))
-        state = content["weights"][weights or content["use"]]
-        check_state(state, config.model, str(path))
+    if content.get("format") == FORMAT:
+        config, state, info = _our_content(content, weights, path)
     else:
-        config = preset if isinstance(preset, RunConfig) else load_config(preset)
+        config, info = preset if isinstance(preset, RunConfig) else load_config(preset), {}
         shape, state = load_published(
             path, config.model.max_seq_len, config.model.num_heads, config.model.window
         )
         config = config.model_copy(update={"model": shape})
     model = Grounder.from_config(config.model)
     model.load_state_dict(state)
-    return model.eval(), config
+    return Trained(model.eval(), config, info.get("encoder"), info)
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that is meant: of a run folder its best weights."""
+    return Path(path) / "best.pt" if Path(path).is_dir() else Path(path)
+
+
+def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) -> tuple[RunConfig, dict, dict]:
+    if "weights" not in content and "optimizer" in content:
+        raise CheckpointError(f"{path}: is a state to resume from -- name the run folder, best.pt or last.pt")
+    try:
+        config = parse_config(content["config"], str(path))
+        state = content["weights"][weights or content["use"]]
+        info = dict(content.get("info", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: incomplete ({error} is missing) -- train again, or restore it"
+        ) from None
+    check_state(state, config.model, str(path))
+    return config, state, info
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file; a file with anything but plain values is refused."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint -- train one first, or check the path") from None
-    except Exception as error:  # damaged or refused: either way nothing of it was run
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: damaged, or refused as more than plain tensors ({reason:.160})"
-        ) from None
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint -- train one first, or check the path")
+    content = load_tensors(path, CheckpointError)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint -- check the path")
     return content
 
 

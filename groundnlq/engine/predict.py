@@ -12,16 +12,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.config import DataConfig, DecodeConfig, RunConfig
-from groundnlq.data.annotations import Record, read_records
+from groundnlq.data.annotations import Record, identity_of, read_records
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
-from groundnlq.data.submission import Ranked
+from groundnlq.data.submission import Answers, Ranked
 from groundnlq.data.text import TokenStore
-from groundnlq.engine.checkpoint import load_model
+from groundnlq.engine.checkpoint import checkpoint_file, load_trained
 from groundnlq.engine.distributed import World, joined_world
+from groundnlq.errors import FeatureError, sample_of
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder, Predictions
+from groundnlq.provenance import file_identity, made_by
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -36,28 +38,42 @@ def predict(
     keep: int | None = None,
     precision: Precision = "float32",
     weights: str | None = None,
+    other_encoder: bool = False,
     progress: bool = True,
-) -> Ranked:
+) -> Answers:
     """Answer all records with a trained network; under torchrun, each process answers its share of the clips.
 
     Args:
         checkpoint: a file or run folder of ours, or a published ``.pth.tar`` (with the `preset` it is of).
         keep: segments per query; the checkpoint's own number by default.
         precision: bfloat16 is faster where the processor has it, and not quite the same.
+        other_encoder: allow tokens of another encoder than the checkpoint was trained with.
 
     Raises:
-        FeatureError: clips without features or queries without tokens, all by name, before any work.
+        FeatureError: clips without features or queries without tokens, all by name, before any work; or
+            features that make the network's numbers NaN.
+        CheckpointError: the tokens are of another encoder.
     """
-    model, config = load_model(checkpoint, preset, weights)
+    trained = load_trained(checkpoint, preset, weights)
+    model, config = trained.model, trained.config
     records = read_records(records) if isinstance(records, str | Path) else list(records)
     store, tokens = FeatureStore(features), TokenStore(text)
     require_inputs(records, store, tokens, config.model.video_dim, config.model.text_dim)
+    trained.require_encoder(tokens.encoder, f"{checkpoint} with {text}", other_encoder)
     data = config.data
     dataset = QueryDataset(records, store, tokens, data.grid, config.model.coarsest_stride)
     rules = config.decode if keep is None else config.decode.model_copy(update={"keep": keep})
     with joined_world() as world:
         model = model.to(world.device)
-        return predict_dataset(model, dataset, data, rules, world, precision=precision, progress=progress)
+        answers = predict_dataset(model, dataset, data, rules, world, precision=precision, progress=progress)
+    sources = made_by(
+        checkpoint=file_identity(checkpoint_file(checkpoint)),
+        records=identity_of(records),
+        features={"path": str(features), "sha256": store.sha256},
+        text={"path": str(text), "sha256": tokens.sha256, "encoder": tokens.encoder},
+    )
+    used = config.model_copy(update={"decode": rules}).model_dump(mode="json")
+    return Answers(answers, sources | {"precision": precision, "configuration": used})
 
 
 def predict_dataset(
@@ -77,8 +93,10 @@ def predict_dataset(
     answers: Ranked = {}
     for indices in bar:
         batch = dataset.batch(indices)
+        predictions = infer(model, batch.to(world.device), precision)
+        require_finite(predictions, batch, str(dataset.store.path))
         moments = decode(
-            infer(model, batch.to(world.device), precision),
+            predictions,
             data.grid,
             batch.durations_sec,
             **rules.model_dump(),
@@ -97,6 +115,22 @@ def infer(model: Grounder, batch: Batch, precision: Precision = "float32") -> Pr
         predictions = model(batch)
     model.train(was_training)
     return predictions
+
+
+def require_finite(predictions: Predictions, batch: Batch, where: str) -> None:
+    """Refuse numbers that decoding would drop without a word.
+
+    Raises:
+        FeatureError: names the queries.
+    """
+    numbers = torch.cat([predictions.logits[..., None], predictions.offsets], dim=-1)
+    is_bad = (~numbers.isfinite().all(-1) & predictions.mask).any(1).tolist()
+    if any(is_bad):
+        names = sample_of(i for i, bad in zip(batch.query_ids, is_bad, strict=True) if bad)
+        raise FeatureError(
+            f"{where}: the network's numbers for {names} (clip {batch.clip_uids[0]}) are NaN or Inf "
+            "-- look for broken features with 'groundnlq features check'"
+        )
 
 
 def level_scores(predictions: Predictions, query: int = 0) -> list[np.ndarray]:

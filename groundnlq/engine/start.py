@@ -8,7 +8,7 @@ from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.text import TokenStore
-from groundnlq.engine.checkpoint import load_model
+from groundnlq.engine.checkpoint import load_trained
 from groundnlq.engine.optim import HEADS
 from groundnlq.errors import CheckpointError, ConfigError
 from groundnlq.model.grounder import Grounder
@@ -41,24 +41,29 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
     )
 
 
-def start_from(model: Grounder, config: RunConfig) -> dict[str, list[str]]:
+def start_from(model: Grounder, config: RunConfig, encoder: str) -> dict[str, list[str]]:
     """Load the weights of `train.init_from` but the heads, which start fresh on purpose.
+
+    Args:
+        encoder: of the query tokens at hand.
 
     Returns:
         names of the parameters that were ``loaded`` and that start ``fresh``.
 
     Raises:
-        CheckpointError: no such file, or another architecture.
+        CheckpointError: no such file, another architecture, or trained with another encoder's tokens.
     """
-    names = list(model.state_dict())
-    if config.train.init_from is None:
+    names, path = list(model.state_dict()), config.train.init_from
+    if path is None:
         return {"loaded": [], "fresh": names}
-    source, source_config = load_model(config.train.init_from, preset=config)
-    if keys := [key for key in differing_keys(source_config, config) if key in ARCHITECTURE]:
+    source = load_trained(path, config)
+    if keys := [key for key in differing_keys(source.config, config) if key in ARCHITECTURE]:
         raise CheckpointError(
-            f"{config.train.init_from}: has another architecture than this run, {', '.join(keys)} differ "
+            f"{path}: has another architecture than this run, {', '.join(keys)} differ "
             "-- set the same model.* keys"
         )
-    loaded = {name: value for name, value in source.state_dict().items() if not name.startswith(HEADS)}
+    source.require_encoder(encoder, path, config.train.allow_other_encoder)
+    state = source.model.state_dict()
+    loaded = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)
     return {"loaded": list(loaded), "fresh": [name for name in names if name not in loaded]}

@@ -54,7 +54,7 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         model = Grounder.from_config(config.model)
         if saved is None:
-            self._say_start(start_from(model, config))
+            self._say_start(start_from(model, config, self.train_set.tokens.encoder))
         self.learner = Learner(model, config.train, world)
         self.step, self.resumed_from_step, self.rate_factor = 0, 0, world.size
         self.history: list[dict[str, Any]] = []

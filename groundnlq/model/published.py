@@ -11,6 +11,7 @@ from torch import Tensor
 
 from groundnlq.config import ModelConfig
 from groundnlq.errors import CheckpointError, sample_of
+from groundnlq.files import load_tensors
 from groundnlq.model.grounder import Grounder
 
 # (published, ours); `{i}` stands for an index. Read in order, the first that fits the whole name counts.
@@ -90,11 +91,18 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published state (with or without ``module.``) in our names and shapes.
 
     Raises:
-        CheckpointError: a name that the layout does not have.
+        CheckpointError: names that the layout does not have, all in one message.
     """
-    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    plain = {str(name).removeprefix("module."): value for name, value in state.items()}
     scales = sorted((n for n in plain if re.fullmatch(r"reg_head\.scale\.\d+\.scale", n)), key=_index)
-    ours = {our_name(name): _our_value(value) for name, value in plain.items() if name not in scales}
+    ours, unknown = {}, []
+    for name, value in plain.items():
+        try:
+            ours |= {our_name(name): _our_value(value)} if name not in scales else {}
+        except CheckpointError:
+            unknown.append(name)
+    if unknown:
+        raise CheckpointError(f"parameters that GroundNLQ does not have: {sample_of(sorted(unknown))}")
     if scales:
         ours[_LEVEL_SCALE] = torch.stack([plain[name].reshape(()) for name in scales])
     return ours
@@ -108,19 +116,22 @@ def load_published(path: str | Path, max_seq_len: int = 2560, num_heads: int = 4
     Raises:
         CheckpointError: unreadable or refused file, missing or unexpected keys, other shapes; all by name.
     """
+    content = load_tensors(path, CheckpointError)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: no 'state_dict' of tensors in it -- is this a published GroundNLQ checkpoint?"
+        )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]:.120})") from error
-    except Exception as error:  # the unpickler names what it refused; no fallback that would run it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: refused, it is more than plain tensors ({reason:.160})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{path}: no 'state_dict' in it -- is this a published GroundNLQ checkpoint?")
-    state = from_published(content["state_dict"])
-    config = infer_config(state, max_seq_len, num_heads, window)
-    check_state(state, config, str(path))
-    return config, state
+        ours = from_published(state)
+        config = infer_config(ours, max_seq_len, num_heads, window)
+    except (CheckpointError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: not a GroundNLQ checkpoint: {reason:.300} -- check the file"
+        ) from None
+    check_state(ours, config, str(path))
+    return config, ours
 
 
 def infer_config(state: Mapping[str, Tensor], max_seq_len: int, num_heads: int, window: int) -> ModelConfig:
@@ -166,6 +177,8 @@ def check_state(state: Mapping[str, Tensor], config: ModelConfig, where: str) ->
     """
     with torch.device("meta"):
         expected = {name: value.shape for name, value in Grounder.from_config(config).state_dict().items()}
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{where}: holds no named tensors -- restore the file, or train again")
     faults = []
     if missing := expected.keys() - state.keys():
         faults.append(f"missing: {sample_of(sorted(missing))}")
@@ -175,7 +188,9 @@ def check_state(state: Mapping[str, Tensor], config: ModelConfig, where: str) ->
         if expected[name] != state[name].shape:
             faults.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name])}")
     if faults:
-        raise CheckpointError(f"{where}: not the weights of this architecture -- {'; '.join(faults[:8])}")
+        raise CheckpointError(
+            f"{where}: not the weights of this architecture: {'; '.join(faults[:8])} -- check file and preset"
+        )
 
 
 def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
