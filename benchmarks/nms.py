@@ -73,7 +73,7 @@ def best_time(call, repeats: int = 300) -> float:
 
 def main() -> None:
     loop, out = compiled_loop(), np.zeros((2000, 3), np.float32)
-    cases = np.load(Path(__file__).parents[1] / "tests" / "golden" / "nms.npz")
+    cases = np.load(Path(__file__).parents[1] / "tests" / "golden" / "nms.npz", allow_pickle=False)
     print("microseconds | C++, all picks | C++, 5 picks | kit, one query | kit, each of 11 queries at once")
     total = np.zeros(4)
     for i in range(5):

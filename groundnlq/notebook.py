@@ -44,11 +44,14 @@ def project_folder() -> Path:
 def workspace() -> Path:
     """Work in the project folder, so that a path means the same from JupyterLab, papermill and a shell.
 
-    In a notebook, figures are shown as pictures from here on, whatever backend the shell names.
+    In a notebook, figures are shown as pictures from here on, whatever backend the shell names, and a
+    dollar in a table is a dollar: a query is never typeset.
     """
+    import pandas as pd
     from IPython import get_ipython
     from IPython.core.pylabtools import select_figure_formats
 
+    pd.set_option("display.html.use_mathjax", False)
     folder = project_folder()
     os.chdir(folder)
     if (shell := get_ipython()) is not None:

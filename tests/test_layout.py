@@ -52,11 +52,26 @@ def dangers(tree: ast.AST) -> list[str]:
     return [found for node in ast.walk(tree) if isinstance(node, ast.Call) for found in _danger(node)]
 
 
+RUNNERS = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput"),
+    *(
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "pd.read_pickle",
+        "torch.hub.load",
+        "torch.jit.load",
+    ),
+}
+
+
 def _danger(call: ast.Call) -> Iterator[str]:
     name = ast.unparse(call.func)
     options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    if name in ("eval", "exec", "pickle.load", "pickle.loads", "os.system", "os.popen"):
+    if name in RUNNERS or name.split(".")[0] in ("marshal", "shelve", "dill", "joblib", "cloudpickle"):
         yield name
+    if name == "np.load" and options.get("allow_pickle") != "False":
+        yield "np.load without allow_pickle=False"
     if name == "torch.load" and options.get("weights_only") != "True":
         yield "torch.load without weights_only=True"
     if name in ("yaml.load", "yaml.load_all") and options.get("Loader") != "_PlainLoader":
@@ -73,6 +88,23 @@ def test_nothing_dangerous_is_called(path):
     assert dangers(parse(path)) == []
 
 
+def test_nothing_dangerous_is_called_in_notebooks_and_benchmarks():
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        assert [found for source in code for found in dangers(ast.parse(source))] == [], path.name
+    assert [found for path in (ROOT / "benchmarks").rglob("*.py") for found in dangers(parse(path))] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_could_run_code_has_its_usual_name_by_which_it_is_found(path):
+    tree = parse(path)
+    renamed = [a for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names if a.asname]
+    assert {"pickle", "yaml", "os", "subprocess", "torch"}.isdisjoint(a.name for a in renamed)
+    origins = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {"pickle", "yaml", "os", "subprocess", "torch.serialization"}.isdisjoint(origins)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -86,6 +118,10 @@ def test_nothing_dangerous_is_called(path):
         "yaml.load(text)",
         "subprocess.run('ls', shell=True)",
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "np.load(path)",
+        "pickle.Unpickler(file)",
+        "pd.read_pickle(path)",
+        "joblib.load(path)",
     ],
 )
 def test_the_search_for_dangers_finds_them(source):

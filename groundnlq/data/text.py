@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -172,8 +173,24 @@ def load_encoder(name: str, download: bool = False) -> TextEncoder:
     Raises:
         FeatureError: not installed, not on this machine, or weights of another checksum.
     """
-    if name == "sample":
-        return _sample_encoder()
+    with _hub(download):
+        return _sample_encoder() if name == "sample" else _named_encoder(name, download)
+
+
+@contextmanager
+def _hub(is_asked: bool) -> Iterator[None]:
+    """Even a look into the hub's cache calls its server, unless its client is switched offline."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not is_asked
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _named_encoder(name: str, download: bool) -> TextEncoder:
     source = CLIP_NAME if name == "clip" else name
     from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
 
