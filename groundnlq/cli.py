@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from groundnlq import __version__
 from groundnlq.commands import VERBS, Verb
 from groundnlq.errors import KitError
+from groundnlq.files import require_writable
 from groundnlq.provenance import note_command
 
 BAD_INPUT, KIT_FAULT, INTERRUPTED = 2, 3, 130
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             arguments = parse(argv)
+            if getattr(arguments, "output", None):
+                require_writable(arguments.output)
             note_command(sys.argv[1:] if argv is None else argv)
             return arguments.verb(arguments) or 0
         except BrokenPipeError:  # the reader has enough, as in `groundnlq presets | head -1`

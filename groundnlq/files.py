@@ -43,9 +43,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        raise KitError(f"cannot write {path}: {error.strerror or error} -- nothing was replaced") from error
+        reason = os.strerror(error.errno) if error.errno else error  # HDF5 has words of its own
+        raise KitError(f"cannot write {path}: {reason} -- nothing was replaced") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Refuse to begin work whose result could not be written to `path`."""
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise KitError(f"cannot write {path}: {folder} may not be written -- choose another place")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from groundnlq.cli import VERBS, main
-from tests.bad_input_makers import HELD, make_world
+from tests.bad_input_makers import AFTER, make_world
 from tests.bad_input_table import TABLE
 
 PAGE = Path(__file__).with_name("README.md")
@@ -85,6 +85,8 @@ FOREIGN = [  # words of libraries, which change with their versions
     (re.compile(r"(not a readable HDF5 file|cannot be read|damaged) \([^\n]*?\)(?= --|$)"), r"\1 (…)"),
     (re.compile(r"(text encoder '[^']*':) .*?(?= --)"), r"\1 …"),
     (re.compile(r"(features are no array of numbers) \([^\n]*\)"), r"\1 (…)"),
+    (re.compile(r"(in use by process) \d+"), r"\1 …"),
+    (re.compile(r"step-\d+\.pt: \d+ bytes instead of \d+"), "step-….pt: … bytes instead of …"),
     (re.compile(r"\[{20,}"), "[[[…"),
 ]
 
@@ -116,10 +118,11 @@ def outcome_of(case: Case, world: Path, folder: Path) -> Outcome:
     with chdir(folder):
         try:
             case.make()
-            return run(case.command)
+            outcome = run(case.command)
+            return Outcome(outcome.exit_code, outcome.printed.replace(str(folder.resolve()), "…"))
         finally:
-            while HELD:
-                HELD.pop().communicate()
+            while AFTER:
+                AFTER.pop()()
 
 
 def run_all() -> Iterator[tuple[Case, Outcome]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import h5py
 import numpy as np
 import torch
 
+from groundnlq.cli import main
 from groundnlq.config import save_config
 from groundnlq.data.annotations import read_records
 from groundnlq.data.features import FeatureStore, write_features
@@ -190,11 +193,29 @@ def held_open() -> None:
     """Another process writes into the feature store; it ends with its input."""
     code = "import sys, h5py; f = h5py.File('features.h5', 'r+'); print('open', flush=True); sys.stdin.read()"
     writer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    HELD.append(writer)
+    AFTER.append(writer.communicate)
     writer.stdout.readline()
 
 
-HELD: list[subprocess.Popen] = []
+def in_use() -> None:
+    """Another process works in the run folder."""
+    code = (
+        "import sys\nfrom groundnlq.engine.run import RunFolder\n"
+        "with RunFolder('out').locked():\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    AFTER.append(worker.communicate)
+    worker.stdout.readline()
+
+
+def full_disk() -> None:
+    """No file may grow beyond 64 bytes: the system's words differ, its refusal does not."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    AFTER.append(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+
+
+AFTER: list[Callable[[], Any]] = []  # what ends the disturbance
 
 
 def other_store(**options: Any) -> Callable[[], Any]:
@@ -232,6 +253,31 @@ def checkpoint(name: str, change: Callable[[dict], Any]) -> Callable[[], Any]:
 
 def weights(change: Callable[[dict], Any]) -> Callable[[], Any]:
     return checkpoint("model.pth.tar", lambda content: change(content["state_dict"]))
+
+
+def trained() -> None:
+    """A finished run in the folder `out`."""
+    with redirect_stdout(io.StringIO()):
+        main(["train", "run.yaml", "--run", "out"])
+
+
+def newest_state() -> str:
+    return str(max(Path("out/checkpoints").glob("step-*.pt")))
+
+
+def flip(name: str) -> None:
+    data = bytearray(Path(name).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(name).write_bytes(data)
+
+
+def replace_state(name: str) -> None:
+    """Something else in place of a state; the checksum in the manifest is right."""
+    torch.save([Payload()], name)
+    data = Path(name).read_bytes()
+    manifest = Path(name).with_suffix(".json")
+    changes = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
 
 
 class Payload:

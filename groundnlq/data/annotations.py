@@ -366,7 +366,8 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror} -- check the path") from None
+        seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise DataError(f"{path}: {error.strerror} -- check the path{seen_from}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}) -- save it as UTF-8") from None
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from groundnlq.config import ModelConfig, RunConfig, differing_keys
-from groundnlq.data.annotations import Record, read_records
+from groundnlq.data.annotations import Record, identity_of, read_records
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.text import TokenStore
-from groundnlq.engine.checkpoint import load_trained
+from groundnlq.engine.checkpoint import checkpoint_file, load_trained
 from groundnlq.engine.optim import HEADS
 from groundnlq.errors import CheckpointError, ConfigError
 from groundnlq.model.grounder import Grounder
+from groundnlq.provenance import file_identity, made_by
 
 # how targets are assigned, paths are dropped and scales begin is each run's own
 ARCHITECTURE = {f"model.{key}" for key in ModelConfig.model_fields} - {
@@ -38,6 +41,18 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
         jitter_max_scale=data.jitter_max_scale if is_training else 1,
         seed=config.train.seed,
         max_seq_len=model.max_seq_len if is_training else None,
+    )
+
+
+def origin_of_run(config: RunConfig, data: QueryDataset) -> dict[str, Any]:
+    """What a run's weights are made of, to be stored with them."""
+    store, tokens = data.store, data.tokens
+    source = config.train.init_from and checkpoint_file(config.train.init_from)
+    return made_by(
+        records=identity_of(data.records),
+        features={"path": str(store.path), "sha256": store.sha256},
+        text={"path": str(tokens.path), "sha256": tokens.sha256, "encoder": tokens.encoder},
+        **({"init_from": file_identity(source)} if source and source.exists() else {}),
     )
 
 

@@ -27,7 +27,7 @@ from groundnlq.engine.log import EpochSums, peak_memory_mb, read_ahead
 from groundnlq.engine.optim import learning_rate_at
 from groundnlq.engine.predict import predict_dataset
 from groundnlq.engine.run import RunFolder
-from groundnlq.engine.start import load_dataset, start_from
+from groundnlq.engine.start import load_dataset, origin_of_run, start_from
 from groundnlq.engine.stop import StopRequest
 from groundnlq.errors import CheckpointError, ConfigError, Preempted, sample_of
 from groundnlq.model.grounder import Grounder
@@ -53,6 +53,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.train.epochs
         torch.manual_seed(config.train.seed)
         model = Grounder.from_config(config.model)
+        self.origin = origin_of_run(config, self.train_set) if world.is_main else {}
         if saved is None:
             self._say_start(start_from(model, config, self.train_set.tokens.encoder))
         self.learner = Learner(model, config.train, world)
@@ -280,7 +281,7 @@ class Trainer:
     def _export(self, path: Path, use: str, epoch: int) -> None:
         weights = {"raw": self.learner.model.state_dict(), "ema": self.learner.ema.module.state_dict()}
         info = {"epoch": epoch, "step": self.step, "encoder": self.train_set.tokens.encoder}
-        save_model(path, self.config, weights, use, **info, records=self.fingerprint())
+        save_model(path, self.config, weights, use, **info, provenance=self.origin)
 
     def _is_patience_over(self) -> bool:
         patience = self.config.train.patience_epochs
