@@ -1,8 +1,6 @@
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from groundnlq.data.annotations import clean_query, read_nlq, read_records, read_truth, write_records
 from groundnlq.errors import DataError
@@ -159,36 +157,3 @@ def test_narrations_are_read_and_written_in_their_own_layout(tmp_path):
     assert record.query == "picks a cup"
     write_records(tmp_path / "n2.jsonl", [record])
     assert (tmp_path / "n2.jsonl").read_text() == path.read_text().strip()
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def paths_of(tree, prefix=()):
-    yield prefix
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        yield from paths_of(value, (*prefix, key))
-
-
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_a_mutated_file_gives_records_or_our_own_error(tmp_path_factory, data):
-    tree = official(query(template="Objects: Where is object X?"), query("", None, None), query())
-    *parents, last = data.draw(st.sampled_from([p for p in paths_of(tree) if p]))
-    target = tree
-    for key in parents:
-        target = target[key]
-    target[last] = data.draw(json_values)
-    path = write(tmp_path_factory.mktemp("fuzz"), tree)
-    try:
-        records = read_nlq(path).records
-    except DataError:
-        return
-    for record in records:
-        assert record.query.strip()
-        assert all(a < b for a, b in record.moments_sec)
