@@ -85,6 +85,8 @@ FOREIGN = [  # words of libraries, which change with their versions
     (re.compile(r"(not a readable HDF5 file|cannot be read|damaged) \([^\n]*?\)(?= --|$)"), r"\1 (…)"),
     (re.compile(r"(text encoder '[^']*':) .*?(?= --)"), r"\1 …"),
     (re.compile(r"(features are no array of numbers) \([^\n]*\)"), r"\1 (…)"),
+    (re.compile(r"(cell) \d+ (failed)"), r"\1 … \2"),
+    (re.compile(r"seen from (?!…)[^ ]*"), "seen from …"),
     (re.compile(r"(in use by process) \d+"), r"\1 …"),
     (re.compile(r"step-\d+\.pt: \d+ bytes instead of \d+"), "step-….pt: … bytes instead of …"),
     (re.compile(r"\[{20,}"), "[[[…"),
