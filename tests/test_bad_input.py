@@ -32,7 +32,8 @@ def test_bad_input_is_said_clearly_and_leaves_nothing(case: Case, world, tmp_pat
     assert "unexpected" not in outcome.printed
     if outcome.exit_code:
         assert results_in(tmp_path) == before
-    assert row(case, outcome) in PAGE.read_text(encoding="utf-8").splitlines()
+    line = row(case, outcome)
+    assert line in PAGE.read_text("utf-8").splitlines(), f"python -m tests.bad_input > {PAGE.name}: {line}"
 
 
 def test_the_page_has_the_rows_of_the_table_and_no_others():
