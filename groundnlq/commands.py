@@ -61,6 +61,7 @@ VERBS = (
         "groundnlq sample data/sample --seed 0",
         (
             _file("folder", "where it goes", metavar="DIR"),
+            _arg("settings", metavar="key=value", nargs="*", help="such as objects_per_clip=6 clutter=0.8"),
             _arg("--seed", type=int, default=0, help="another seed is another world (default 0)"),
             _arg("--scale", default="demo", help="tiny, demo (default) or ego4d, the size of the real thing"),
             _flag("--official-only", "stop before 'prepare', 'features import' and 'text encode'"),
@@ -198,6 +199,21 @@ VERBS = (
         "Say what a file or run folder is and what it was made of.",
         "groundnlq show runs/finetune/val.json",
         (_file("path", "a result of any verb", metavar="FILE"),),
+    ),
+    Verb(
+        "study",
+        verbs.study,
+        "Hold what the sample world is said to teach to several seeds: a table of claims; hours; resumable.",
+        "groundnlq study runs/study --seeds 11 12 13 --curves --compared",
+        (
+            _file("folder", "where worlds, runs and tables go", metavar="DIR"),
+            _arg("overrides", metavar="key=value", nargs="*", help="changes of every run, as for 'train'"),
+            _arg("--seeds", type=int, nargs="+", required=True, metavar="N", help="worlds and weights"),
+            _arg("--scale", default="demo", help="of the worlds (default demo)"),
+            _arg("--val-clips", type=_count, default=100, help="clips that are scored (default 100)"),
+            _flag("--curves", "also the recall over the amount of narrations"),
+            _flag("--compared", "also jitter off, GroundNLQ*, half window, raw weights"),
+        ),
     ),
     Verb(
         "notebooks",

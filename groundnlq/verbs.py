@@ -14,7 +14,9 @@ from pathlib import Path
 def sample(args: Namespace) -> None:
     from groundnlq.data.sample import make_sample, prepare_sample
 
-    print_counts(f"{args.folder}/official", make_sample(args.folder, seed=args.seed, scale=args.scale))
+    changes = dict(_setting(text) for text in args.settings)
+    counts = make_sample(args.folder, seed=args.seed, scale=args.scale, **changes)
+    print_counts(f"{args.folder}/official", counts)
     if not args.official_only:
         for step, counts in prepare_sample(args.folder).items():
             print_counts(step, counts)
@@ -186,6 +188,17 @@ def show(args: Namespace) -> None:
     print(describe(args.path))
 
 
+def study(args: Namespace) -> int:
+    from groundnlq.analysis.claims import run_study
+    from groundnlq.analysis.study import Study
+
+    asked = Study(args.folder, args.scale, args.overrides, num_val_clips=args.val_clips)
+    table = run_study(asked, args.seeds, args.curves, args.compared)
+    print(table.to_string(index=False, float_format="{:.2f}".format))
+    _print_written(args.folder / "claims.csv")
+    return 0 if table["holds"].all() else 1
+
+
 def notebooks(args: Namespace) -> None:
     from groundnlq.notebook import recall_table, run_notebooks
 
@@ -212,6 +225,17 @@ def presets(args: Namespace) -> None:
 def _is_main_process() -> bool:
     """False in all but one of the processes that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _setting(text: str) -> tuple[str, float]:
+    """``name=number``, as the sample world has its settings."""
+    from groundnlq.errors import ConfigError
+
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.lstrip("-").isdecimal() else float(value)
+    except ValueError:
+        raise ConfigError(f"setting {text!r} is no name=number -- such as objects_per_clip=6") from None
 
 
 def print_counts(what: str, counts: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from tqdm import tqdm
 from groundnlq.data.sample.features import Camera, concept_vectors
 from groundnlq.data.sample.official import meta_of, write_clips, write_egoclip, write_nlq
 from groundnlq.data.sample.queries import ask
+from groundnlq.data.sample.vocabulary import ALL_OBJECTS, OBJECT_VERBS
 from groundnlq.data.sample.world import ClipLog, WorldConfig, simulate_split, unseen_objects
-from groundnlq.errors import ConfigError, DataError, sample_of
+from groundnlq.errors import ConfigError, DataError, Findings, closest
 from groundnlq.files import atomic_path, write_json, write_text
 
 SCALES = {
@@ -36,6 +38,15 @@ SCALES = {
     ),
 }
 SOURCES = ("action", "scene")
+LIMITS = {  # what a world can have; settings not named here only have to be at least 0
+    **dict.fromkeys(("num_train_clips", "num_val_clips", "num_test_clips", "queries_per_clip"), (1, inf)),
+    "clip_length_sec": (30.0, inf),
+    "objects_per_clip": (2, len(ALL_OBJECTS) - WorldConfig.num_unseen_objects),
+    "verbs_per_clip": (2, len(OBJECT_VERBS)),
+    "num_unseen_objects": (0, len(ALL_OBJECTS) // 4),
+    "event_length_sec": (0.5, 20.0),
+    **dict.fromkeys(("action_width", "scene_width", "fps", "snippet_stride_frames"), (1, inf)),
+}
 
 
 def make_sample(
@@ -95,10 +106,16 @@ def world_config(seed: int = 0, scale: str = "demo", **changes: Any) -> WorldCon
     """The configuration of a named scale with some fields changed."""
     if scale not in SCALES:
         raise ConfigError(f"unknown scale {scale!r} -- one of {', '.join(SCALES)}")
-    unknown = changes.keys() - asdict(SCALES[scale]).keys()
-    if unknown:
-        known = ", ".join(asdict(SCALES[scale]))
-        raise ConfigError(f"the sample world has no setting {sample_of(sorted(unknown))} -- it has {known}")
+    usual, findings = asdict(SCALES[scale]), Findings("sample world", ConfigError)
+    for name, value in changes.items():
+        if name not in usual:
+            findings.add(f"no setting {name}{closest(name, usual)}")
+            continue
+        low, high = LIMITS.get(name, (0.0, inf))
+        if not low <= value <= high or (isinstance(usual[name], int) and value != int(value)):
+            kind = "a whole number" if isinstance(usual[name], int) else "a number"
+            findings.add(f"{name}={value:g}: {kind} from {low:g} to {high:g} expected")
+    findings.raise_if_any(f"its settings are {', '.join(usual)}")
     return replace(SCALES[scale], seed=seed, **changes)
 
 

@@ -1,0 +1,167 @@
+"""What is claimed of the sample world, held to seeds that nobody looked at: a table and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from groundnlq.analysis.baselines import constant_segment, random_segments
+from groundnlq.analysis.controls import Controls
+from groundnlq.analysis.metrics import HIGH, LOW, Evaluation, bootstrap_means, compare, evaluate
+from groundnlq.analysis.study import AMOUNTS, COMPARED, Study
+from groundnlq.analysis.timeline import BLUE, GREY, new_figure
+from groundnlq.data.annotations import read_records
+from groundnlq.files import write_text
+
+KEY = "R@1 IoU=0.3"
+MIN_QUERIES = 10  # of a template, to be claimed anything of
+Row = tuple[str, float, str, float]  # claim, measured, at least or at most, bound
+
+
+def run_study(
+    study: Study, seeds: Sequence[int], curves: bool = False, compared: bool = False
+) -> pd.DataFrame:
+    """Train what is missing and hold every claim to every seed; writes ``claims.csv`` as seeds are done.
+
+    Args:
+        curves: also the recall over the amount of narrations (``amounts.csv``, ``amounts.png``).
+        compared: also the settings that are only reported (``compared.csv``).
+    """
+    tables = []
+    for seed in seeds:
+        tables.append(claims(study, seed))
+        _write(study.folder / "claims.csv", pd.concat(tables))
+    if curves:
+        table = amounts(study, seeds)
+        _write(study.folder / "amounts.csv", table)
+        amounts_curve(table).savefig(study.folder / "amounts.png", dpi=150)
+    if compared:
+        _write(study.folder / "compared.csv", comparisons(study, seeds))
+    return pd.concat(tables, ignore_index=True)
+
+
+def claims(study: Study, seed: int) -> pd.DataFrame:
+    """One row a claim: what was measured, what was asked for, whether it holds."""
+    rows = [*_of_learning(study, seed), *_of_words(study, seed), *_of_templates(study, seed)]
+    table = pd.DataFrame(rows, columns=["claim", "measured", "asked", "bound"])
+    is_least = table["asked"] == "at least"
+    table["holds"] = np.where(
+        is_least, table["measured"] >= table["bound"], table["measured"] <= table["bound"]
+    )
+    table.insert(0, "seed", seed)
+    return table
+
+
+def amounts(study: Study, seeds: Sequence[int]) -> pd.DataFrame:
+    """Recall with its interval for every seed and amount of narrations; 0 is training from scratch."""
+    rows = []
+    for seed in seeds:
+        for amount, name in AMOUNTS.items():
+            rows.append({"seed": seed, "narrations": amount, **_recall(study.answers(seed, name))})
+    return pd.DataFrame(rows)
+
+
+def comparisons(study: Study, seeds: Sequence[int]) -> pd.DataFrame:
+    """Settings against `finetune`, paired over the same questions; reported, whatever comes out."""
+    rows = []
+    for seed in seeds:
+        usual = study.answers(seed, "finetune")
+        others = {what: study.answers(seed, name) for what, name in COMPARED.items()}
+        others["weights not averaged"] = study.answers(seed, "finetune", weights="raw")
+        for what, other in others.items():
+            rows.append({"seed": seed, "setting": what, KEY: other.strict[KEY], **compare(usual, other, KEY)})
+    return pd.DataFrame(rows)
+
+
+def amounts_curve(table: pd.DataFrame) -> Figure:
+    """Recall over the amount of narrations, a line with intervals for each seed."""
+    figure = new_figure(5, 3.4)
+    axis = figure.subplots()
+    for shift, (seed, part) in enumerate(table.groupby("seed")):
+        place = np.arange(len(part)) + 0.06 * shift
+        spread = np.abs(part[[LOW, HIGH]].to_numpy().T - part[KEY].to_numpy())
+        shade = 0.4 + 0.6 * shift / max(1, table["seed"].nunique() - 1)
+        axis.errorbar(place, part[KEY], spread, marker="o", color=BLUE, alpha=shade, label=f"seed {seed}")
+    axis.set_xticks(range(table["narrations"].nunique()), [f"{a:g} ×" for a in table["narrations"].unique()])
+    axis.set(xlabel="narrations read in pretraining, beside the demo's", ylabel=f"{KEY} [%]", ylim=(0, None))
+    axis.grid(axis="y", color=GREY, alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _of_learning(study: Study, seed: int) -> Iterator[Row]:
+    train, truth = read_records(study.world(seed) / "nlq_train.jsonl"), study.truth(seed)
+    tuned, scratch = study.answers(seed, "finetune"), study.answers(seed, "scratch")
+    gain = compare(scratch, tuned, KEY)
+    yield "pretrain + finetune over scratch [points]", gain["difference"], "at least", 5
+    yield "... lower end of the interval over clips", gain[LOW], "at least", 0
+    guesses = [
+        evaluate(guess(train, truth), truth).strict[KEY] for guess in (constant_segment, random_segments)
+    ]
+    yield "times the better of constant and random", tuned.strict[KEY] / max(*guesses, 1e-9), "at least", 3
+    yield "not saturated: recall", tuned.strict[KEY], "at most", 90
+
+
+def _of_words(study: Study, seed: int) -> Iterator[Row]:
+    """That the network listens to the object, to unseen ones as well, and not to the verb alone."""
+    tuned, controls = study.answers(seed, "finetune"), Controls(study.world(seed), study.truth(seed))
+    for knows in ("verb", "object"):
+        guess = 100 * controls.guesser(knows).mean()
+        yield f"points above a guesser that knows the {knows}", tuned.strict[KEY] - guess, "at least", 0
+    swapped = study.answers_to_swapped(seed, "finetune").hits.set_index("query_id")[KEY]
+    asked = _hits(tuned).loc[swapped.index]
+    yield (
+        "share of the recall left with another object",
+        swapped.mean() / max(asked.mean(), 1e-9),
+        "at most",
+        0.5,
+    )
+    unseen = controls.is_unseen()
+    blind = 100 * controls.guesser("verb")[unseen].mean()
+    yield (
+        "unseen objects: points above the object-blind",
+        100 * _hits(tuned)[unseen].mean() - blind,
+        "at least",
+        0,
+    )
+    yield "unseen objects: points below seen ones (reported)", _drop(tuned, controls), "at most", 100
+
+
+def _of_templates(study: Study, seed: int) -> Iterator[Row]:
+    train, truth = read_records(study.world(seed) / "nlq_train.jsonl"), study.truth(seed)
+    controls, tuned = Controls(study.world(seed), truth), study.answers(seed, "finetune")
+    chance = _hits(evaluate(random_segments(train, truth), truth))
+    for template, part in controls.template().groupby(controls.template()):
+        if len(part) >= MIN_QUERIES:
+            above = 100 * (_hits(tuned)[part.index].mean() - chance[part.index].mean())
+            yield f"points above chance: {template} ({len(part)})", above, "at least", 0
+            yield f"ceiling: {template}", 100 * controls.ceiling()[part.index].mean(), "at least", 97
+
+
+def _drop(tuned: Evaluation, controls: Controls) -> float:
+    """How far recall falls from seen to unseen objects, at the unseen ones' mix of templates."""
+    table = pd.DataFrame(
+        {"hit": _hits(tuned), "unseen": controls.is_unseen(), "template": controls.template()}
+    )
+    seen = table[~table["unseen"]].groupby("template")["hit"].mean()
+    unseen = table[table["unseen"] & table["template"].isin(seen.index)]
+    return 100 * float(unseen["template"].map(seen).mean() - unseen["hit"].mean())
+
+
+def _recall(answers: Evaluation) -> dict[str, float]:
+    values = 100 * answers.hits[[KEY]].to_numpy(float)
+    draws = bootstrap_means(answers.hits["clip_uid"].to_numpy(), values, seed=0)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {KEY: float(values.mean()), LOW: float(low), HIGH: float(high)}
+
+
+def _hits(answers: Evaluation) -> pd.Series:
+    return answers.hits.set_index("query_id")[KEY].astype(float)
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False))

@@ -1,0 +1,150 @@
+"""Networks of several seeds on sample worlds, to prove what the sample world teaches (see `claims`).
+
+Every network is a run folder of its own, so a study that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundnlq.analysis.controls import Controls
+from groundnlq.analysis.metrics import Evaluation, evaluate
+from groundnlq.config import load_config
+from groundnlq.data.annotations import Record, read_nlq, read_records, write_records
+from groundnlq.data.sample import make_sample, prepare_sample, world_config
+from groundnlq.data.submission import Answers, read_submission, write_submission
+from groundnlq.data.text import encode_records
+from groundnlq.engine.predict import predict
+from groundnlq.engine.train import train
+
+MOST = 4  # times the usual number of narrated clips, in the world that a study makes
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network: its preset, what is changed in it, the arm whose weights it starts from.
+
+    `narrations` is the share of the usual number of narrated clips that it reads.
+    """
+
+    preset: str
+    changes: tuple[str, ...] = ()
+    start: str | None = None
+    narrations: float = 1.0
+
+
+def _pair(name: str, narrations: float = 1.0, *both: str, pretrain: tuple[str, ...] = ()) -> dict[str, Arm]:
+    return {
+        f"{name} pretrain": Arm("sample_pretrain", (*both, *pretrain), narrations=narrations),
+        name: Arm("sample_finetune", both, start=f"{name} pretrain"),
+    }
+
+
+ARMS: dict[str, Arm] = {
+    "scratch": Arm("sample_scratch"),
+    **_pair("finetune"),
+    **_pair("quarter of the narrations", 0.25),
+    **_pair("four times the narrations", 4.0),
+    **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
+    **_pair("star", 1.0, "model.num_cross_levels=4", "model.num_self_levels=0"),
+    **_pair("legacy half window", 1.0, "data.half_window=legacy"),
+}
+COMPARED = {  # what is held against `finetune`, paired
+    "jitter off": "no jitter",
+    "GroundNLQ*": "star",
+    "legacy half window": "legacy half window",
+}
+AMOUNTS = {
+    0.0: "scratch",
+    0.25: "quarter of the narrations",
+    1.0: "finetune",
+    4.0: "four times the narrations",
+}
+
+
+class Study:
+    """Worlds, networks and predictions of a study, made when they are asked for and kept in its folder.
+
+    Args:
+        folder: where worlds (``world-SEED``) and runs (``run-SEED``) go.
+        scale, changes: of the world (see `make_sample`).
+        overrides: changes of every network's configuration, such as ``train.epochs=2``.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        scale: str = "demo",
+        overrides: Iterable[str] = (),
+        progress: bool = True,
+        **changes: float,
+    ):
+        self.folder, self.scale, self.overrides = Path(folder), scale, tuple(overrides)
+        self.changes, self.progress = changes, progress
+
+    def world(self, seed: int) -> Path:
+        """The prepared world of a seed, with enough narrated clips for the largest amount."""
+        usual = world_config(seed, self.scale, **self.changes)
+        clips = MOST * (usual.num_train_clips + usual.num_narrated_clips) - usual.num_train_clips
+        folder = self.folder / f"world-{seed}"
+        changes = {**self.changes, "num_narrated_clips": clips}
+        make_sample(folder, seed=seed, scale=self.scale, progress=self.progress, **changes)
+        prepare_sample(folder, progress=self.progress)
+        for share in {arm.narrations for arm in ARMS.values()}:
+            path = folder / _narrations(share)
+            if not path.exists():
+                write_records(path, _share(read_records(folder / "narrations.jsonl"), share / MOST))
+        return folder
+
+    def answers(self, seed: int, name: str, weights: str = "ema") -> Evaluation:
+        """The val split answered by a trained arm, with its ``ema`` or ``raw`` weights."""
+        return evaluate(self._predicted(seed, name, "nlq_val", "text.h5", weights), self.truth(seed))
+
+    def answers_to_swapped(self, seed: int, name: str) -> Evaluation:
+        """The questions with another object, as answered by a trained arm, held to the old moments."""
+        world, swapped = (
+            self.world(seed),
+            Controls(self.world(seed), self.truth(seed)).with_swapped_objects(seed),
+        )
+        if not (world / "swapped.h5").exists():
+            write_records(world / "swapped.jsonl", swapped)
+            encode_records([world / "swapped.jsonl"], "sample", world / "swapped.h5", progress=False)
+        return evaluate(self._predicted(seed, name, "swapped", "swapped.h5"), swapped)
+
+    def truth(self, seed: int) -> list[Record]:
+        return read_nlq(self.world(seed) / "official" / "nlq_val.json").records
+
+    def train(self, seed: int, name: str) -> Path:
+        """Train an arm, after the one that it starts from; the run folder."""
+        arm, folder = ARMS[name], self.folder / f"run-{seed}" / name.replace(" ", "_")
+        changes = [f"data.folder={self.world(seed)}", f"train.seed={seed}", *arm.changes, *self.overrides]
+        if arm.preset == "sample_pretrain":
+            changes.append(f"data.train_records=[{_narrations(arm.narrations)}]")
+        if arm.start is not None:
+            changes.append(f"train.init_from={self.train(seed, arm.start) / 'last.pt'}")
+        train(load_config(arm.preset, changes), folder, progress=self.progress)
+        return folder
+
+    def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Answers:
+        run, world = self.train(seed, name), self.world(seed)
+        path = run / f"{records}-{weights}.json"
+        if not path.exists():
+            questions = read_records(world / f"{records}.jsonl")
+            # the weights of the last epoch: nothing was chosen by looking at the val split
+            ranked = predict(run / "last.pt", questions, world / "features.h5", world / text,
+                             weights=weights, keep=10, progress=self.progress)  # fmt: skip
+            write_submission(path, ranked, questions)
+        return read_submission(path)
+
+
+def _narrations(share: float) -> str:
+    return f"narrations-{share:g}.jsonl"
+
+
+def _share(records: Sequence[Record], share: float) -> list[Record]:
+    """The records of the first clips, that many of them; a smaller share is part of every larger one."""
+    clips = list(dict.fromkeys(record.clip_uid for record in records))
+    chosen = set(clips[: max(1, round(share * len(clips)))])
+    return [record for record in records if record.clip_uid in chosen]

@@ -1,0 +1,95 @@
+"""The sample world: the same bytes for a seed, streams that leave each other alone, settings with limits."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from groundnlq.data.sample import make_sample, read_events, world_config
+from groundnlq.data.sample.queries import ask
+from groundnlq.data.sample.world import simulate_clip, simulate_split
+from groundnlq.errors import ConfigError, DataError
+
+TEXTS = ("nlq_train.json", "nlq_val.json", "nlq_test_unannotated.json", "nlq_test_answers.json",
+         "moments_train.json", "vq_train.json", "egoclip.csv", "events.jsonl")  # fmt: skip
+TINY_SEED_0 = "2add638b62d15d622ee4d96031738c9050ce417ee28255d074de3303712d09e5"
+
+
+def test_a_seed_gives_the_same_bytes_on_every_machine(tiny_world):
+    digest = hashlib.sha256()
+    for name in TEXTS:
+        digest.update((tiny_world / "official" / name).read_bytes())
+    assert digest.hexdigest() == TINY_SEED_0
+
+
+def test_features_of_a_seed_are_equal_as_far_as_processors_agree(tiny_world):
+    """The text encoder rounds as its machine does; beyond that nothing may differ."""
+    path = min((tiny_world / "official" / "features" / "action").glob("*.pt"))
+    features = torch.load(path, weights_only=True)
+    assert features.double().mean().item() == pytest.approx(-0.015501, abs=1e-5)
+    assert features.double().std().item() == pytest.approx(0.228715, abs=1e-5)
+
+
+def test_another_seed_is_another_world():
+    one, other = (simulate_clip(world_config(seed, "tiny"), "val", 0) for seed in (0, 1))
+    assert one.events != other.events
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_train_clips": 3}, {"num_narrated_clips": 9}, {"feature_noise": 0.9}, {"clutter": 0.9}]
+)
+def test_what_a_setting_does_not_concern_stays_as_it_was(changes):
+    usual, changed = world_config(0, "tiny"), world_config(0, "tiny", **changes)
+    for index in range(3):
+        before, after = (simulate_clip(config, "val", index) for config in (usual, changed))
+        assert before == after
+        assert ask(usual, before) == ask(changed, after)
+
+
+@pytest.mark.parametrize(("name", "few", "many"), [("objects_per_clip", 3, 12), ("verbs_per_clip", 2, 8)])
+def test_fewer_objects_or_verbs_make_more_events_look_alike(name, few, many):
+    kinds = []
+    for value in (few, many):
+        logs = simulate_split(world_config(0, "tiny", **{name: value}), "val", 4)
+        slot = name.split("s_")[0]
+        kinds.append(sum(len({getattr(e, slot) for e in log.events}) / len(log.events) for log in logs))
+    assert kinds[0] < 0.6 * kinds[1]
+
+
+def test_every_question_has_the_one_answer_that_its_words_name(tiny_world):
+    """Held to the event log by a rule of its own: no other event fits what was asked."""
+    config = world_config(0, "tiny")
+    for index in range(6):
+        log = simulate_clip(config, "val", index)
+        for question in ask(config, log):
+            if {"relation", "which", "category"} & question.asked.keys():
+                continue
+            fits = [e for e in log.events if all(getattr(e, k) == v for k, v in question.asked.items())]
+            if "place" in question.asked:
+                fits = [e for e in fits if e.person]
+            assert fits == [question.event]
+
+
+def test_the_event_log_says_what_happened_when(tiny_world):
+    for log in read_events(tiny_world):
+        starts = [event["start_sec"] for event in log["events"]]
+        assert starts == sorted(starts)
+        assert all(0 <= e["start_sec"] < e["end_sec"] <= log["duration_sec"] for e in log["events"])
+
+
+def test_settings_have_names_and_limits_all_faults_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"(?s)cluter; did.*objects_per_clip=5000.*num_val_clips=1.5"):
+        make_sample(tmp_path, scale="tiny", cluter=1, objects_per_clip=5000, num_val_clips=1.5)
+    with pytest.raises(ConfigError, match="unknown scale 'huge'"):
+        make_sample(tmp_path, scale="huge")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_another_world_is_left_alone(tmp_path):
+    make_sample(tmp_path, scale="tiny", progress=False)
+    before = (tmp_path / "official" / "world.json").read_bytes()
+    with pytest.raises(DataError, match="another sample world"):
+        make_sample(tmp_path, scale="tiny", seed=1, progress=False)
+    assert (tmp_path / "official" / "world.json").read_bytes() == before
+    assert json.loads(before)["config"]["seed"] == 0

@@ -1,0 +1,110 @@
+"""The study of the sample world: controls against slow loops, claims on a tiny world, resumption."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from groundnlq.analysis.claims import KEY, amounts, amounts_curve, claims, run_study
+from groundnlq.analysis.controls import Controls
+from groundnlq.analysis.study import ARMS, Study
+from groundnlq.data.annotations import read_nlq, read_records
+from groundnlq.data.sample import read_events, read_world
+from groundnlq.data.sample.vocabulary import ALL_OBJECTS, plural
+
+
+@pytest.fixture(scope="module")
+def controls(tiny_world):
+    return Controls(tiny_world, read_nlq(tiny_world / "official" / "nlq_val.json").records)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Networks that learn next to nothing: what they are held to must be able to fail."""
+    overrides = ["train.epochs=2", "train.warmup_epochs=1", "train.validate_every_epochs=2"]
+    return Study(tmp_path_factory.mktemp("study"), "tiny", overrides, progress=False)
+
+
+def overlap(event, moment):
+    inter = min(event["end_sec"], moment[1]) - max(event["start_sec"], moment[0])
+    return max(0, inter) / (max(event["end_sec"], moment[1]) - min(event["start_sec"], moment[0]))
+
+
+def test_a_guesser_is_right_as_often_as_a_slow_count_says(controls, tiny_world):
+    logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
+    verb, nothing = controls.guesser("verb"), controls.guesser("nothing")
+    for record in controls.records:
+        events, asked = logs[record.clip_uid], controls.questions[record.query_id]
+        hits = {e["start_sec"]: overlap(e, record.moments_sec[0]) > 0.3 for e in events}
+        of_verb = [e for e in events if e["verb"] == asked["verb"]]
+        assert verb[record.query_id] == pytest.approx(
+            sum(hits[e["start_sec"]] for e in of_verb) / len(of_verb)
+        )
+        assert nothing[record.query_id] == pytest.approx(sum(hits.values()) / len(events))
+    assert nothing.mean() < verb.mean() < 0.8
+    assert controls.ceiling().mean() > 0.97
+
+
+def test_a_swapped_question_names_another_object_of_its_clip_and_nothing_else_changes(controls, tiny_world):
+    logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
+    before = {record.query_id: record for record in controls.records}
+    swapped = controls.with_swapped_objects()
+    assert len(swapped) > 20
+    words = {form for name in ALL_OBJECTS for form in (name, plural(name))}
+    names = re.compile(rf"\b({'|'.join(sorted(words))})\b")
+    for record in swapped:
+        old = before[record.query_id]
+        named = controls.questions[record.query_id]["asked"]["object"]
+        assert record.query != old.query
+        assert record.moments_sec == old.moments_sec
+        others = {e["object"] for e in logs[record.clip_uid]} - {named, None}
+        assert set(names.findall(record.query)) & {form for name in others for form in (name, plural(name))}
+        assert names.sub("X", record.query) == names.sub("X", old.query)
+
+
+def test_unseen_objects_are_those_that_no_training_clip_has(controls, tiny_world):
+    unseen = set(read_world(tiny_world)["unseen_objects"])
+    seen = {e["object"] for log in read_events(tiny_world) if log["split"] == "train" for e in log["events"]}
+    assert not unseen & seen
+    assert 0 < controls.is_unseen().mean() < 1
+
+
+def test_the_claims_are_measured_and_can_fail(study):
+    table = claims(study, seed=0)
+    holds = table.set_index("claim")["holds"]
+    assert {"seed", "measured", "asked", "bound"} <= set(table.columns)
+    assert holds["not saturated: recall"]
+    assert not holds["points above a guesser that knows the verb"]
+    assert np.isfinite(table["measured"]).all()
+
+
+def test_a_study_goes_on_where_it_was(study):
+    first = run_study(study, [0])
+    trained = sorted(study.folder.rglob("*.pt"))
+    before = [path.stat().st_mtime_ns for path in trained]
+    again = run_study(study, [0])
+    pd.testing.assert_frame_equal(first, again)
+    assert [path.stat().st_mtime_ns for path in sorted(study.folder.rglob("*.pt"))] == before
+    assert (study.folder / "claims.csv").read_text().startswith("seed,claim,measured")
+
+
+def test_less_narrations_are_part_of_more(study):
+    world = study.world(0)
+    ids = [
+        {r.query_id for r in read_records(world / f"narrations-{share:g}.jsonl")} for share in (0.25, 1, 4)
+    ]
+    assert ids[0] < ids[1] < ids[2]
+    clips = [{i.split("_")[0] for i in part} for part in ids]
+    assert len(clips[1]) == 4 * len(clips[0])
+    assert {arm.narrations for arm in ARMS.values()} == {0.25, 1.0, 4.0}
+
+
+def test_the_curve_of_amounts_has_a_point_for_each(study):
+    table = pd.DataFrame(
+        {"seed": s, "narrations": a, KEY: 20 + 5 * a, "95 % low": 15.0, "95 % high": 45.0}
+        for s in (1, 2) for a in (0.0, 0.25, 1.0, 4.0)
+    )  # fmt: skip
+    (axis,) = amounts_curve(table).axes
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
+    assert amounts.__doc__
