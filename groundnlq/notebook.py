@@ -55,7 +55,7 @@ def workspace() -> Path:
     folder = project_folder()
     os.chdir(folder)
     if (shell := get_ipython()) is not None:
-        select_figure_formats(shell, {"png"})
+        select_figure_formats(shell, {"png"}, bbox_inches=None)  # "tight" would draw everything twice
     return folder
 
 

@@ -1,148 +1,197 @@
 """Every query has one outcome, the first that applies; each is made here on purpose."""
 
 from collections import Counter
-from io import BytesIO
 
 import numpy as np
 import pytest
-import torch
 
 from groundnlq.analysis.diagnosis import (
     OUTCOMES,
-    calibration,
-    candidates_in_sec,
+    by_level,
+    calibration_table,
     diagnose,
-    levels_reached,
-    outcome_bars,
+    outcome_changes,
+    worth,
 )
-from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.kept import FixedRun
+from groundnlq.analysis.metrics import evaluate, sign_flip_p
+from groundnlq.analysis.sensitivity import holm, kinds_of_query, paired_difference, sensitivity
 from groundnlq.data.annotations import Record
-from groundnlq.data.grid import StepGrid
-from groundnlq.model.decode import decode
-from groundnlq.model.grounder import Predictions
-from groundnlq.model.points import assign_targets, make_points
+from tests.said import live_run
 
-GRID = StepGrid(fps=30.0, snippet_stride_frames=30.0)  # a second a step
-RANGES = [[0, 4], [2, 8], [4, 16], [8, 10000]]
+AWAY, LOOSE, RIGHT = (40, 50, 0.5), (8, 30, 0.4), (10, 15, 0.3)
 
 
-def record(index=0, moment=(10.0, 14.0), clip="clip", duration=64.0):
-    return Record(f"a_{index}", clip, "Where?", duration, (moment,), template="Where")
+def record(index=0, moment=(10.0, 14.0), clip="clip", duration=64.0, **more):
+    return Record(f"a_{index}", clip, "Where?", duration, (moment,), template="Where", **more)
 
 
-def outcome(*segments, moment=(10.0, 14.0), candidates=None):
-    one = record(moment=moment)
-    ranked = {"a_0": np.array(segments, dtype=float).reshape(-1, 3)}
-    return diagnose(ranked, [one], GRID, RANGES, candidates=candidates)["outcome"].iloc[0]
+def fixed(records, *segments):
+    return FixedRun(records, {r.query_id: np.array(segments, float).reshape(-1, 3) for r in records})
+
+
+def outcome(*candidates, moment=(10.0, 14.0), keep=2, **decode):
+    return diagnose(live_run([record(moment=moment)], {"a_0": candidates}, **decode), keep=keep)["outcome"][0]
 
 
 def test_each_outcome_is_recognised():
-    away, loose, right = (40, 50, 0.5), (8, 30, 0.4), (10, 15, 0.3)
-    assert outcome(right, away) == "hit"
-    assert outcome(away, loose, right) == "ranking"
-    assert outcome(away, loose) == "localisation"
-    assert outcome(away) == "missed"
-    assert outcome() == "missed"
-    assert outcome(away, moment=(10.2, 10.3)) == "unreachable"  # between two steps
+    assert outcome((10, 15, 0.6), AWAY) == "hit"
+    assert outcome(AWAY, RIGHT) == "ranking"
+    assert outcome(AWAY, LOOSE, RIGHT) == "localisation"
+    assert outcome(AWAY, (52, 60, 0.45), RIGHT) == "suppressed"
+    assert outcome(AWAY, (52, 60, 0.45), RIGHT, min_score=0.35) == "scored out"
+    assert outcome(AWAY, moment=(10.2, 10.3)) == "unreachable"  # between two steps
+    assert outcome(AWAY) == "missed"
 
 
-def test_candidates_tell_what_suppression_and_the_cut_have_lost():
-    away = (40, 50, 0.5)
-    alive, cut, wrong = (10, 15, 0.2), (10, 15, 0.0), (30, 35, 0.9)
-    for candidates, expected in (
-        ([alive, wrong], "suppressed"),
-        ([cut, wrong], "scored out"),
-        ([cut, alive], "suppressed"),
-        ([wrong], "missed"),
-        ([], "missed"),
+def test_of_a_file_only_what_its_answers_tell_is_told():
+    for segments, expected in (
+        ((RIGHT, AWAY), "hit"),
+        ((AWAY, RIGHT), "ranking"),
+        ((AWAY, LOOSE), "localisation"),
+        ((AWAY,), "missed"),
+        ((), "missed"),
     ):
-        before_nms = np.array(candidates, dtype=float).reshape(-1, 3)
-        assert outcome(away, candidates=lambda _, c=before_nms: c) == expected
-    # a kept answer that overlaps tells more than a candidate that was lost
-    assert outcome((8, 30, 0.4), candidates=lambda _: np.array([alive])) == "localisation"
+        assert diagnose(fixed([record()], *segments))["outcome"].tolist() == [expected]
 
 
-def test_the_hits_and_rankings_are_those_of_the_recall():
+@pytest.fixture(scope="module")
+def split():
+    """Two runs over 200 queries of 40 clips: the better one is right more often, by its first answer."""
     random = np.random.default_rng(0)
-    records, ranked = [], {}
+    records, weak, good = [], {}, {}
     for i in range(200):
         start = float(random.uniform(0, 50))
         records.append(record(i, (start, start + 6.0), clip=f"c{i // 5}"))
         starts = start + random.normal(0, 5, 5)
-        ranked[f"a_{i}"] = np.column_stack([starts, starts + random.uniform(3, 9, 5), np.linspace(1, 0.1, 5)])
-    table = diagnose(ranked, records, GRID, RANGES, threshold=0.5)
-    strict = evaluate(ranked, records).strict
-    counts = Counter(table["outcome"])
-    assert len(table) == sum(counts.values()) == 200
+        scores = np.linspace(1, 0.1, 5) * random.uniform(0.2, 1)
+        weak[f"a_{i}"] = np.column_stack([starts, starts + random.uniform(3, 9, 5), scores])
+        good[f"a_{i}"] = weak[f"a_{i}"].copy()
+        if i % 4 == 0:
+            good[f"a_{i}"][0, :2] = start, start + 6.0
+    return records, weak, good
+
+
+@pytest.fixture(scope="module")
+def tables(split):
+    records, *runs = split
+    return [diagnose(FixedRun(records, ranked), threshold=0.5) for ranked in runs]
+
+
+def test_the_hits_and_rankings_are_those_of_the_recall(split, tables):
+    records, weak, _ = split
+    strict = evaluate(weak, records).strict
+    counts = Counter(tables[0]["outcome"])
+    assert len(tables[0]) == sum(counts.values()) == 200
     assert set(counts) <= set(OUTCOMES)
     assert 100 * counts["hit"] / 200 == pytest.approx(strict["R@1 IoU=0.5"])
     assert 100 * (counts["hit"] + counts["ranking"]) / 200 == pytest.approx(strict["R@5 IoU=0.5"])
 
 
+def test_the_worth_of_all_outcomes_is_what_is_missing_to_perfection(tables):
+    costs = worth(tables[0])
+    now = costs.loc["as it is"]
+    outcomes = costs.loc[[name for name in OUTCOMES if name != "hit"]]
+    assert now["R@1"] + outcomes["gain"].sum() == pytest.approx(100)
+    assert outcomes["gain"].to_numpy() == pytest.approx(outcomes["queries"].to_numpy())
+    assert costs.loc["oracle of order", "R@1"] == pytest.approx(now["R@k"])
+    assert costs.loc["ranking", "R@1"] == pytest.approx(now["R@k"])
+    assert costs.loc["oracle of boundaries", "R@1"] == pytest.approx(
+        100 * (tables[0]["first tIoU"] > 0).mean()
+    )
+    assert ((costs["95 % low"] <= costs["gain"]) & (costs["gain"] <= costs["95 % high"])).all()
+
+
 def test_an_answer_to_another_query_of_the_clip_is_noticed():
     records = [record(0, (10.0, 14.0)), record(1, (40.0, 44.0)), record(2, (40.0, 44.0), clip="other")]
-    there = np.array([[40.0, 44.0, 0.9]])
-    table = diagnose({r.query_id: there for r in records}, records, GRID, RANGES).set_index("query_id")
+    table = diagnose(fixed(records, [40.0, 44.0, 0.9])).set_index("query_id")
     assert table["answers_other"].to_dict() == {"a_0": True, "a_1": False, "a_2": False}
 
 
 def test_queries_without_moments_are_left_out_and_missing_answers_are_misses():
-    records = [record(0), Record("a_1", "clip", "Who?", 64.0)]
-    table = diagnose({}, records, GRID, RANGES)
+    table = diagnose(FixedRun([record(0), Record("a_1", "clip", "Who?", 64.0)], {}))
     assert table["query_id"].tolist() == ["a_0"]
     assert table["outcome"].tolist() == ["missed"]
 
 
-@pytest.mark.parametrize("half_window", ["consistent", "legacy"])
-def test_levels_reached_are_those_that_training_gives_positive_points(half_window):
-    grid = StepGrid(half_window=half_window)
-    random = np.random.default_rng(1)
-    for _ in range(40):
-        start, length = random.uniform(0, 60), np.exp(random.normal(1, 1.3))
-        one = record(moment=(start, start + length))
-        num_steps = int(64 / grid.step_sec)
-        points = make_points([-(-num_steps // 2**level) for level in range(4)], RANGES)
-        seen = torch.tensor([[start, min(64.0, start + length)]], dtype=torch.float32)
-        labels, _ = assign_targets(points, grid.to_grid(seen))
-        assert set(points.level[labels > 0].tolist()) <= levels_reached(one, grid, RANGES)
-
-
-def test_candidates_are_the_valid_points_segments_in_seconds_and_the_answers_are_among_them():
-    generator = torch.Generator().manual_seed(0)
-    points = make_points([32, 16, 8, 4], RANGES)
-    mask = torch.ones(2, len(points), dtype=torch.bool)
-    mask[1] = points.time_grid < 20
-    predictions = Predictions(
-        logits=torch.randn(2, len(points), generator=generator) - 3,
-        offsets=torch.rand(2, len(points), 2, generator=generator) * 3,
-        mask=mask,
-        points=points,
-    )
-    first, second = candidates_in_sec(predictions, GRID, [32.0, 20.0], min_score=0.02)
-    assert len(first) == len(points)
-    assert len(second) == int(mask[1].sum())
-    assert second[:, 1].max() <= 20
-    assert ((first[:, 2] == 0) | (first[:, 2] > 0.02)).all()
-    for answers, candidates in zip(decode(predictions, GRID, [32.0, 20.0]), (first, second), strict=True):
-        assert np.abs(candidates[:, :2] - answers[0, :2].numpy()).sum(axis=1).min() < 1e-5
-
-
-def test_bars_show_the_share_of_each_outcome_and_leave_out_what_never_occurs():
-    table = diagnose({"a_0": np.array([[10.0, 14.0, 0.5]])}, [record(0), record(1)], GRID, RANGES)
-    figure = outcome_bars({"run $": table, "again": table})
-    widths = [patch.get_width() for patch in figure.axes[0].patches]
-    assert widths == [50.0] * 4  # hit and missed, of two runs
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert [label.split(":")[0] for label in labels] == ["hit", "missed"]
-    assert figure.axes[0].get_xlabel() == "queries [%]"
-    figure.savefig(BytesIO(), format="png")
-
-
 def test_calibration_puts_the_hit_rate_of_each_bin_at_its_mean_score():
-    records = [record(i) for i in range(8)]
-    right, wrong = (10.0, 14.0), (40.0, 44.0)
+    records, right, wrong = [record(i) for i in range(8)], (10.0, 14.0), (40.0, 44.0)
     ranked = {f"a_{i}": np.array([[*(right if i >= 4 else wrong), i / 10]]) for i in range(8)}
-    axis = calibration(diagnose(ranked, records, GRID, RANGES), num_bins=2).axes[0]
-    assert axis.lines[1].get_xydata().tolist() == pytest.approx(np.array([[0.15, 0.0], [0.55, 100.0]]))
-    few = calibration(diagnose(ranked, records[:3], GRID, RANGES)).axes[0]
-    assert len(few.lines[1].get_xydata()) == 3
+    bins = calibration_table(diagnose(FixedRun(records, ranked)), num_bins=2)
+    assert bins[["score", "hit rate"]].to_numpy() == pytest.approx(np.array([[0.15, 0.0], [0.55, 100.0]]))
+    assert bins.attrs["error"] == pytest.approx((15 + 45) / 2)
+    assert len(calibration_table(diagnose(FixedRun(records[:3], ranked)))) == 3
+
+
+def test_levels_are_counted_where_answers_come_from():
+    run = live_run([record(0), record(1)], {"a_0": [(10, 14, 0.9)], "a_1": [AWAY, RIGHT]})
+    levels = by_level(diagnose(run), run)
+    assert levels["first answers"].tolist() == [100, 0, 0, 0]  # all said at points of the finest level
+    assert levels["right answers"].tolist() == [100, 0, 0, 0]
+    assert levels.loc["stride 1", "of these right"] == 50
+    assert levels.loc["stride 2", "trained by"] == 100  # where training would have had it
+
+
+def test_changes_between_runs_count_every_query_once(tables):
+    changes = outcome_changes(*tables)
+    assert changes.to_numpy().sum() == 200
+    assert changes.loc["hit"].drop("hit").sum() == 0  # what was right stays right
+
+
+def test_groups_of_a_kind_hold_every_query_once_and_their_recalls_add_up(split, tables):
+    kinds = kinds_of_query(split[0], split[0][:5])
+    table = sensitivity(tables[0], kinds)
+    overall = 100 * (tables[0]["outcome"] == "hit").mean()
+    assert set(table.index.get_level_values("kind")) == set(kinds)
+    for _, part in table.groupby(level="kind"):
+        assert part["queries"].sum() == 200
+        assert np.average(part["R@1"], weights=part["queries"]) == pytest.approx(overall)
+        assert ((part["95 % low"] <= part["R@1"] + 1e-9) & (part["R@1"] <= part["95 % high"] + 1e-9)).all()
+
+
+def test_a_query_is_of_the_kinds_that_it_is_of():
+    texts = [
+        "Query Text: where is the cup?",
+        "where is the cup?",
+        "who is  there?",
+        "where is the zebra now?",
+    ]
+    moments = [(1.0, 1.5), (5.0, 8.0), (90.0, 100.0), (40.0, 60.0)]
+    records = [
+        Record(f"a_{i}", "c", clean, 100.0, (moment,), raw_query=raw)
+        for i, (raw, clean, moment) in enumerate(
+            zip(texts, ["where is the cup?", *texts[1:2], "who is there?", texts[3]], moments, strict=True)
+        )
+    ]
+    kinds = kinds_of_query(records, records[:3])
+    assert kinds["text as annotated"].tolist() == ["with a stray prefix", *["without prefix"] * 3]
+    assert kinds["same question in the clip"].tolist() == ["asked twice or more"] * 2 + ["asked once"] * 2
+    assert kinds["words"].tolist() == ["all known"] * 3 + ["one unseen in training"]
+    assert kinds["moment length"].tolist() == ["under 1 s", "2 – 4 s", "8 – 16 s", "16 s or more"]
+    assert kinds["position in the clip"].tolist() == ["under 20 %"] * 2 + ["80 % or more", "40 – 60 %"]
+    assert kinds["share of the clip"].tolist() == ["0.5 – 1 %", "2 – 4 %", "8 % or more", "8 % or more"]
+    assert kinds["query length"].tolist() == ["4 words", "4 words", "under 4 words", "5 words or more"]
+    assert "words" not in kinds_of_query(records)
+
+
+def test_a_real_difference_is_significant_and_none_is_not(split, tables):
+    kinds = kinds_of_query(split[0])[["position in the clip"]]
+    row = paired_difference(*tables, kinds).loc[("all", "all queries")]
+    assert row["difference"] == pytest.approx(100 * (row["won"] - row["lost"]) / 200)
+    assert row["lost"] == 0 < row["won"]
+    assert row["95 % low"] > 0
+    assert row["p"] < 0.001 <= paired_difference(tables[0], tables[0], kinds)["p"].min() == 1
+
+
+def test_random_signs_give_the_exact_p_where_all_can_be_counted():
+    clips = np.array(["a", "b", "c", "d"])
+    assert sign_flip_p(clips, np.array([1.0, 1.0, 1.0, 1.0]), num=20000) == pytest.approx(2 / 16, abs=0.01)
+    together = sign_flip_p(np.array(["a"] * 4), np.ones(4))
+    assert together == 1  # one clip is one draw, whatever the number of its queries
+
+
+def test_correction_never_lowers_a_p_and_keeps_their_order():
+    p = np.array([0.2, 0.001, 0.04, 0.9, 0.03])
+    assert (holm(p) >= p).all()
+    assert (np.diff(holm(p)[np.argsort(p)]) >= 0).all()
+    assert holm(p).max() <= 1

@@ -1,15 +1,19 @@
 """The explorer, driven as a person would: a turn of a widget changes the picture, once, and the numbers."""
 
+from types import SimpleNamespace
+
 import numpy as np
-import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from groundnlq.analysis import explorer as module
-from groundnlq.analysis.diagnosis import OUTCOMES
-from groundnlq.analysis.explorer import ALL, GROUND_TRUTH, WHOLE_CLIP, Explorer
+from groundnlq.analysis import kept
+from groundnlq.analysis.explorer import ALL, GROUND_TRUTH, NONE, PAGE, WHOLE_CLIP, Explorer, words_of_query
+from groundnlq.analysis.kept import FixedRun
 from groundnlq.data.annotations import Record
-from groundnlq.errors import DataError
+from groundnlq.errors import DataError, FeatureError
+from tests.said import live_run
 
 RECORDS = [
     Record("a_0", "kitchen", "Where is the knife?", 100.0, ((10.0, 14.0),), template="Where"),
@@ -17,14 +21,8 @@ RECORDS = [
     Record("a_2", "kitchen", "What is <script>alert(1)</script>?", 100.0, ((30.0, 34.0),), template="What"),
     Record("b_0", "garden", "Who is $here$?", 50.0, ((1.0, 3.0),)),
 ]
-RUNS = {
-    "weak": {r.query_id: np.array([[40.0, 44.0, 0.3], [10.0, 15.0, 0.2]]) for r in RECORDS},
-    "good": {r.query_id: np.array([[*r.moments_sec[0], 0.9], [0.0, 1.0, 0.1]]) for r in RECORDS},
-}
-TABLES = {
-    "weak": pd.DataFrame({"query_id": list(RUNS["weak"]), "outcome": ["ranking", *["missed"] * 3]}),
-    "good": pd.DataFrame({"query_id": list(RUNS["good"]), "outcome": "hit"}),
-}
+WEAK = {r.query_id: [[40.0, 44.0, 0.3], [10.0, 15.0, 0.2]] for r in RECORDS}
+GOOD = {r.query_id: np.array([[*r.moments_sec[0], 0.9], [0.0, 1.0, 0.1]]) for r in RECORDS}
 
 
 class Screen:
@@ -42,6 +40,18 @@ class Screen:
         self.shown.append(figure)
 
 
+class Encoder:
+    """One token a word; a word that it does not know is an error."""
+
+    as_clip_query = False
+    tokenizer = SimpleNamespace(tokenize=str.split)
+
+    def encode(self, texts):
+        if "nonsense" in texts[0]:
+            raise FeatureError("<b>nonsense</b> has no token")
+        return [torch.ones(len(text.split()), 4) for text in texts]
+
+
 @pytest.fixture
 def screen(monkeypatch):
     return Screen(monkeypatch)
@@ -49,24 +59,29 @@ def screen(monkeypatch):
 
 @pytest.fixture
 def explorer(screen):
-    asked = []
+    weak, asked = live_run(RECORDS, WEAK), []
 
-    def scores_of(record):
-        asked.append(record.query_id)
-        return [np.full(16, 0.25), np.full(8, 0.5)]
+    def ask(record, tokens, **rules):
+        asked.append((record.clip_uid, record.query, rules))
+        return np.array([[70.0, 75.0, 0.5]]), [np.full(16, 0.5)], np.full((2, 16, len(tokens)), 0.1)
 
-    made = Explorer(RECORDS, RUNS, {"weak": scores_of}, TABLES)
-    made.asked = asked
+    weak.ask, weak.dataset.tokens = ask, SimpleNamespace(read=lambda query_id: torch.ones(4, 4))
+    made = Explorer({"weak": weak, "good": FixedRun(RECORDS, GOOD)}, Encoder())
+    made.asked, made.weak_rules = asked, weak.rules
     made.show()
     return made
 
 
 def bars(figure: Figure) -> set[tuple[float, float]]:
-    return {(p.get_x(), round(p.get_x() + p.get_width(), 6)) for p in figure.axes[0].patches}
+    return {(p.get_x(), round(p.get_x() + p.get_width(), 4)) for p in figure.axes[0].patches}
 
 
 def offered(explorer) -> list[str]:
     return [query_id for _, query_id in explorer.query.options]
+
+
+def labels(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].get_yticklabels()]
 
 
 def test_the_panel_and_a_figure_are_shown_first_and_the_figure_is_replaced_in_place(explorer, screen):
@@ -77,23 +92,30 @@ def test_the_panel_and_a_figure_are_shown_first_and_the_figure_is_replaced_in_pl
     assert isinstance(screen.shown[2], Figure)
 
 
-@pytest.mark.parametrize(
-    "turn",
-    [
-        lambda e: setattr(e.query, "value", "b_0"),
-        lambda e: setattr(e.run, "value", "good"),
-        lambda e: setattr(e.clip, "value", "garden"),
-        lambda e: setattr(e.template, "value", "What"),
-        lambda e: setattr(e.search, "value", "here"),
-        lambda e: setattr(e.outcome, "value", "missed"),
-        lambda e: setattr(e.keep, "value", 1),
-        lambda e: setattr(e.threshold, "value", 0.5),
-        lambda e: setattr(e.prediction, "value", 1),
-    ],
-)
+TURNS = {
+    "query": lambda e: setattr(e.query, "value", "b_0"),
+    "next": lambda e: e.on.click(),
+    "previous": lambda e: e.back.click(),
+    "run": lambda e: setattr(e.run, "value", "good"),
+    "beside": lambda e: setattr(e.beside, "value", "good"),
+    "clip": lambda e: setattr(e.clip, "value", "garden"),
+    "template": lambda e: setattr(e.template, "value", "What"),
+    "search": lambda e: setattr(e.search, "value", "here"),
+    "outcome": lambda e: setattr(e.outcome, "value", "suppressed"),
+    "keep": lambda e: setattr(e.keep, "value", 1),
+    "threshold": lambda e: setattr(e.threshold, "value", 0.5),
+    "sigma": lambda e: setattr(e.sigma, "value", 0.05),
+    "min_score": lambda e: setattr(e.min_score, "value", 0.1),
+    "prediction": lambda e: setattr(e.prediction, "value", 1),
+    "attention": lambda e: setattr(e.attention, "value", True),
+    "question": lambda e: setattr(e.question, "value", "Where is my hat?"),
+}
+
+
+@pytest.mark.parametrize("turn", [t for t in TURNS if t != "outcome"])
 def test_one_turn_of_any_widget_draws_one_picture(explorer, screen, turn):
     before = len(screen.shown)
-    turn(explorer)
+    TURNS[turn](explorer)
     assert len(screen.shown) == before + 1
 
 
@@ -108,16 +130,26 @@ def test_choosing_a_query_draws_its_moment_and_its_answers(explorer, screen):
 
 def test_queries_of_the_same_words_are_told_apart(explorer):
     explorer.query.value = "a_1"
-    assert explorer.query.value == "a_1"
     assert "60.0 – 64.0 s" in explorer.summary.value
     explorer.query.index = 0
     assert "10.0 – 14.0 s" in explorer.summary.value
 
 
+def test_next_and_previous_walk_the_fitting_queries_in_a_circle(explorer):
+    explorer.clip.value = "kitchen"
+    seen = []
+    for _ in range(4):
+        explorer.on.click()
+        seen.append(explorer.query.value)
+    assert seen == ["a_1", "a_2", "a_0", "a_1"]
+    explorer.back.click()
+    assert explorer.query.value == "a_0"
+
+
 def test_going_to_an_answer_moves_the_window(explorer, screen):
     assert screen.shown[-1].axes[0].get_xlim() == (0.0, 100.0)
     explorer.prediction.value = 1
-    assert screen.shown[-1].axes[0].get_xlim() == (32.0, 52.0)
+    assert screen.shown[-1].axes[0].get_xlim() == pytest.approx((32.0, 52.0))
     explorer.prediction.value = GROUND_TRUTH
     assert screen.shown[-1].axes[0].get_xlim() == (2.0, 22.0)
     explorer.prediction.value = WHOLE_CLIP
@@ -130,7 +162,6 @@ def test_filters_narrow_the_queries_and_an_empty_result_keeps_the_last(explorer)
     assert offered(explorer) == ["a_0", "a_1"]
     explorer.outcome.value = "missed"
     assert offered(explorer) == ["a_1"]
-    assert explorer.query.value == "a_1"
     explorer.clip.value = "garden"
     assert "No query fits" in explorer.summary.value
     assert explorer.query.value == "a_1"
@@ -140,44 +171,121 @@ def test_filters_narrow_the_queries_and_an_empty_result_keeps_the_last(explorer)
     assert len(offered(explorer)) == 4
 
 
-def test_outcomes_are_those_of_the_run_that_is_looked_at(explorer):
+def test_outcomes_are_those_of_the_run_and_of_the_settings_that_are_looked_at(explorer):
     assert explorer.query.options[0][0].endswith("[ranking]")
+    explorer.threshold.value = 0.9  # the second answer's tIoU is 0.8
+    assert explorer.query.options[0][0].endswith("[localisation]")
     explorer.run.value = "good"
     assert explorer.query.options[0][0].endswith("[hit]")
-    assert set(explorer.outcome.options) == {ALL, "hit", "missed", "ranking"} <= {ALL, *OUTCOMES}
 
 
 def test_k_and_threshold_change_the_numbers_of_the_query_and_of_the_split(explorer):
-    assert explorer.recall() == 25  # the second answer to the first query
-    assert "1 of 2 answers" in explorer.summary.value
+    assert explorer.recall("weak", 5) == 25  # the second answer to the first query
+    assert "<td>1 of 2</td>" in explorer.summary.value
+    assert "<td>0.0 %</td><td>25.0 %</td>" in explorer.summary.value
     explorer.keep.value = 1
-    assert explorer.recall() == 0
-    assert "0 of 1 answers" in explorer.summary.value
+    assert "<td>0 of 1</td><td>0.0 %</td></tr>" in explorer.summary.value
     explorer.run.value = "good"
-    assert explorer.recall() == 100
+    assert explorer.recall("good", 1) == 100
     explorer.run.value, explorer.keep.value = "weak", 2
-    explorer.threshold.value = 0.9  # the second answer's tIoU is 0.8
-    assert explorer.recall() == 0
-    assert "R@2 IoU=0.9 is 0.0 %" in explorer.summary.value
+    explorer.threshold.value = 0.9
+    assert "R@2 IoU=0.9" in explorer.summary.value
+    assert explorer.recall("weak", 2) == 0
+
+
+def test_decoding_is_done_anew_with_another_sigma_or_minimum_score(screen):
+    close = {r.query_id: [[40.0, 44.0, 0.3], [40.5, 44.5, 0.29], [10.0, 15.0, 0.2]] for r in RECORDS}
+    explorer = Explorer({"run": live_run(RECORDS, close)})
+    explorer.keep.value = 2
+    assert explorer.recall("run", 2) == 25  # the near-duplicate has faded below the third
+    explorer.sigma.value = 5.0
+    assert explorer.recall("run", 2) == 0
+    explorer.sigma.value, explorer.min_score.value = 0.75, 0.3
+    assert len([value for _, value in explorer.prediction.options if value > 0]) == 1
+
+
+def test_nothing_but_sigma_and_minimum_score_decodes_the_split_again(explorer, monkeypatch):
+    calls, real = [], kept.soft_nms
+    monkeypatch.setattr(kept, "soft_nms", lambda *a: calls.append(a) or real(*a))
+    for name in sorted(TURNS.keys() - {"sigma", "min_score", "question"}):
+        TURNS[name](explorer)
+    assert calls == []
+    explorer.run.value = "weak"
+    TURNS["sigma"](explorer)
+    assert len(calls) == 1
+
+
+def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_reached(screen):
+    """What is done at a turn is bounded: the split is decoded at once, and a page of queries is sent."""
+    many = [
+        Record(f"q_{i}", f"c{i // 11}", f"Where is thing {i}?", 100.0, ((10.0, 14.0),)) for i in range(4552)
+    ]
+    explorer = Explorer({"run": FixedRun(many, {r.query_id: np.array([[10.0, 14.0, 0.5]]) for r in many})})
+    assert len(explorer.query.options) == PAGE
+    explorer.back.click()
+    assert explorer.query.value == "q_4551"
+    assert len(explorer.query.options) == 4552 % PAGE
+    explorer.on.click()
+    assert explorer.query.value == "q_0"
+    explorer.search.value = "thing 4551"
+    assert offered(explorer) == ["q_4551"]
+    assert "1 of 4552 queries" in explorer.summary.value
+
+
+def test_two_runs_are_drawn_and_told_side_by_side(explorer, screen):
+    explorer.beside.value = "good"
+    assert labels(screen.shown[-1])[:5] == ["ground truth", "weak 1", "2", "good 1", "2"]
+    assert explorer.summary.value.count("<tr>") == 3
+    explorer.beside.value = "weak"  # the same one twice is one
+    assert labels(screen.shown[-1])[1] == "rank 1"
+    explorer.beside.value = NONE
+    assert explorer.summary.value.count("<tr>") == 2
+
+
+def test_a_question_of_ones_own_is_asked_of_the_clip_that_is_shown(explorer, screen):
+    explorer.query.value = "b_0"
+    explorer.question.value = "Where is <i>my</i> hat?"
+    assert explorer.asked == [("garden", "Where is <i>my</i> hat?", explorer.weak_rules)]
+    assert (70.0, 75.0) in bars(screen.shown[-1])
+    assert screen.shown[-1].axes[0].get_title(loc="left") == "Where is <i>my</i> hat?"
+    assert "&lt;i&gt;my" in explorer.summary.value
+    assert "<i>" not in explorer.summary.value
+    assert labels(screen.shown[-1])[0] == "not annotated"
+    explorer.prediction.value = 1
+    assert len(explorer.asked) == 1  # looked at again, not asked again
+    explorer.query.value = "a_0"
+    assert screen.shown[-1].axes[0].get_title(loc="left") == "Where is the knife?"
+
+
+def test_a_question_that_cannot_be_encoded_is_a_message_and_the_query_stays(explorer):
+    explorer.question.value = "nonsense"
+    assert "&lt;b&gt;nonsense&lt;/b&gt; has no token" in explorer.summary.value
+    assert explorer.record.query_id == "a_0"
+    explorer.question.value = "Where is it?"
+    explorer.question.value = "   "  # back to the query
+    assert explorer.record.query_id == "a_0"
+
+
+def test_attention_is_drawn_with_the_words_of_the_query(explorer, screen):
+    explorer.attention.value = True
+    axis = screen.shown[-1].axes[3]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["Where", "is", "the", "knife?"]
+    explorer.run.value = "good"  # a file has no attention
+    assert len(screen.shown[-1].axes) == 2
+
+
+def test_tokens_without_known_words_are_numbered():
+    assert words_of_query(None, "Where is it?", 2) == ["token 1", "token 2"]
+    assert words_of_query(Encoder(), "Where is it?", 2) == ["token 1", "token 2"]
 
 
 def test_answers_are_listed_by_rank_with_their_numbers(explorer):
-    labels = [label for label, _ in explorer.prediction.options]
-    assert labels == [
+    assert [label for label, _ in explorer.prediction.options] == [
         "the whole clip",
         "ground truth",
         "1: 40.0 – 44.0 s, score 0.30, tIoU 0.00",
         "2: 10.0 – 15.0 s, score 0.20, tIoU 0.80",
     ]
-
-
-def test_the_heat_map_is_there_where_scores_are_and_each_query_is_computed_once(explorer, screen):
-    assert len(screen.shown[-1].axes[2].images) == 2
-    for query_id in ("a_1", "a_0", "a_1"):
-        explorer.query.value = query_id
-    assert explorer.asked == ["a_0", "a_1"]
-    explorer.run.value = "good"  # of which no scores are known
-    assert len(screen.shown[-1].axes) == 2
 
 
 def test_a_text_is_never_run(explorer):
@@ -188,22 +296,32 @@ def test_a_text_is_never_run(explorer):
 
 def test_queries_without_ground_truth_and_without_answers_can_be_looked_at(screen):
     records = [Record("t_0", "c", "Where?", 20.0), Record("t_1", "c", "Who?", 20.0)]
-    explorer = Explorer(records, {"run": {"t_0": np.array([[1.0, 2.0, 0.5]])}})
+    explorer = Explorer({"run": FixedRun(records, {"t_0": np.array([[1.0, 2.0, 0.5]])})})
     explorer.show()
     assert [value for _, value in explorer.prediction.options] == [WHOLE_CLIP, 1]
     explorer.query.value = "t_1"
     assert [value for _, value in explorer.prediction.options] == [WHOLE_CLIP]
+    assert "not annotated" in explorer.summary.value
     assert isinstance(screen.shown[-1], Figure)
 
 
-def test_nothing_to_explore_is_refused():
-    with pytest.raises(DataError, match="nothing to explore"):
-        Explorer([], RUNS)
-    with pytest.raises(DataError, match="nothing to explore"):
-        Explorer(RECORDS, {})
+def test_what_cannot_be_explored_is_refused():
+    run = FixedRun(RECORDS, GOOD)
+    for runs in ({}, {"empty": FixedRun([], {})}):
+        with pytest.raises(DataError, match="nothing to explore"):
+            Explorer(runs)
+    with pytest.raises(DataError, match="not over the same records"):
+        Explorer({"one": run, "other": FixedRun(RECORDS[:2], GOOD)})
 
 
-def test_sliders_act_only_when_let_go(explorer):
-    assert not explorer.keep.continuous_update
-    assert not explorer.threshold.continuous_update
-    assert not explorer.search.continuous_update
+def test_controls_that_could_do_nothing_are_switched_off():
+    explorer = Explorer({"file": FixedRun(RECORDS, GOOD)})
+    for control in (explorer.sigma, explorer.min_score, explorer.attention, explorer.question):
+        assert control.disabled
+
+
+def test_sliders_act_only_when_let_go_and_every_control_has_a_name(explorer):
+    for control in (explorer.keep, explorer.threshold, explorer.sigma, explorer.min_score, explorer.search):
+        assert not control.continuous_update
+    boxes = [box for box in explorer.panel.children[0].children for box in box.children]
+    assert all(box.description for box in boxes if hasattr(box, "description"))

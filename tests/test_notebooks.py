@@ -32,7 +32,7 @@ def test_every_notebook_runs_and_keeps_its_pictures(walk):
         "02_pretraining": 4,
         "03_finetuning": 3,
         "04_evaluation": 4,
-        "05_error_analysis": 5,
+        "05_error_analysis": 8,
     }
     assert found == wanted
 

@@ -98,14 +98,33 @@ def test_no_more_than_the_kept_are_drawn_and_without_truth_no_overlap_is_claimed
 def test_heat_map_cells_lie_around_the_times_of_their_points():
     one = record(duration=64.0)  # a second a step
     figure = timeline.query_timeline(one, ranked(), pyramid(64, 3))
-    edges = [tuple(image.get_extent()[:2]) for image in figure.axes[2].images]
+    edges = [tuple(image.get_extent()[:2]) for image in figure.axes[1].images]
     # a step's time is the middle of its window: point 1 of stride 4 is step 4, its cell around 4.5 s
     assert edges == [(0.0, 64.0), (-0.5, 63.5), (-1.5, 62.5)]
 
 
 def test_the_window_is_what_is_shown():
     figure = timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), window_sec=(4.0, 20.0))
-    assert all(axis.get_xlim() == (4.0, 20.0) for axis in (figure.axes[0], figure.axes[2], figure.axes[4]))
+    assert all(axis.get_xlim() == (4.0, 20.0) for axis in figure.axes[:3])
+
+
+def test_two_runs_stand_under_each_other_with_a_heat_map_each():
+    answers = {"weak $": ranked((9, 15, 0.5)), "good": ranked((10, 14, 0.7), (60, 70, 0.2))}
+    figure = timeline.query_timeline(record(), answers, {name: pyramid() for name in answers})
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == ["ground truth", r"weak \$ 1", "good 1", "2"]
+    assert [len(axis.images) for axis in figure.axes[:3]] == [0, 4, 4]
+    assert [t.get_text() for t in figure.axes[3].get_legend().get_texts()] == [r"weak \$", "good"]
+    assert png(figure)
+
+
+def test_attention_has_a_row_a_word_and_a_cell_a_step():
+    weights = np.linspace(0, 1, 64 * 3).reshape(64, 3)
+    figure = timeline.query_timeline(record(), ranked(), attention=(["where", "$x$", "</b>"], weights))
+    axis = figure.axes[1]
+    assert axis.images[0].get_array().shape == (3, 64)
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["where", r"\$x\$", "</b>"]
+    assert png(figure)
 
 
 def test_overlap_colors_darken():

@@ -1,7 +1,8 @@
 """Look at queries one by one: choose a clip and a query, see what was answered, and why.
 
 The picture is a matplotlib figure shown through a display handle, so that it stays in the saved notebook, in
-papermill's output and in an offline page; the widgets beside it only choose what is drawn.
+papermill's output and in an offline page; the widgets beside it only choose what is drawn. They are the
+browser's own controls in the theme's own colours, so keyboard and dark themes need nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,54 +13,58 @@ from html import escape
 
 import ipywidgets as widgets
 import numpy as np
-import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
+from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
+from groundnlq.analysis.kept import KEEP, FixedRun, LiveRun
 from groundnlq.analysis.timeline import query_timeline
 from groundnlq.data.annotations import Record
-from groundnlq.data.recall import best_tiou
-from groundnlq.data.submission import Ranked
-from groundnlq.errors import DataError
+from groundnlq.data.recall import best_tiou, recall_key
+from groundnlq.data.text import TextEncoder, clip_query
+from groundnlq.errors import DataError, KitError
 
-ALL = "(all)"
+ALL, NONE = "(all)", "(none)"
 WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank
 MARGIN_SEC = 8.0  # shown around what one went to
-ScoresOf = Callable[[Record], Sequence[np.ndarray]]
+PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
+SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
+MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+OUTCOME_NAMES = dict(enumerate(OUTCOMES)) | {NO_MOMENT: "not annotated"}
 
 
 class Explorer:
-    """Widgets over records and predictions of one split.
+    """Widgets over the runs of one split.
 
     Args:
-        runs: ranked predictions by the name of the run.
-        scores_of: for each run a function that gives a record's scores, an array per pyramid level.
-        outcomes: for each run the table of `diagnosis.diagnose`, to filter by outcome.
+        runs: by name; all over the same records, in the same order. Of a `LiveRun` there are heat maps, live
+            decoding, attention and answers to questions of one's own.
+        encoder: encodes those questions; the one that encoded the queries.
         narrations: narrations of the clips, drawn as ticks where there are any.
 
     Raises:
-        DataError: no records or no runs.
+        DataError: no records or no runs, or runs over different records.
     """
 
     def __init__(
         self,
-        records: Sequence[Record],
-        runs: Mapping[str, Ranked],
-        scores_of: Mapping[str, ScoresOf] | None = None,
-        outcomes: Mapping[str, pd.DataFrame] | None = None,
+        runs: Mapping[str, FixedRun | LiveRun],
+        encoder: TextEncoder | None = None,
         narrations: Sequence[Record] = (),
     ):
-        if not records or not runs:
-            raise DataError("there is nothing to explore -- give records and at least one run's predictions")
-        self.records = {record.query_id: record for record in records}
-        self.runs, self.scores_of = dict(runs), dict(scores_of or {})
+        self.runs, self.encoder = dict(runs), encoder
+        records = next(iter(self.runs.values())).records if self.runs else []
+        if not records:
+            raise DataError("there is nothing to explore -- give at least one run over some records")
+        if any([r.query_id for r in run.records] != [r.query_id for r in records] for run in runs.values()):
+            raise DataError("the runs are not over the same records -- answer one split with all of them")
+        self.records = records
         self.narrations, self.by_clip = _by_clip(narrations), _by_clip(records)
-        self.outcomes = {
-            name: dict(zip(table["query_id"], table["outcome"].astype(str), strict=True))
-            for name, table in (outcomes or {}).items()
-        }
-        self._overlaps = {name: _overlaps(ranked, records) for name, ranked in self.runs.items()}
-        self._scores: dict[tuple[str, str], Sequence[np.ndarray]] = {}
+        self._place = {record.query_id: place for place, record in enumerate(records)}
+        self._texts = [record.query.lower() for record in records]
+        self._fitting = np.arange(len(records))
+        self._asked: dict[str, tuple] = {}
+        self._own: Record | None = None
         self._handle: DisplayHandle | None = None
         self._is_setting = False
         self._make_widgets()
@@ -68,33 +73,49 @@ class Explorer:
     def _make_widgets(self) -> None:
         wide = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "7em"}}
         later = wide | {"continuous_update": False}
-        templates = sorted({r.template or "(none)" for r in self.records.values()})
-        outcomes = sorted({outcome for known in self.outcomes.values() for outcome in known.values()})
-        most = max(overlaps.shape[1] for overlaps in self._overlaps.values())
+        names, live = list(self.runs), [run for run in self.runs.values() if run.is_live]
+        rules = live[0].rules if live else {"sigma": 0.75, "min_score": 0.001}
+        templates = sorted({r.template or NONE for r in self.records})
         self.search = widgets.Text(description="text has", placeholder="knife", **later)
         self.template = widgets.Dropdown(description="template", options=[ALL, *templates], **wide)
-        self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *outcomes], **wide)
+        self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *OUTCOME_NAMES.values()], **wide)
         self.clip = widgets.Dropdown(description="clip", options=[ALL, *self.by_clip], **wide)
-        self.query = widgets.Dropdown(description="query", **wide)
-        self.run = widgets.Dropdown(description="run", options=list(self.runs), **wide)
-        self.keep = widgets.IntSlider(min(5, most), 1, most, description="answers k", **later)
+        self.query = widgets.Select(description="query", rows=6, **wide)
+        self.back, self.on = (widgets.Button(description=text, layout={"width": "8em"})
+                              for text in ("◀ previous", "next ▶"))  # fmt: skip
+        self.run = widgets.Dropdown(description="run", options=names, **wide)
+        self.beside = widgets.Dropdown(description="beside it", options=[NONE, *names], **wide)
+        self.keep = widgets.IntSlider(5, 1, KEEP, description="answers k", **later)
         self.threshold = widgets.FloatSlider(
             0.3, min=0.1, max=0.9, step=0.1, readout_format=".1f", description="tIoU over", **later
         )
-        self.prediction = widgets.Select(description="go to", rows=7, **wide)
+        self.sigma = _choices("NMS sigma", SIGMAS, rules["sigma"], disabled=not live, **later)
+        self.min_score = _choices("min. score", MIN_SCORES, rules["min_score"], disabled=not live, **later)
+        self.attention = widgets.Checkbox(description="attention to words", disabled=not live, **wide)
+        self.prediction = widgets.Select(description="go to", rows=6, **wide)
+        self.question = widgets.Text(
+            description="ask", placeholder="your own question about this clip, then Enter",
+            disabled=not (live and self.encoder), **later,
+        )  # fmt: skip
         self.summary = widgets.HTML()
-        for control in (self.search, self.template, self.outcome, self.clip, self.run):
-            control.observe(self._unless_setting(self._filter), "value")
-        for control in (self.query, self.keep, self.threshold):
-            control.observe(self._unless_setting(self._choose), "value")
-        self.prediction.observe(self._unless_setting(self._redraw), "value")
+        self._observe((self.search, self.template, self.outcome, self.clip), self._filter)
+        # a run or a number makes the outcomes others, and with them what fits the filter
+        settings = (self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score)
+        self._observe(settings, self._filter)
+        self._observe((self.query,), self._choose)
+        self._observe((self.prediction, self.attention), self._redraw)
+        self._observe((self.question,), self._ask)
+        self.back.on_click(lambda _: self._step(-1))
+        self.on.on_click(lambda _: self._step(1))
 
     @property
     def panel(self) -> widgets.Widget:
         """The controls, for `display`."""
         half = widgets.Layout(width="50%")
-        left = [self.search, self.template, self.outcome, self.clip, self.query]
-        right = [self.run, self.keep, self.threshold, self.prediction]
+        steps = widgets.HBox([self.back, self.on], layout=widgets.Layout(margin="0 0 0 7.5em"))
+        left = [self.search, self.template, self.outcome, self.clip, self.query, steps, self.question]
+        right = [self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score,
+                 self.prediction, self.attention]  # fmt: skip
         columns = [widgets.VBox(left, layout=half), widgets.VBox(right, layout=half)]
         return widgets.VBox([widgets.HBox(columns), self.summary])
 
@@ -105,65 +126,114 @@ class Explorer:
 
     def figure(self) -> Figure:
         """What is chosen now, as a figure."""
-        record, name = self.records[self.query.value], self.run.value
+        record, shown = self.record, self._shown()
+        answers = {name: self._answers(name) for name in shown}
+        scores = {name: self._level_scores(name) for name in shown}
+        alone = next(iter(shown)) if len(shown) == 1 else None
         return query_timeline(
             record,
-            self._answers(record),
-            self._scores_for(name, record),
+            answers[alone] if alone else answers,
+            scores[alone] if alone else scores,
             others=[r for r in self.by_clip[record.clip_uid] if r is not record],
             narrations=self.narrations.get(record.clip_uid, ()),
-            window_sec=self._window(record),
+            window_sec=self._window(),
             keep=self.keep.value,
             threshold=self.threshold.value,
+            attention=self._attention(),
         )
 
-    def recall(self) -> float:
-        """Percent of all annotated queries of which one of the first k answers of this run is right."""
-        best = self._overlaps[self.run.value][:, : self.keep.value].max(axis=1, initial=0.0)
+    @property
+    def record(self) -> Record:
+        """The query that is looked at: the chosen one, or the one just asked."""
+        return self._own or self.records[self._place[self.query.value]]
+
+    def recall(self, name: str, keep: int) -> float:
+        """Percent of all annotated queries of which one of the first `keep` answers of a run is right."""
+        is_annotated = self._codes(name) != NO_MOMENT
+        best = self._decoded(name).overlaps[is_annotated, :keep].max(axis=1, initial=0.0)
         return 100 * float((best > self.threshold.value).mean()) if len(best) else np.nan
 
     # ---- what a change of a widget sets off
 
     def _filter(self) -> None:
         """Keep the queries that fit all filters; the chosen one stays if it does."""
-        known, text = self.outcomes.get(self.run.value, {}), self.search.value.lower()
+        text, codes = self.search.value.lower(), self._codes(self.run.value)
+        wanted = [code for code, name in OUTCOME_NAMES.items() if self.outcome.value in (ALL, name)]
         fitting = [
-            (f"{r.query:.80}  [{known[query_id]}]" if query_id in known else f"{r.query:.80}", query_id)
-            for query_id, r in self.records.items()
-            if text in r.query.lower()
-            and self.template.value in (ALL, r.template or "(none)")
-            and self.outcome.value in (ALL, known.get(query_id))
-            and self.clip.value in (ALL, r.clip_uid)
+            place
+            for place in np.flatnonzero(np.isin(codes, wanted)).tolist()
+            if text in self._texts[place]
+            and self.template.value in (ALL, self.records[place].template or NONE)
+            and self.clip.value in (ALL, self.records[place].clip_uid)
         ]
         if not fitting:
             self.summary.value = "<b>No query fits these filters.</b> The last one is still shown."
             return
-        chosen, ids = self.query.value, {query_id for _, query_id in fitting}
+        self._fitting = np.array(fitting)
+        chosen = self._place.get(self.query.value, -1)
+        self._list(chosen if chosen in self._fitting else fitting[0])
+        self._choose()
+
+    def _list(self, chosen: int) -> None:
+        """Offer the page of fitting queries on which the chosen one stands."""
+        first = int(np.searchsorted(self._fitting, chosen)) // PAGE * PAGE
+        codes = self._codes(self.run.value)
+        page = [
+            (
+                f"{self.records[place].query:.80}  [{OUTCOME_NAMES[codes[place]]}]",
+                self.records[place].query_id,
+            )
+            for place in self._fitting[first : first + PAGE].tolist()
+        ]
         with self._setting():
-            self.query.options = fitting
-            self.query.value = chosen if chosen in ids else fitting[0][1]
+            self.query.options = page
+            self.query.value = self.records[chosen].query_id
+
+    def _step(self, by: int) -> None:
+        """Go to the next or previous fitting query, around the ends."""
+        now = int(np.searchsorted(self._fitting, self._place[self.query.value]))
+        self._list(int(self._fitting[(now + by) % len(self._fitting)]))
         self._choose()
 
     def _choose(self) -> None:
-        """A query, a run or a setting was chosen: list its answers, tell its numbers, draw it."""
-        record = self.records[self.query.value]
-        ranked = self._answers(record)[: self.keep.value]
-        overlaps = best_tiou(ranked, record.moments_sec)
+        """A query was chosen: it is looked at, no longer the question just asked."""
+        self._own = None
+        self._look()
+
+    def _ask(self) -> None:
+        """A question was typed: it is looked at, over the shown clip; none leads back to the query."""
+        clip, text = self.record, self.question.value.strip()
+        self._own = Record("own_0", clip.clip_uid, text, clip.duration_sec) if text else None
+        self._asked.clear()
+        try:
+            self._look()
+        except KitError as error:
+            self._own = None
+            self.summary.value = f"<b>{escape(str(error))}</b>"
+
+    def _look(self) -> None:
+        """List the answers, tell the numbers, draw the picture."""
+        record, answers = self.record, self._answers(self.run.value)
+        overlaps = best_tiou(answers, record.moments_sec)
         options = [("the whole clip", WHOLE_CLIP)]
         if record.moments_sec:
             options.append(("ground truth", GROUND_TRUTH))
-        for rank, ((start, end, score), overlap) in enumerate(zip(ranked, overlaps, strict=True), 1):
+        for rank, ((start, end, score), overlap) in enumerate(zip(answers, overlaps, strict=True), 1):
             right = f", tIoU {overlap:.2f}" if record.moments_sec else ""
             options.append((f"{rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{right}", rank))
         with self._setting():
             self.prediction.options = options
             self.prediction.value = WHOLE_CLIP
-        self.summary.value = self._describe(record, int((overlaps > self.threshold.value).sum()), len(ranked))
+        self.summary.value = self._describe()
         self._redraw()
 
     def _redraw(self) -> None:
         if self._handle is not None:
             self._handle.update(self.figure())
+
+    def _observe(self, controls: Sequence[widgets.Widget], act: Callable[[], None]) -> None:
+        for control in controls:
+            control.observe(lambda _change: None if self._is_setting else act(), "value")
 
     @contextmanager
     def _setting(self) -> Iterator[None]:
@@ -174,44 +244,101 @@ class Explorer:
         finally:
             self._is_setting = False
 
-    def _unless_setting(self, act: Callable[[], None]) -> Callable[[object], None]:
-        return lambda _change: None if self._is_setting else act()
-
     # ---- what is chosen
 
-    def _answers(self, record: Record) -> np.ndarray:
-        return self.runs[self.run.value].get(record.query_id, np.zeros((0, 3)))
+    def _rules(self) -> dict[str, float]:
+        return {"sigma": self.sigma.value, "min_score": self.min_score.value}
 
-    def _scores_for(self, name: str, record: Record) -> Sequence[np.ndarray]:
-        key = (name, record.query_id)
-        if key not in self._scores and name in self.scores_of:
-            self._scores[key] = list(self.scores_of[name](record))
-        return self._scores.get(key, ())
+    def _shown(self) -> list[str]:
+        """Names of the runs in the picture, the looked-at one first."""
+        return list(dict.fromkeys(n for n in (self.run.value, self.beside.value) if n != NONE))
 
-    def _window(self, record: Record) -> tuple[float, float] | None:
+    def _decoded(self, name: str):
+        return self.runs[name].answers(**self._rules())
+
+    def _codes(self, name: str) -> np.ndarray:
+        return outcome_codes(self.runs[name], self.threshold.value, self.keep.value, **self._rules())
+
+    def _answers(self, name: str) -> np.ndarray:
+        if self._own is not None:
+            return self._ask_run(name)[0][: self.keep.value]
+        return self._decoded(name).of(self._place[self.query.value], self.keep.value)
+
+    def _level_scores(self, name: str) -> Sequence[np.ndarray]:
+        if not self.runs[name].is_live:
+            return ()
+        if self._own is not None:
+            return self._ask_run(name)[1]
+        return self.runs[name].level_scores(self._place[self.query.value])
+
+    def _ask_run(self, name: str) -> tuple:
+        """What a run says of the question just asked; a file has nothing to say of it."""
+        run, key = self.runs[name], f"{name} {self._rules()}"
+        if not run.is_live:
+            return np.zeros((0, 3)), (), None
+        if key not in self._asked:
+            (tokens,) = self.encoder.encode([self._own.query])
+            self._asked[key] = run.ask(self._own, tokens, **self._rules())
+        return self._asked[key]
+
+    def _attention(self) -> tuple[list[str], np.ndarray] | None:
+        run = self.runs[self.run.value]
+        if not (self.attention.value and run.is_live):
+            return None
+        if self._own is not None:
+            weights = self._ask_run(self.run.value)[2]
+        else:
+            weights = run.ask(self.record, run.dataset.tokens.read(self.record.query_id))[2]
+        return words_of_query(self.encoder, self.record.query, weights.shape[2]), weights.mean(axis=0)
+
+    def _window(self) -> tuple[float, float] | None:
         """The part of the clip around what one went to."""
-        place = self.prediction.value
+        place, record = self.prediction.value, self.record
         if place in (None, WHOLE_CLIP):
             return None
-        segment = record.moments_sec[0] if place == GROUND_TRUTH else self._answers(record)[place - 1]
+        segment = record.moments_sec[0] if place == GROUND_TRUTH else self._answers(self.run.value)[place - 1]
         start, end = float(segment[0]), float(segment[1])
         return max(0.0, start - MARGIN_SEC), min(record.duration_sec, end + MARGIN_SEC)
 
-    def _describe(self, record: Record, num_hits: int, num_answers: int) -> str:
-        lines = [f"<b>{escape(record.query)}</b>", f"asked of clip {escape(record.clip_uid)}"]
+    def _describe(self) -> str:
+        """The numbers beside the picture, as a table with a row a run."""
+        record, keep, threshold = self.record, self.keep.value, self.threshold.value
+        where = f"asked of clip {escape(record.clip_uid)}"
         if record.moments_sec:
-            start, end = record.moments_sec[0]
-            lines[1] += (
-                f", answered at {start:.1f} – {end:.1f} s; {num_hits} of {num_answers} answers overlap "
-                f"that by more than {self.threshold.value:.1f}"
-            )
-        outcome = self.outcomes.get(self.run.value, {}).get(record.query_id)
-        lines[1] += f" <i>({escape(outcome)})</i>" if outcome else ""
-        lines.append(
-            f"whole split: R@{self.keep.value} IoU={self.threshold.value:.1f} is {self.recall():.1f} %; "
-            f"{len(self.query.options)} of {len(self.records)} queries fit the filters"
+            where += ", answered at {:.1f} – {:.1f} s".format(*record.moments_sec[0])
+        recalls = dict.fromkeys(recall_key(k, threshold) for k in (1, keep))
+        table = [["run", "outcome", "right answers", *recalls], *map(self._row, self._shown())]
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
+        return (
+            f"<b>{escape(record.query)}</b><br>{where}"
+            f"<table cellpadding=4>{rows}</table>recalls are of the whole split, as decoded now; "
+            f"{len(self._fitting)} of {len(self.records)} queries fit the filters"
         )
-        return "<br>".join(lines)
+
+    def _row(self, name: str) -> list[str]:
+        answers, keep = self._answers(name), self.keep.value
+        right = int((best_tiou(answers, self.record.moments_sec) > self.threshold.value).sum())
+        recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, keep))]
+        if self._own is not None:
+            return [name, "your own question", "–", *recalls]
+        outcome = OUTCOME_NAMES[self._codes(name)[self._place[self.query.value]]]
+        return [name, outcome, f"{right} of {len(answers)}", *recalls]
+
+
+def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> list[str]:
+    """What stands for each token of a query; numbers where that is not known."""
+    if encoder is not None:
+        pieces = encoder.tokenizer.tokenize(clip_query(text) if encoder.as_clip_query else text)
+        if len(pieces) == num_tokens:
+            return [piece.replace("</w>", "") for piece in pieces]
+    return [f"token {number}" for number in range(1, num_tokens + 1)]
+
+
+def _choices(name: str, values: Sequence[float], value: float, **options) -> widgets.SelectionSlider:
+    offered = sorted({*values, value})
+    return widgets.SelectionSlider(
+        description=name, options=[(f"{v:g}", v) for v in offered], value=value, **options
+    )
 
 
 def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -219,14 +346,3 @@ def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
     for record in records:
         clips.setdefault(record.clip_uid, []).append(record)
     return clips
-
-
-def _overlaps(ranked: Ranked, records: Sequence[Record]) -> np.ndarray:
-    """(Q, K) tIoU of every answer to every annotated query, 0 where there is none."""
-    annotated = [record for record in records if record.moments_sec]
-    most = max((len(segments) for segments in ranked.values()), default=0)
-    table = np.zeros((len(annotated), max(1, most)))
-    for row, record in zip(table, annotated, strict=True):
-        best = best_tiou(ranked.get(record.query_id, np.zeros((0, 3))), record.moments_sec)
-        row[: len(best)] = best
-    return table

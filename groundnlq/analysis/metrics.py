@@ -143,17 +143,18 @@ def evaluate(ranked: Ranked, records: Sequence[Record]) -> Evaluation:
 
 def by_unseen_words(train: Sequence[Record]) -> Grouping:
     """A grouping for `Evaluation.by`: does a query have a word that no training query has?"""
-    known = {word for record in train for word in _words(record.query)}
+    known = {word for record in train for word in words_of(record.query)}
 
     def group(hits: pd.DataFrame) -> pd.Series:
-        is_known = hits["query"].map(lambda text: _words(text) <= known)
+        is_known = hits["query"].map(lambda text: words_of(text) <= known)
         return is_known.map({True: "all words known", False: "a word unseen in training"})
 
     return group
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: int = 0) -> dict[str, float]:
-    """Paired bootstrap over clips of ``other - one`` in points: difference, interval, share of draws <= 0.
+    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, and how likely
+    one so far from 0 is if the two are equally good (`sign_flip_p`).
 
     Raises:
         DataError: the two are not about the same queries.
@@ -168,7 +169,7 @@ def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: 
         "difference": float(difference.mean()),
         LOW: float(low),
         HIGH: float(high),
-        "share of draws <= 0": float((draws <= 0).mean()),
+        "p": sign_flip_p(left["clip_uid"].to_numpy(), difference, seed),
     }
 
 
@@ -181,6 +182,26 @@ def bootstrap_means(clips: np.ndarray, values: np.ndarray, seed: int, num: int =
     counts = np.bincount(index)
     weights = np.random.default_rng(seed).multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=num)
     return (weights @ sums) / (weights @ counts)[:, None]
+
+
+def sign_flip_p(clips: np.ndarray, difference: np.ndarray, seed: int = 0, num: int = 5000) -> float:
+    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum.
+
+    If two runs are equally good, either could have been named first, clip by clip (Fisher's randomisation).
+
+    >>> sign_flip_p(np.array(["a", "b"]), np.array([0.0, 0.0]))
+    1.0
+    """
+    _, index = np.unique(clips, return_inverse=True)
+    sums = np.bincount(index, weights=difference)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num, len(sums)))
+    num_as_far = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum()
+    return float((1 + num_as_far) / (1 + num))
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text, in lower case."""
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def _row(record: Record, ranked: Mapping[str, np.ndarray], ks: Sequence[int]) -> dict[str, Any]:
@@ -201,10 +222,6 @@ def _row(record: Record, ranked: Mapping[str, np.ndarray], ks: Sequence[int]) ->
         for threshold in THRESHOLDS:
             row[recall_key(k, threshold)] = float((overlaps[:k] > threshold).any())
     return row | {"mIoU": float(overlaps[0]) if len(overlaps) else 0.0}
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.lower()))
 
 
 def _means(hits: pd.DataFrame, keys: list[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.diagnosis import levels_reached
+from groundnlq.analysis.kept import levels_reached
 from groundnlq.analysis.metrics import HIGH, LOW, Evaluation
 from groundnlq.analysis.timeline import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
 from groundnlq.data.annotations import Record

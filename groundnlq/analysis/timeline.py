@@ -44,38 +44,49 @@ def new_figure(width: float = 9.0, height: float = 3.2, **layout: Any) -> Figure
 
 def query_timeline(
     record: Record,
-    ranked: np.ndarray,
-    level_scores: Sequence[np.ndarray] = (),
+    ranked: np.ndarray | Mapping[str, np.ndarray],
+    level_scores: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]] = (),
     others: Sequence[Record] = (),
     narrations: Sequence[Record] = (),
     window_sec: tuple[float, float] | None = None,
     keep: int = 5,
     threshold: float = 0.3,
+    attention: tuple[Sequence[str], np.ndarray] | None = None,
 ) -> Figure:
     """All that is known about one query on one time axis.
 
     Args:
-        ranked: (K, 3) predictions; the darker, the more they overlap the ground truth.
+        ranked: (K, 3) predictions, or those of several runs by name; the darker, the more they overlap the
+            ground truth.
         level_scores: scores of the points of each pyramid level, finest first, for the heat map; the finest
-            covers the clip.
+            covers the clip. Of several runs by name.
         others: further queries of the clip, drawn faintly; narrations as ticks.
         window_sec: the part of the clip to show; all of it by default.
         threshold: the tIoU above which a prediction is ticked as a hit.
+        attention: words of the query and (T, L), how much each step looks at each of them.
     """
-    has_scores = any(len(scores) for scores in level_scores)
-    num_rows = 1 + len(ranked[:keep]) + bool(others) + bool(narrations)
-    heights = [0.45 + 0.24 * num_rows] + ([1.5, 0.9] if has_scores else [])
+    ranked = {name: segments[:keep] for name, segments in _by_run(ranked).items()}
+    scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
+    num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
+    heights = [0.45 + 0.24 * num_rows] + [1.4] * len(scored) + [0.9] * bool(scored)
+    heights += [0.3 + 0.16 * len(attention[0])] if attention else []
     axes = _time_axes(heights)
-    for side in axes[:, 1]:
-        side.set_axis_off()
-    axes[0, 0].set_title(plain(record.query), fontsize=11, loc="left")
-    _draw_segments(axes[0], record, ranked[:keep], others, narrations, threshold)
-    if has_scores:
-        _draw_heat_map(axes[1], record, level_scores)
-        _draw_best_score(axes[2, 0], record, level_scores)
-    axes[-1, 0].set_xlabel("time in the clip [s]")
-    axes[-1, 0].set_xlim(*(window_sec or (0, record.duration_sec)))
-    return axes[0, 0].figure
+    axes[0].set_title(plain(record.query), fontsize=11, loc="left")
+    _draw_segments(axes[0], record, ranked, others, narrations, threshold)
+    below = iter(axes[1:])
+    for name, levels in scored.items():
+        _draw_heat_map(next(below), record, levels, name)
+    if scored:
+        _draw_best_scores(next(below), record, scored)
+    if attention:
+        _draw_attention(next(below), record, *attention)
+    axes[-1].set_xlabel("time in the clip [s]")
+    axes[-1].set_xlim(*(window_sec or (0, record.duration_sec)))
+    return axes[0].figure
+
+
+def _by_run(given: Any) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {"": given}
 
 
 def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()) -> Figure:
@@ -179,32 +190,53 @@ def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str 
     return figure
 
 
-def _time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> np.ndarray:
-    """Rows of axes over one time axis, and beside each a narrow one for its numbers: (R, 2).
+def _time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> list[Axes]:
+    """Rows of axes over one time axis, with room at the right of each for its numbers (`_side`).
 
     Placed by hand: the layout engine would take as long as all the drawing, at every turn of a slider.
     """
     height = 0.85 + sum(heights_inch) + 0.12 * (len(heights_inch) - 1)
     figure = Figure(figsize=(width_inch, height), facecolor="white")
-    spaces = {"left": 1.1 / width_inch, "right": 0.995, "top": 1 - 0.32 / height, "bottom": 0.5 / height}
-    between = {"wspace": 0.02, "hspace": 0.12 * len(heights_inch) / sum(heights_inch)}
-    return figure.subplots(len(heights_inch), 2, sharex="col", squeeze=False,
-                           gridspec_kw=spaces | between, height_ratios=heights_inch,
-                           width_ratios=[1, 0.13])  # fmt: skip
+    axes: list[Axes] = []
+    top = height - 0.32
+    for inches in heights_inch:
+        place = (1.1 / width_inch, (top - inches) / height, 0.77, inches / height)
+        axes.append(figure.add_axes(place, sharex=axes[0] if axes else None))
+        top -= inches + 0.12
+    for axis in axes[:-1]:
+        axis.tick_params(axis="x", labelbottom=False)
+    return axes
 
 
-def _draw_segments(pair: Sequence[Axes], record: Record, ranked: np.ndarray, others, narrations, threshold):
-    """Rows of segments on the left axes of the pair, the numbers of the predictions on the right one."""
-    axis, side = pair
-    first = "ground truth" if record.moments_sec else "not annotated"
-    rows = [first] + [f"rank {rank}" for rank in range(1, len(ranked) + 1)]
+def _side(axis: Axes, width: float) -> Axes:
+    """Axes at the right of others; of the figure's width."""
+    left, bottom, wide, height = axis.get_position().bounds
+    return axis.figure.add_axes((left + wide + 0.01, bottom, width, height))
+
+
+def _draw_segments(
+    axis: Axes,
+    record: Record,
+    ranked: Mapping[str, np.ndarray],
+    others: Sequence[Record],
+    narrations: Sequence[Record],
+    threshold: float,
+) -> None:
+    """Rows of segments, with the numbers of the predictions beside them."""
+    side = _side(axis, 0.1)
+    side.set_axis_off()
+    rows = ["ground truth" if record.moments_sec else "not annotated"]
     _mark_moments(axis, record)
     _draw_moments(axis, 0, [record], color=BLACK, hatch="//", edgecolor="white")
-    overlaps = best_tiou(ranked, record.moments_sec)
-    for row, ((start, end, _), overlap) in enumerate(zip(ranked, overlaps, strict=True), 1):
-        color = overlap_color(overlap) if record.moments_sec else SKY
-        axis.barh(row, end - start, left=start, height=0.7, color=color, edgecolor=BLACK)
-    _write_numbers(side, ranked, overlaps if record.moments_sec else None, threshold)
+    for name, segments in ranked.items():
+        overlaps = best_tiou(segments, record.moments_sec) if record.moments_sec else None
+        _draw_answers(axis, len(rows), segments, overlaps)
+        _write_numbers(side, len(rows), segments, overlaps, threshold)
+        names = [f"rank {rank}" if not name else f"{rank}" for rank in range(1, len(segments) + 1)]
+        rows += [f"{plain(name, 12)} 1", *names[1:]] if name and names else names
+        if name:
+            axis.axhline(len(rows) - 0.5, color="0.6", linewidth=0.7)
+    _write_heads(side, bool(record.moments_sec))
     if others:
         _draw_moments(axis, len(rows), others, color="0.8", edgecolor="0.5")
         rows.append("other queries")
@@ -213,21 +245,31 @@ def _draw_segments(pair: Sequence[Axes], record: Record, ranked: np.ndarray, oth
         axis.plot(times, [len(rows)] * len(times), "|", color=BLUE, markersize=8)
         rows.append("narrations")
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    for one in pair:
+    for one in (axis, side):
         one.set_ylim(len(rows) - 0.4, -0.6)
 
 
-def _write_numbers(axis: Axes, ranked: np.ndarray, overlaps: np.ndarray | None, threshold: float) -> None:
+def _draw_answers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None) -> None:
+    colors = [SKY] * len(segments) if overlaps is None else [overlap_color(overlap) for overlap in overlaps]
+    for row, ((start, end, _), color) in enumerate(zip(segments, colors, strict=True), first):
+        axis.barh(row, end - start, left=start, height=0.7, color=color, edgecolor=BLACK)
+
+
+def _write_heads(axis: Axes, has_truth: bool) -> None:
+    for place, head in ((0.5, "tIoU" if has_truth else ""), (1, "score")):
+        axis.text(place, 0, head, fontsize=8, va="center", ha="right")
+
+
+def _write_numbers(
+    axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None, threshold: float
+) -> None:
     """tIoU and score beside each prediction; hits are ticked and bold."""
-    if len(ranked):
-        axis.text(1, 0, "score", fontsize=8, va="center", ha="right")
-        axis.text(0.5, 0, "" if overlaps is None else "tIoU", fontsize=8, va="center", ha="right")
-    for row, score in enumerate(ranked[:, 2], 1):
-        is_hit = overlaps is not None and overlaps[row - 1] > threshold
+    for row, score in enumerate(segments[:, 2]):
+        is_hit = overlaps is not None and overlaps[row] > threshold
         style = {"fontsize": 8, "va": "center", "ha": "right", "fontweight": "bold" if is_hit else "normal"}
-        axis.text(1, row, f"{score:.3f}", **style)
+        axis.text(1, first + row, f"{score:.3f}", **style)
         if overlaps is not None:
-            axis.text(0.5, row, f"{'✓ ' if is_hit else ''}{overlaps[row - 1]:.2f}", **style)
+            axis.text(0.5, first + row, f"{'✓ ' if is_hit else ''}{overlaps[row]:.2f}", **style)
 
 
 def _draw_moments(axis: Axes, row: int, records: Sequence[Record], **style: Any) -> None:
@@ -245,9 +287,8 @@ def overlap_color(overlap: float) -> tuple[float, ...]:
     return colormaps["YlGn"](float(np.clip(overlap, 0, 1)))
 
 
-def _draw_heat_map(pair: Sequence[Axes], record: Record, level_scores: Sequence[np.ndarray]) -> None:
+def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:
     """A row of cells for each level; a cell reaches half a stride to both sides of its point."""
-    axis, side = pair
     norm = Normalize(0, max(max((scores.max(initial=0) for scores in level_scores), default=0), 1e-6))
     step_sec = record.duration_sec / max(1, len(level_scores[0]))
     for level, scores in enumerate(level_scores):
@@ -261,17 +302,34 @@ def _draw_heat_map(pair: Sequence[Axes], record: Record, level_scores: Sequence[
     axis.set_ylim(len(level_scores) - 0.5, -0.5)
     axis.set_yticks(range(len(level_scores)), [f"stride {2**level}" for level in range(len(level_scores))])
     axis.tick_params(axis="y", labelsize=7)
-    axis.set_ylabel("pyramid level")
+    axis.set_ylabel(f"{plain(name, 20)}\nlevels" if name else "pyramid level", fontsize=9)
     axis.set_facecolor("0.85")
-    axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=side.inset_axes([0, 0, 0.12, 1]), label="score")
+    axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=_side(axis, 0.012), label="score")
 
 
-def _draw_best_score(axis: Axes, record: Record, level_scores: Sequence[np.ndarray]) -> None:
-    best = best_over_levels(level_scores)
-    time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
-    axis.plot(time, best, color=BLUE, linewidth=1, drawstyle="steps-mid")
+def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]]) -> None:
+    for (name, levels), (color, dash) in zip(scored.items(), CURVES, strict=False):
+        best = best_over_levels(levels)
+        time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
+        axis.plot(time, best, dash, color=color, linewidth=1, drawstyle="steps-mid", label=plain(name, 12))
     _mark_moments(axis, record)
     axis.set(ylabel="best score", ylim=(0, None))
+    if len(scored) > 1:
+        axis.legend(
+            loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=7, handlelength=1.2, frameon=False
+        )
+
+
+def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: np.ndarray) -> None:
+    """A row for each word; dark where the video looks at it more."""
+    norm = Normalize(float(weights.min()), float(weights.max()))
+    extent = (0, record.duration_sec, len(words) - 0.5, -0.5)
+    axis.imshow(weights.T, aspect="auto", extent=extent, cmap="Greys", norm=norm, interpolation="nearest")
+    for start, end in record.moments_sec:
+        axis.axvspan(start, end, fill=False, edgecolor=VERMILION, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(words)), [plain(word, 14) for word in words], fontsize=8)
+    axis.set_ylabel("attention", fontsize=9)
+    axis.figure.colorbar(ScalarMappable(norm, "Greys"), cax=_side(axis, 0.012), label="share")
 
 
 def best_over_levels(level_scores: Sequence[np.ndarray]) -> np.ndarray:
