@@ -256,6 +256,31 @@ class Live:
             self._handle.update(Markdown(shown) if isinstance(shown, str) else shown)
 
 
+def turn(make: Callable[..., Any], **choices: Sequence[Any]) -> None:
+    """A slider for each argument of `make` and the figure that it gives; the last one stays in the file.
+
+    >>> turn(lambda length_sec: draw(length_sec), length_sec=(1, 2, 4))  # doctest: +SKIP
+
+    Args:
+        choices: the values of each argument; the first figure is of the middle ones.
+    """
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    wide = {"layout": widgets.Layout(width="60%"), "style": {"description_width": "9em"}}
+    sliders = {
+        name: widgets.SelectionSlider(
+            description=name.replace("_", " "), options=[(f"{v:g}", v) for v in values],
+            value=values[len(values) // 2], continuous_update=False, **wide,
+        )
+        for name, values in choices.items()
+    }  # fmt: skip
+    display(widgets.VBox(list(sliders.values())))
+    handle = display(make(**{name: slider.value for name, slider in sliders.items()}), display_id=True)
+    for slider in sliders.values():
+        slider.observe(lambda _: handle.update(make(**{n: s.value for n, s in sliders.items()})), "value")
+
+
 def live_curve(epochs: int) -> Callable[[list[dict[str, Any]]], None]:
     """A callback for ``train(on_epoch=...)``: a line on the last epoch and the curves so far.
 

@@ -1,0 +1,335 @@
+"""The network laid open: its figure with real shapes, what points see and learn, how answers are picked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from torch import Tensor, nn
+
+from groundnlq.analysis.kept import Answers, overlaps_with
+from groundnlq.analysis.timeline import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure
+from groundnlq.data.annotations import Record
+from groundnlq.data.dataset import Batch
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.recall import tiou
+from groundnlq.model.grounder import Grounder
+from groundnlq.model.layers import attend_window
+from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
+from groundnlq.model.points import assign_targets, make_points
+
+KERNEL_REACH = 1  # steps that a convolution of width 3 sees to each side
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of the model's figure: what it is, what came out of it for a real batch, and its parameters."""
+
+    name: str
+    shape: tuple[int, ...]
+    num_parameters: int
+
+
+@torch.inference_mode()
+def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
+    """The boxes of the network in the order of its `forward`, with the shapes that a batch has in them."""
+    video = model.video_encoder
+    text = model.query_encoder(batch.text, batch.text_mask)
+    clips = video.embed(batch.video, batch.video_mask).for_queries(batch.clip_index)
+    levels = video.fuse(clips, text, batch.text_mask)
+    logits, offsets, _ = model.heads(model.neck(levels))
+    found = {
+        "video": Part("video features", tuple(batch.video.shape), 0),
+        "text": Part("query tokens", tuple(batch.text.shape), 0),
+        "query encoder": Part("query encoder", tuple(text.shape), _count(model.query_encoder)),
+        "embedding": Part("video embedding", tuple(clips.skip.shape), _count(video.embedding)),
+        "stem": Part(
+            f"stem: {len(video.stem)} cross-modal blocks", tuple(levels[0].x.shape), _count(video.stem)
+        ),
+    }
+    blocks = [None, *video.branch]
+    for number, (level, block) in enumerate(zip(levels, blocks, strict=True)):
+        name = f"level {number}, stride {2**number}"
+        found[name] = Part(name, tuple(level.x.shape), 0 if block is None else _count(block))
+    found["neck"] = Part("neck: a LayerNorm per level", tuple(levels[0].x.shape), _count(model.neck))
+    found["scores"] = Part("scores", tuple(logits.shape), _count(model.heads.classification))
+    found["offsets"] = Part("offsets", tuple(offsets.shape), _count(model.heads.regression))
+    return found
+
+
+def model_figure(found: Mapping[str, Part]) -> Figure:
+    """The network as its authors draw it: video from left to right, the query from below."""
+    levels = [part for name, part in found.items() if name.startswith("level")]
+    figure = new_figure(11, 1.6 + 0.42 * len(levels))
+    axis = figure.subplots()
+    axis.set(xlim=(0, 11), ylim=(-1.6, max(3, len(levels)) + 0.2))
+    axis.set_axis_off()
+    middle = len(levels) / 2
+    _box(axis, (0.1, middle - 0.5, 1.6, 1.2), found["video"], "0.9")
+    _box(axis, (2.0, middle - 0.5, 1.7, 1.2), found["embedding"], "#DCEBF7")
+    _box(axis, (4.0, middle - 0.5, 2.0, 1.2), found["stem"], "#BFDDF2")
+    _box(axis, (0.1, -1.5, 1.6, 1.2), found["text"], "0.9")
+    _box(axis, (2.0, -1.5, 1.7, 1.2), found["query encoder"], "#FBE5BF")
+    longest = levels[0].shape[1]
+    for row, level in enumerate(levels):
+        width = 2.2 * (1 + np.log2(level.shape[1])) / (1 + np.log2(longest))
+        _box(axis, (6.4, row + 0.05, width, 0.8), level, "#BFDDF2")
+    _box(axis, (9.2, middle + 0.15, 1.7, 1.1), found["scores"], "#CBE9DF")
+    _box(axis, (9.2, middle - 1.15, 1.7, 1.1), found["offsets"], "#CBE9DF")
+    arrow = {"arrowstyle": "-|>", "color": BLACK}
+    for left, right, height in ((1.7, 2, middle), (3.7, 4, middle), (6, 6.4, middle), (8.6, 9.2, middle),
+                                (1.7, 2, -0.9)):  # fmt: skip
+        axis.annotate("", (right, height), (left, height), arrowprops=arrow)
+    axis.annotate("", (4.6, middle - 0.52), (3.72, -0.9), arrowprops=arrow)
+    axis.text(4.5, -0.4, "cross-attention:\nevery step asks, the words answer", fontsize=8, va="center")
+    axis.text(6.4, len(levels) + 0.05, "feature pyramid: each level halves the steps", fontsize=8)
+    axis.text(8.9, middle + 0.15, "neck", fontsize=8, ha="center")
+    axis.text(9.2, middle - 1.6, "heads, shared by all levels", fontsize=8)
+    return figure
+
+
+def _box(axis: Axes, place: tuple[float, float, float, float], part: Part, color: str) -> None:
+    x, y, width, height = place
+    axis.add_patch(
+        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="0.3")
+    )
+    shape = " × ".join(map(str, part.shape[1:]))
+    if part.name.startswith("level"):
+        axis.text(x + 0.1, y + height / 2, f"{part.name.split(', ')[1]}: {shape}", fontsize=8, va="center")
+        return
+    count = f"{part.num_parameters:,} weights" if part.num_parameters else ""
+    lines = "\n".join(filter(None, (part.name.replace(": ", ":\n"), shape, count)))
+    axis.text(x + width / 2, y + height / 2, lines, fontsize=8, ha="center", va="center", linespacing=1.25)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# ---- what a point sees
+
+
+def reach_steps(model: Grounder) -> pd.DataFrame:
+    """For each level how many steps a point can see to each side, by the widths of the layers below it.
+
+    A convolution of width 3 adds one step of its stride, a window of 9 four; the query adds none: every
+    step may read all of it.
+    """
+    video, heads = model.video_encoder, model.heads.classification
+    steps = KERNEL_REACH * len(video.embedding.convs)
+    half = [block.self_attention.window // 2 for block in (*video.stem, *video.branch)]
+    steps += sum(KERNEL_REACH + window for window in half[: len(video.stem)])
+    of_head, rows = KERNEL_REACH * (len(heads.convs) + 1), []
+    for level, window in enumerate([half[len(video.stem) - 1], *half[len(video.stem) :]]):
+        stride = 2**level
+        steps += (KERNEL_REACH * stride // 2 + window * stride) if level else 0
+        rows.append({"window": window * stride, "whole network": steps + of_head * stride})
+    return pd.DataFrame(rows, index=[f"stride {2**level}" for level in range(len(rows))])
+
+
+def influence(model: Grounder, batch: Batch, level: int) -> np.ndarray:
+    """(T,) how much each step's features move the score of a level's middle point (norm of the gradient)."""
+    video = batch.video.clone().requires_grad_()
+    predictions = model(Batch(**{**vars(batch), "video": video}))
+    places = (predictions.points.level == level).nonzero()[:, 0]
+    valid = places[predictions.mask[0, places]]
+    (gradient,) = torch.autograd.grad(predictions.logits[0, valid[len(valid) // 2]], video)
+    return gradient[0, batch.video_mask[0]].norm(dim=-1).numpy()
+
+
+def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
+    """Left, what a point could see, beside the moments that it is to find; right, what it does look at."""
+    reach, ranges = reach_steps(model) * grid.step_sec, np.array(model.ranges_grid) * grid.step_sec
+    figure = new_figure(10, 1 + 0.5 * len(reach))
+    left, right = figure.subplots(1, 2)
+    clip_sec = float(batch.video_mask[0].sum()) * grid.step_sec
+    places = np.arange(len(reach))
+    for shift, color, hatch, name in ((-0.27, SKY, "", "window"), (0, BLUE, "//", "whole network")):
+        label = "one attention window" if name == "window" else "whole network"
+        left.barh(
+            places + shift, 2 * reach[name], 0.26, color=color, hatch=hatch, edgecolor="white", label=label
+        )
+    low, high = 2 * ranges[:, 0].clip(min=grid.step_sec / 2), 2 * ranges[:, 1].clip(max=clip_sec / 2)
+    left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="moments it may find")
+    left.set_xscale("log", base=2)
+    left.xaxis.set_major_formatter("{x:g}")
+    left.set(xlabel="length [s]", ylim=(len(reach) - 0.5, -0.5))
+    left.set_yticks(places, reach.index)
+    left.legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    for level in places:
+        seen = influence(model, batch, int(level))
+        time = (np.arange(len(seen)) + 0.5) * grid.step_sec
+        right.fill_between(time, level + 0.45, level + 0.45 - 0.85 * np.sqrt(seen / max(seen.max(), 1e-30)),
+                           step="mid", color=BLUE, alpha=0.8, linewidth=0)  # fmt: skip
+        middle = time[int(seen.argmax())]
+        right.hlines(level + 0.47, middle - reach["whole network"].iloc[level],
+                     middle + reach["whole network"].iloc[level], color=GREY, linewidth=3)  # fmt: skip
+    right.set(xlabel="time in the clip [s]", xlim=(0, clip_sec), ylim=(len(reach) - 0.4, -0.6))
+    right.set_yticks(places, reach.index)
+    right.set_title("influence on the middle point (root scale); grey: its reach", fontsize=8.5)
+    return figure
+
+
+@torch.inference_mode()
+def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
+    """(T, T) what each step of the stem's first block reads of which step; zero outside of the window."""
+    attention, heard = model.video_encoder.stem[0].self_attention, {}
+    hooks = [
+        getattr(attention, role).register_forward_hook(
+            lambda _m, _a, out, role=role: heard.update({role: out})
+        )
+        for role in ("query", "key")
+    ]
+    model.video_encoder.embed(batch.video, batch.video_mask)
+    for hook in hooks:
+        hook.remove()
+    query, key = (
+        heard[role].unflatten(-1, (attention.num_heads, -1))[:, :, head] for role in ("query", "key")
+    )
+    every = torch.eye(query.shape[1])[None]  # attending to "which step is this" gives the weights themselves
+    weights = attend_window(query, key, every, batch.video_mask, 1, attention.window)
+    num_steps = int(batch.video_mask[0].sum())
+    return weights[0, :num_steps, :num_steps].numpy()
+
+
+def window_figure(weights: np.ndarray, window: int, num_steps: int = 48) -> Figure:
+    """The first steps of `window_weights`, beside the mean over all steps by distance."""
+    figure = new_figure(9, 3.4)
+    left, right = figure.subplots(1, 2)
+    image = left.imshow(weights[:num_steps, :num_steps], cmap="Blues")
+    left.set(xlabel="step that is read", ylabel="step that reads")
+    figure.colorbar(image, ax=left, label="weight")
+    distances = np.arange(-window // 2 - 1, window // 2 + 3)
+    means = [np.diagonal(weights, d).mean() if abs(d) < len(weights) else 0 for d in distances]
+    right.bar(distances, means, color=BLUE)
+    right.axhline(1 / window, color=GREY, linestyle=":", label=f"1 / {window}: no preference")
+    right.set(xlabel="distance [steps]", ylabel="mean weight")
+    right.legend(fontsize=8)
+    return figure
+
+
+# ---- what a point learns
+
+
+def assignment_figure(
+    ranges_grid: Sequence[Sequence[float]], grid: StepGrid, clip_sec: float, length_sec: float,
+    center_sec: float | None = None,
+) -> Figure:  # fmt: skip
+    """All points of a clip; filled and green are those that a moment of this length makes positive."""
+    center = clip_sec / 2 if center_sec is None else center_sec
+    moment = torch.tensor([[center - length_sec / 2, center + length_sec / 2]])
+    num_steps = int(clip_sec / grid.step_sec)
+    points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
+    labels, _ = assign_targets(points, grid.to_grid(moment))
+    time, level, is_positive = grid.to_sec(points.time_grid).numpy(), points.level.numpy(), labels.numpy() > 0
+    figure = new_figure(9.5, 1.2 + 0.3 * len(ranges_grid))
+    axis = figure.subplots()
+    axis.axvspan(*moment[0].tolist(), color="#F0E442", alpha=0.5, linewidth=0)
+    axis.plot(time[~is_positive], level[~is_positive], ".", color="0.75", markersize=2)
+    axis.plot(time[is_positive], level[is_positive], "o", color=GREEN, markersize=7, markeredgecolor=BLACK)
+    axis.set_yticks(range(len(ranges_grid)), [f"stride {2**number}" for number in range(len(ranges_grid))])
+    axis.invert_yaxis()
+    axis.set(xlabel="time in the clip [s]", xlim=(0, clip_sec))
+    lit = [f"{(is_positive & (level == n)).sum()} of stride {2**n}" for n in sorted(set(level[is_positive]))]
+    title = ", ".join(lit) or "none: this moment is never learned"
+    axis.set_title(f"a moment of {length_sec:g} s makes positive: {title}", fontsize=10, loc="left")
+    return figure
+
+
+def loss_figure() -> Figure:
+    """Left, the regression loss as a prediction slides over the moment; right, the classification loss."""
+    figure = new_figure(10, 3.2)
+    left, right = figure.subplots(1, 2)
+    shift = np.linspace(-1.5, 1.5, 301)
+    for (color, dash), ratio in zip(CURVES, (1.0, 0.5, 2.0), strict=False):
+        left.plot(shift, _regression_loss(shift, ratio), dash, color=color, label=f"length × {ratio:g}")
+    inside = np.stack([shift - 0.5, shift + 0.5], axis=-1)
+    left.plot(
+        shift,
+        1 - tiou(inside, np.array([-0.5, 0.5])),
+        color=GREY,
+        linestyle=":",
+        label="1 − tIoU, length × 1",
+    )
+    left.set(
+        xlabel="offset of the centre, in lengths of the moment", ylabel="distance-IoU loss", ylim=(0, None)
+    )
+    probability = torch.linspace(0.005, 0.995, 200)
+    cases = (("positive", 0.95, BLUE, "-"), ("negative", 0.05, VERMILION, "--"))
+    for name, target, color, dash in cases:
+        loss = sigmoid_focal_loss(torch.logit(probability), torch.full_like(probability, target))
+        right.plot(probability, loss, dash, color=color, label=f"focal, {name} point")
+    right.plot(probability, -probability.log(), ":", color=GREY, label="cross-entropy, positive point")
+    right.set(xlabel="score of the point", ylabel="classification loss", ylim=(0, 2))
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+    return figure
+
+
+def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
+    """Of a prediction `ratio` times as long, its centre `shift` lengths away, seen from the moment's middle;
+    distances end at zero, as the network's do."""
+    offset = torch.from_numpy(shift)
+    predicted = torch.stack([ratio / 2 - offset, ratio / 2 + offset], dim=-1).clamp(min=0)
+    return distance_iou_loss(predicted, torch.full_like(predicted, 0.5))
+
+
+# ---- how answers come about
+
+
+def shift_recall(answers: Answers, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
+    """R@1 [%] at tIoU 0.3 and 0.5 if all answers were moved by so many seconds."""
+    rows = {}
+    for shift in shifts_sec:
+        moved = answers.ranked[:, :1] + np.array([shift, shift, 0.0])
+        best = overlaps_with(moved, records)[:, 0]
+        rows[shift] = {f"R@1 IoU={threshold:g}": 100 * (best > threshold).mean() for threshold in (0.3, 0.5)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def shift_figure(recall: pd.DataFrame, grid: StepGrid) -> Figure:
+    """Recall over the shift; dotted, half a window to both sides."""
+    figure = new_figure(7, 3)
+    axis = figure.subplots()
+    for (color, dash), name in zip(CURVES, recall, strict=False):
+        axis.plot(recall.index, recall[name], dash, color=color, label=name)
+    for side in (-0.5, 0.5):
+        axis.axvline(
+            side * grid.step_sec, color=GREY, linestyle=":", label="half a window" if side > 0 else None
+        )
+    axis.set(xlabel="all answers moved by [s]", ylabel="recall [%]", ylim=(0, None))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def suppression_figure(candidates: np.ndarray, sigma: float = 0.75, num_picks: int = 4) -> Figure:
+    """Soft-NMS (Bodla et al. 2017), pick by pick: what overlaps one loses score, and the next best follows.
+
+    Args:
+        candidates: (N, 3 or more) start_sec, end_sec, score.
+    """
+    segments, scores = candidates[:, :2], candidates[:, 2].astype(float)
+    figure = new_figure(9.5, 1.35 * num_picks)
+    axes = figure.subplots(num_picks, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    alive = scores.copy()
+    for number, axis in enumerate(axes, 1):
+        best = int(alive.argmax())
+        centers = segments.mean(axis=1)
+        axis.vlines(centers, 0, scores, color="0.85", linewidth=1)
+        axis.vlines(centers, 0, alive, color=SKY, linewidth=1)
+        axis.hlines(alive[best], *segments[best], color=VERMILION, linewidth=4)
+        start, end = segments[best]
+        axis.set_title(
+            f"pick {number}: {start:.1f} – {end:.1f} s, score {alive[best]:.3f}", fontsize=9, loc="left"
+        )
+        alive = alive * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
+        alive[best] = 0.0
+    axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None))
+    figure.supylabel("score: grey before, blue left", fontsize=9)
+    return figure

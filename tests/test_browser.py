@@ -1,0 +1,215 @@
+"""Notebook 5 in a real JupyterLab in a real browser, driven like a person would, on the walk's tiny run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from groundnlq.notebook import HOME_VARIABLE, notebook_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = "05_error_analysis.ipynb"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE_MS = 120_000  # of a loaded machine; the test itself is over in a fraction of it
+UNWINDOWED = {"windowingMode": "none"}  # or JupyterLab keeps only the cells in sight in the page
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+
+
+def copy_with_parameters(folder: Path, values: dict[str, str]) -> Path:
+    """The notebook with other defaults, as a person would have edited them."""
+    content = json.loads((ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8"))
+    (cell,) = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", ())]
+    given = notebook_parameters(ROOT / "notebooks" / NOTEBOOK) | values
+    cell["source"] = "\n".join(f"{name} = {value!r}" for name, value in given.items())
+    copy = folder / NOTEBOOK
+    copy.write_text(json.dumps(content), encoding="utf-8")
+    return copy
+
+
+@pytest.fixture
+def lab(walk, tmp_path) -> Iterator[tuple[str, Path]]:
+    """Address of a JupyterLab, on this machine only and with a token, and the notebook that it has."""
+    run, data, _ = walk
+    root = tmp_path / "lab"
+    settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
+    root.mkdir()
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text(json.dumps(UNWINDOWED))
+    notebook = copy_with_parameters(root, {"run_dir": str(run), "data_folder": str(data)})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={root}"]
+    options += [f"--IdentityProvider.token={token}", "--ServerApp.port_retries=0"]
+    options += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    places = {
+        name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
+    places |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), HOME_VARIABLE: str(ROOT)}
+    with open(tmp_path / "lab.log", "wb") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdin=subprocess.DEVNULL,
+                                  stdout=log, stderr=log, env=os.environ | places)  # fmt: skip
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, tmp_path / "lab.log")
+            yield f"http://127.0.0.1:{port}/doc/tree/{NOTEBOOK}?token={token}", notebook
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab ended with {server.returncode}: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Desk:
+    """What a person sees and does in the notebook."""
+
+    def __init__(self, page):
+        self.page = page
+        page.set_default_timeout(PATIENCE_MS)
+
+    def run_all(self) -> None:
+        self.page.get_by_text(re.compile(r"Python 3.* \| Idle")).wait_for()
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells").first.click()
+        last = self.page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
+        last.filter(has_text=re.compile(r"\[\d+\]")).wait_for()
+        assert (
+            self.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
+            == 0
+        )
+
+    def save(self) -> None:
+        self.page.get_by_role("menuitem", name="File", exact=True).click()
+        self.page.get_by_role("menuitem", name=re.compile(r"^Save Notebook(?! As)")).first.click()
+
+    @property
+    def cell(self):
+        return self.page.locator(".jp-CodeCell", has=self.page.locator(".widget-hbox")).last
+
+    def control(self, kind: str, name: str):
+        label = self.page.locator("label", has_text=re.compile(f"^{re.escape(name)}$"))
+        return self.cell.locator(kind, has=label)
+
+    def choose(self, name: str, index: int, kind: str = ".widget-dropdown") -> str:
+        """Choose an option by its place; the text that was chosen."""
+        box = self.control(kind, name).locator("select")
+        box.select_option(index=index)
+        return box.locator("option").nth(index).inner_text().replace("\xa0", " ")
+
+    def press(self, name: str, key: str) -> None:
+        """A key on a slider, reached as the keyboard reaches it."""
+        handle = self.control(".widget-slider, .widget-inline-hbox", name).first.locator(".noUi-handle")
+        handle.focus()
+        handle.press(key)
+
+    @property
+    def picture(self) -> str:
+        return self.cell.locator(".jp-OutputArea img").last.get_attribute("src")
+
+    @property
+    def numbers(self) -> str:
+        return self.cell.locator(".widget-html").inner_text()
+
+    def until(self, is_so, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while not is_so():
+            assert time.monotonic() < deadline, f"in vain: {what}; the numbers are {self.numbers}"
+            self.page.wait_for_timeout(50)
+
+    def after(self, act) -> str:
+        """The picture after an action, which must be another one than before."""
+        before = self.picture
+        act()
+        self.until(lambda: self.picture != before, "another picture")
+        return self.picture
+
+
+def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, browser, walk, tmp_path):
+    address, notebook = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    desk = Desk(page)
+    page.goto(address)
+    desk.run_all()
+    strict = json.loads((walk[0] / "metrics" / "finetune.json").read_text())["strict"]
+    assert f"{strict['R@1 IoU=0.3']:.1f} %\t{strict['R@5 IoU=0.3']:.1f} %" in desk.numbers
+    assert "54 of 54 queries" in desk.numbers
+
+    desk.after(lambda: desk.choose("clip", 2))  # another clip ...
+    assert re.search(r"\b(?!54)\d+ of 54 queries", desk.numbers)
+    chosen = []
+    desk.after(lambda: chosen.append(desk.choose("query", 1, ".widget-select")))  # ... and query
+    assert desk.numbers.startswith(chosen[0].split("  [")[0])
+    for _ in range(2):
+        desk.press("tIoU over", "ArrowRight")
+    desk.until(lambda: "R@5 IoU=0.5" in desk.numbers, "recalls at 0.5")
+    assert f"{strict['R@1 IoU=0.5']:.1f} %\t{strict['R@5 IoU=0.5']:.1f} %" in desk.numbers
+    desk.after(lambda: desk.press("answers k", "ArrowLeft"))
+    assert "R@4 IoU=0.5" in desk.numbers
+    desk.after(lambda: desk.press("min. score", "End"))  # the split is decoded anew
+    assert " of 1\t" in desk.numbers  # the best point answers where nothing is above it
+    desk.after(lambda: desk.choose("beside it", 1))
+    assert "scratch" in desk.numbers
+    ask = desk.control(".widget-text", "ask").locator("input")
+    ask.fill("Where is <b>my</b> $\\frac{$ hat?")
+    last = desk.after(lambda: ask.press("Enter"))
+    assert desk.numbers.startswith("Where is <b>my</b> $\\frac{$ hat?")
+
+    desk.save()
+    picture = last.partition("base64,")[2].replace("\n", "")
+    desk.until(lambda: picture in saved_pictures(notebook), "the picture in the saved file")
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    page.close()
+    offline_page_shows(notebook, picture, browser, tmp_path)
+
+
+def saved_pictures(notebook: Path) -> list[str]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    return ["".join(d["image/png"]).replace("\n", "") for d in data if "image/png" in d]
+
+
+def offline_page_shows(notebook: Path, picture: str, browser, folder: Path) -> None:
+    """Exported to one HTML file and opened without any network, the picture is there."""
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(folder), str(notebook)]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto((folder / notebook.name).with_suffix(".html").as_uri(), wait_until="domcontentloaded")
+    widths = page.evaluate(
+        "picture => [...document.images].filter(i => i.src.replaceAll(/\\s|%0A/g, '').endsWith(picture))"
+        ".map(i => i.naturalWidth)",
+        picture,
+    )
+    assert widths
+    assert min(widths) > 500
+    context.close()

@@ -1,0 +1,139 @@
+"""What the tour shows is what the network does."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+
+from groundnlq.analysis import tour
+from groundnlq.analysis.kept import Answers
+from groundnlq.config import ModelConfig
+from groundnlq.data.annotations import Record
+from groundnlq.data.dataset import collate
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.recall import best_tiou
+from groundnlq.model.grounder import Grounder
+from groundnlq.model.nms import soft_nms
+
+GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
+RANGES = ((0, 4), (2, 8), (4, 10000))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shape = {"video_dim": 8, "text_dim": 8, "width": 16, "num_heads": 2, "window": 5, "scale_init": 0.5}
+    layers = {"num_text_layers": 1, "num_stem_layers": 2, "num_self_levels": 2, "max_seq_len": 128}
+    return Grounder.from_config(ModelConfig(**shape, **layers, regression_ranges_grid=RANGES)).eval()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    random = torch.Generator().manual_seed(1)
+    video, text = torch.randn(100, 8, generator=random), torch.randn(5, 8, generator=random)
+    return collate([video], [text], [0], [torch.zeros(0, 2)], ["q"], ["c"], [100.0], 4)
+
+
+def drawn(figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=40)
+    return buffer.getvalue()
+
+
+def test_the_parts_have_the_networks_shapes_and_all_of_its_weights(model, batch):
+    found = tour.parts(model, batch)
+    num_rows = batch.video.shape[1]
+    levels = [part.shape for name, part in found.items() if name.startswith("level")]
+    assert levels == [(1, num_rows // 2**level, 16) for level in range(3)]
+    logits = model(batch).logits
+    assert found["scores"].shape == tuple(logits.shape)
+    assert found["offsets"].shape == (*logits.shape, 2)
+    count = sum(part.num_parameters for part in found.values())
+    assert count + len(model.heads.level_scale) == sum(p.numel() for p in model.parameters())
+    assert drawn(tour.model_figure(found))
+
+
+def test_the_reach_of_a_point_is_where_its_gradient_ends(model, batch):
+    """Held to the gradient of the true network: nothing outside of the reach, and something at its ends."""
+    for level, steps in enumerate(tour.reach_steps(model)["whole network"]):
+        seen = np.flatnonzero(tour.influence(model, batch, level))
+        num_points = -(-100 // 2**level)
+        point = (num_points // 2) * 2**level
+        assert point - steps <= seen.min() <= point - steps + 2**level
+        assert min(99, point + steps - 2**level) <= seen.max() <= point + steps
+
+
+def test_windows_are_read_within_and_sum_to_one(model, batch):
+    weights = tour.window_weights(model, batch)
+    assert weights.shape == (100, 100)
+    assert weights.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    distance = np.abs(np.subtract.outer(np.arange(100), np.arange(100)))
+    assert (weights[distance > 2] == 0).all()
+    assert (weights[distance <= 2] > 0).all()
+    assert model.video_encoder.stem[0].self_attention.query._forward_hooks == {}
+
+
+def lit(figure) -> list[tuple[float, float]]:
+    return sorted(map(tuple, figure.axes[0].lines[1].get_xydata().tolist()))
+
+
+def test_the_lit_points_lie_within_the_moment_and_climb_with_its_length():
+    levels = []
+    for length in (1.5, 6.0, 30.0):
+        points = lit(tour.assignment_figure(RANGES, GRID, 100.0, length))
+        assert all(50 - length / 2 < time < 50 + length / 2 for time, _ in points)
+        levels.append(max(level for _, level in points))
+    assert levels == sorted(levels)
+    assert levels[0] < levels[-1]
+    nothing = tour.assignment_figure(RANGES, GRID, 100.0, 0.3, center_sec=50.0)
+    assert lit(nothing) == []
+    assert "none" in nothing.axes[0].get_title(loc="left")
+
+
+def test_the_picks_shown_are_those_of_the_decoder():
+    random = np.random.default_rng(0)
+    start = random.uniform(0, 50, 40)
+    candidates = np.column_stack([start, start + random.uniform(1, 9, 40), random.uniform(0.01, 0.9, 40)])
+    segments, scores = (torch.from_numpy(x)[None] for x in (candidates[:, :2], candidates[:, 2]))
+    kept, kept_scores = soft_nms(segments, scores, 4, 0.5, 0.0)
+    titles = [axis.get_title(loc="left") for axis in tour.suppression_figure(candidates, 0.5).axes]
+    assert titles == [
+        f"pick {n}: {a:.1f} – {b:.1f} s, score {s:.3f}"
+        for n, ((a, b), s) in enumerate(zip(kept[0].tolist(), kept_scores[0].tolist(), strict=True), 1)
+    ]
+
+
+def test_a_shift_moves_the_recall_as_it_moves_the_answers():
+    records = [Record(f"a_{i}", "c", "?", 100.0, ((10.0, 14.0),)) for i in range(2)]
+    ranked = np.array([[[10.0, 14.0, 0.5]], [[11.0, 15.0, 0.5]]])
+    table = tour.shift_recall(Answers(ranked, np.zeros((2, 1))), records, [-1.0, 0.0, 2.0])
+    for shift, row in table.iterrows():
+        best = [best_tiou(r + np.array([shift, shift, 0]), records[0].moments_sec)[0] for r in ranked]
+        assert row["R@1 IoU=0.3"] == 100 * np.mean(np.array(best) > 0.3)
+        assert row["R@1 IoU=0.5"] == 100 * np.mean(np.array(best) > 0.5)
+    assert table.loc[0.0, "R@1 IoU=0.3"] == 100
+
+
+def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_offset():
+    line = tour.loss_figure().axes[0].lines[0]
+    shift, loss = line.get_xdata(), line.get_ydata()
+    assert loss[np.abs(shift).argmin()] == pytest.approx(0, abs=1e-6)
+    right = np.asarray(loss)[shift >= 0]
+    assert (np.diff(right) > 0).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_figure_draws_without_a_warning_and_names_its_axes(model, batch):
+    answers = Answers(np.array([[[10.0, 14.0, 0.5]]]), np.zeros((1, 1)))
+    recall = tour.shift_recall(answers, [Record("a_0", "c", "?", 9.0, ((1.0, 2.0),))], [-1.0, 0.0, 1.0])
+    for figure in (
+        tour.reach_figure(model, batch, GRID),
+        tour.window_figure(tour.window_weights(model, batch), 5),
+        tour.assignment_figure(RANGES, GRID, 100.0, 4.0),
+        tour.loss_figure(),
+        tour.shift_figure(recall, GRID),
+        tour.suppression_figure(np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 0.4]]), num_picks=2),
+    ):
+        assert drawn(figure)
+        assert figure.axes[-1].get_xlabel() or figure.axes[0].get_xlabel()
