@@ -111,6 +111,7 @@ def _add(actions: Any, name: str, verb: Verb, common: argparse.ArgumentParser) -
         parser.add_argument(*names, **options)
         open_list = names[0] if options.get("nargs") == "*" else open_list
     parser.set_defaults(verb=verb.run, open_list=open_list)
+    parser.more = verb.more
 
 
 def _parser_of(
@@ -128,6 +129,11 @@ def _parser_of(
 
 
 class _Parser(argparse.ArgumentParser):
+    more: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + (self.more() if self.more else "")
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} -- see {self.prog} --help\n")
 

@@ -19,6 +19,7 @@ class Verb(NamedTuple):
     summary: str
     example: str
     arguments: Sequence[tuple[tuple[str, ...], dict[str, Any]]]
+    more: Callable[[], str] | None = None  # said at the end of its help, and found out only then
 
 
 def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -232,6 +233,7 @@ VERBS = (
                 help="a parameter of the notebooks; paths are seen from the project folder",
             ),
         ),
+        verbs.list_notebooks,
     ),
     Verb("presets", verbs.presets, "List what 'train' knows by name.", "groundnlq presets", ()),
 )

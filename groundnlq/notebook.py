@@ -112,6 +112,17 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: parameters must be plain literals ({error})") from None
 
 
+def describe_notebooks() -> str:
+    """Each notebook's title and its parameters cell, as they stand in the project folder."""
+    lines = []
+    for path in sorted((project_folder() / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        title = "".join(cells[0]["source"]).partition("\n")[0].removeprefix("# ")
+        sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
+        lines += ["", f"{path.stem}   {title}", *(f"    {line}" for s in sources for line in s.splitlines())]
+    return "\n".join(lines)
+
+
 def _assignments(source: str) -> dict[str, ast.expr]:
     found: dict[str, ast.expr] = {}
     for statement in ast.parse(source).body:

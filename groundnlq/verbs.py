@@ -209,6 +209,12 @@ def notebooks(args: Namespace) -> None:
     print(f"executed notebooks: {executed[0].parent}")
 
 
+def list_notebooks() -> str:
+    from groundnlq.notebook import describe_notebooks
+
+    return f"\nnotebooks and their parameters, with the defaults:\n{describe_notebooks()}\n"
+
+
 def presets(args: Namespace) -> None:
     from importlib.resources import files
 

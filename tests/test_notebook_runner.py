@@ -155,6 +155,38 @@ def test_the_live_curve_is_one_line_and_one_picture_in_the_file(project, tmp_pat
     assert "image/png" in curve["data"]
 
 
+def test_the_verbs_help_lists_the_notebooks_with_their_parameters(project, capsys):
+    with pytest.raises(SystemExit):
+        main(["notebooks", "--help"])
+    shown = capsys.readouterr().out
+    assert "01_first" in shown
+    assert '    run_dir = "runs/x"  # where = results go' in shown
+    assert "    depth = 1" in shown
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "depth" not in capsys.readouterr().out
+
+
+def test_every_turn_of_a_slider_draws_the_figure_of_its_values(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, figure):
+            shown.append(figure)
+
+    def display(thing, display_id=False):
+        shown.append(thing)
+        return Handle() if display_id else None
+
+    monkeypatch.setattr("IPython.display.display", display)
+    nb.turn(lambda **values: values, length_sec=(1, 2, 4), sigma=(0.5, 0.75))
+    box, first = shown
+    assert first == {"length_sec": 2, "sigma": 0.75}
+    box.children[0].value = 4
+    assert shown[-1] == {"length_sec": 4, "sigma": 0.75}
+    assert [slider.description for slider in box.children] == ["length sec", "sigma"]
+
+
 def test_parameters_that_are_no_literals_are_refused(project):
     path = project / "notebooks" / "03_bad.ipynb"
     write_notebook(path, parameters="a = 1\nb = a + 1\n")

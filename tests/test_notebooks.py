@@ -1,8 +1,25 @@
 """The notebooks, walked as a user walks them, on a tiny world."""
 
 import json
+from pathlib import Path
 
 import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_says_what_its_parameters_are_and_ends_in_exercises_with_hidden_solutions(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    (parameters,) = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
+    assert [line for line in parameters.splitlines() if "  # " not in line] == []
+    (exercises,) = ["".join(c["source"]) for c in cells if "".join(c["source"]).startswith("## Exercises")]
+    questions, hidden = exercises.split("<details><summary>Solutions</summary>\n\n")
+    assert hidden.rstrip().endswith("</details>")
+    numbered = [
+        sum(line[:3] == f"{n}. " for n in range(1, 9) for line in t.splitlines()) for t in (questions, hidden)
+    ]
+    assert numbered[0] == numbered[1] >= 2
 
 
 def pictures(notebook):

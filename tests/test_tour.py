@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groundnlq.analysis import tour
-from groundnlq.analysis.kept import Answers
+from groundnlq.analysis.kept import Decoded
 from groundnlq.config import ModelConfig
 from groundnlq.data.annotations import Record
 from groundnlq.data.dataset import collate
@@ -107,7 +107,7 @@ def test_the_picks_shown_are_those_of_the_decoder():
 def test_a_shift_moves_the_recall_as_it_moves_the_answers():
     records = [Record(f"a_{i}", "c", "?", 100.0, ((10.0, 14.0),)) for i in range(2)]
     ranked = np.array([[[10.0, 14.0, 0.5]], [[11.0, 15.0, 0.5]]])
-    table = tour.shift_recall(Answers(ranked, np.zeros((2, 1))), records, [-1.0, 0.0, 2.0])
+    table = tour.shift_recall(Decoded(ranked, np.zeros((2, 1))), records, [-1.0, 0.0, 2.0])
     for shift, row in table.iterrows():
         best = [best_tiou(r + np.array([shift, shift, 0]), records[0].moments_sec)[0] for r in ranked]
         assert row["R@1 IoU=0.3"] == 100 * np.mean(np.array(best) > 0.3)
@@ -125,7 +125,7 @@ def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_of
 
 @pytest.mark.filterwarnings("error")
 def test_every_figure_draws_without_a_warning_and_names_its_axes(model, batch):
-    answers = Answers(np.array([[[10.0, 14.0, 0.5]]]), np.zeros((1, 1)))
+    answers = Decoded(np.array([[[10.0, 14.0, 0.5]]]), np.zeros((1, 1)))
     recall = tour.shift_recall(answers, [Record("a_0", "c", "?", 9.0, ((1.0, 2.0),))], [-1.0, 0.0, 1.0])
     for figure in (
         tour.reach_figure(model, batch, GRID),

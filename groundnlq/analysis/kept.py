@@ -30,7 +30,7 @@ TINY = float(np.finfo(np.float32).tiny)  # a score of 0 would say "no answer"
 
 
 @dataclass(frozen=True)
-class Answers:
+class Decoded:
     """`ranked` (Q, K, 3): start_sec, end_sec, score, best first; `overlaps` (Q, K): their tIoU with the
     moment. Where fewer than K were kept, both scores and overlaps are 0."""
 
@@ -56,9 +56,9 @@ class FixedRun:
             segments = ranked.get(record.query_id, row[:0])
             row[: len(segments)] = segments
             row[: len(segments), 2].clip(min=TINY, out=row[: len(segments), 2])
-        self._answers = Answers(table, overlaps_with(table, self.records))
+        self._answers = Decoded(table, overlaps_with(table, self.records))
 
-    def answers(self, sigma: float = 0.0, min_score: float = 0.0) -> Answers:
+    def answers(self, sigma: float = 0.0, min_score: float = 0.0) -> Decoded:
         """The predictions, whatever is asked for."""
         return self._answers
 
@@ -99,7 +99,7 @@ class LiveRun:
             row = (scores[query][valid], candidates.segments_grid[query][valid], allowed > 0, level, order)
             yield tuple(field.cpu() for field in row)
 
-    def _decode(self, sigma: float, min_score: float) -> Answers:
+    def _decode(self, sigma: float, min_score: float) -> Decoded:
         """What `decode` gives with these two numbers; the split at once, and exactly.
 
         Only the best candidates enter. A pick is settled where its score exceeds that of every candidate
@@ -117,7 +117,7 @@ class LiveRun:
         segments[is_empty, 0] = self._segments[self._top][is_empty]
         scores[is_empty, 0] = self._scores[self._top][is_empty].clamp(min=TINY)
         ranked = torch.cat([self._to_sec(segments, torch.arange(len(scores))), scores[..., None]], -1).numpy()
-        return Answers(ranked, overlaps_with(ranked, self.records))
+        return Decoded(ranked, overlaps_with(ranked, self.records))
 
     def _best_candidates(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Segments (R, W, 2) and scores (R, W) of the best, 0 behind the last; the best score left out."""

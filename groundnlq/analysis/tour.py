@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor, nn
 
-from groundnlq.analysis.kept import Answers, overlaps_with
+from groundnlq.analysis.kept import Decoded, overlaps_with
 from groundnlq.analysis.timeline import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure
 from groundnlq.data.annotations import Record
 from groundnlq.data.dataset import Batch
@@ -283,7 +283,7 @@ def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
 # ---- how answers come about
 
 
-def shift_recall(answers: Answers, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
+def shift_recall(answers: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
     """R@1 [%] at tIoU 0.3 and 0.5 if all answers were moved by so many seconds."""
     rows = {}
     for shift in shifts_sec:
