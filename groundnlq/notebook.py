@@ -292,21 +292,30 @@ def turn(make: Callable[..., Any], **choices: Sequence[Any]) -> None:
         slider.observe(lambda _: handle.update(make(**{n: s.value for n, s in sliders.items()})), "value")
 
 
-def live_curve(epochs: int) -> Callable[[list[dict[str, Any]]], None]:
-    """A callback for ``train(on_epoch=...)``: a line on the last epoch and the curves so far.
+def live_training(epochs: int) -> dict[str, Callable[[Any], None]]:
+    """Callbacks for ``train`` and ``launch``: a line on the step, one on the last epoch, the curves.
 
-    >>> show = live_curve(epochs=10)  # doctest: +SKIP
-    >>> train(config, run_dir, on_epoch=show)  # doctest: +SKIP
+    >>> train(config, run_dir, **live_training(epochs=10))  # doctest: +SKIP
     """
     from groundnlq.analysis.timeline import loss_curve
 
-    line, curve = Live("training ..."), Live("")
+    now, last, curve = Live("training ..."), Live(""), Live("")
 
-    def show(history: list[dict[str, Any]]) -> None:
-        last = history[-1]
-        recall = f", mean R@1 {last['ema mean R@1']:.1f}" if "ema mean R@1" in last else ""
-        speed = f"{last['steps_per_second']:.1f} steps a second"
-        line.update(f"epoch {last['epoch']} of {epochs}: loss {last['loss total']:.3f}{recall}, {speed}")
+    def on_status(status: dict[str, Any]) -> None:
+        if status["state"] != "running":
+            now.update(f"{status['state']} at step {status['step']} of {status['total_steps']}")
+            return
+        share = status["step"] / max(1, status["total_steps"])
+        bar = "▰" * round(20 * share) + "▱" * (20 - round(20 * share))
+        epoch, loss = f"epoch {status['epoch']} of {epochs}", f"loss {status['loss']:.3f}"
+        now.update(f"{bar} step {status['step']} of {status['total_steps']}, {epoch}, {loss}")
+
+    def on_epoch(history: list[dict[str, Any]]) -> None:
+        row = history[-1]
+        recall = f", mean R@1 {row['ema mean R@1']:.1f}" if "ema mean R@1" in row else ""
+        waits = f"{100 * row['data_wait_share']:.1f} % of the time waiting for data"
+        costs = f"{row['steps_per_second']:.1f} steps a second, {waits}, {row['peak_memory_mb']} MB"
+        last.update(f"epoch {row['epoch']} of {epochs}: loss {row['loss total']:.3f}{recall}; {costs}")
         curve.update(loss_curve(history))
 
-    return show
+    return {"on_epoch": on_epoch, "on_status": on_status}

@@ -135,7 +135,7 @@ def test_live_lines_and_figures_stay_in_the_file_whatever_the_shell_says(
     assert ["image/png" in o["data"] for o in second["outputs"]] == [True]
 
 
-def test_the_live_curve_is_one_line_and_one_picture_in_the_file(project, tmp_path):
+def test_live_training_leaves_two_lines_and_one_picture_in_the_file(project, tmp_path):
     rows = [
         {
             "epoch": i,
@@ -143,15 +143,26 @@ def test_the_live_curve_is_one_line_and_one_picture_in_the_file(project, tmp_pat
             "loss classification": 1,
             "loss regression": 1,
             "steps_per_second": 2,
+            "data_wait_share": 0.01,
+            "peak_memory_mb": 300,
         }
         | ({"raw mean R@1": 3.0, "ema mean R@1": 4.0} if i == 3 else {})
         for i in (1, 2, 3)
     ]
-    calls = f"{START}\nshow, rows = nb.live_curve(3), {rows}\nfor i in (1, 2, 3):\n    show(rows[:i])"
+    status = {"state": "running", "step": 5, "total_steps": 10, "epoch": 2, "loss": 0.5}
+    calls = (
+        f"{START}\nshow, rows, status = nb.live_training(3), {rows}, {status}\n"
+        "show['on_status'](status)\nfor i in (1, 2, 3):\n    show['on_epoch'](rows[:i])"
+    )
     write_notebook(project / "notebooks" / "03_live.ipynb", calls)
     (executed,) = nb.run_notebooks(["03"], tmp_path / "run", progress=False)
-    line, curve = nbformat.read(executed, as_version=4).cells[0]["outputs"]
-    assert line["data"]["text/markdown"] == "epoch 3 of 3: loss 0.333, mean R@1 4.0, 2.0 steps a second"
+    now, line, curve = nbformat.read(executed, as_version=4).cells[0]["outputs"]
+    bar = "▰" * 10 + "▱" * 10
+    assert now["data"]["text/markdown"] == f"{bar} step 5 of 10, epoch 2 of 3, loss 0.500"
+    assert line["data"]["text/markdown"] == (
+        "epoch 3 of 3: loss 0.333, mean R@1 4.0; "
+        "2.0 steps a second, 1.0 % of the time waiting for data, 300 MB"
+    )
     assert "image/png" in curve["data"]
 
 
