@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -228,6 +229,50 @@ def test_all_processes_killed_at_once(config, calm, tmp_path):
     assert run(torchrun(config, tmp_path)).returncode == 0
     assert read_status(tmp_path)["resumed_from_step"] == 10
     assert ending(tmp_path) == calm
+
+
+# ---- damaged
+
+
+@pytest.fixture(scope="module")
+def killed(config, tmp_path_factory):
+    """A run that was killed at step 11; its newest states are of steps 10 and 8."""
+    folder = tmp_path_factory.mktemp("killed")
+    run(torchrun(config, folder), ["kill_all", -1, 11, 0])
+    wait_for(lambda: is_left(folder), "its processes are gone", seconds=10)
+    return folder
+
+
+def damage(state, how):
+    content = state.read_bytes()
+    if how == "truncated":
+        state.write_bytes(content[: len(content) // 2])
+    elif how == "another checksum":
+        state.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        state.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "another checksum", "gone"])
+def test_a_damaged_newest_state_costs_one_interval_and_a_warning(config, calm, killed, tmp_path, how):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    damage(folder / "checkpoints" / "step-00000010.pt", how)
+    done = run(torchrun(config, folder))
+    assert done.returncode == 0
+    assert "step-00000010.pt is not usable" in done.stderr
+    assert read_status(folder)["resumed_from_step"] == 8
+    assert ending(folder) == calm
+
+
+def test_without_a_whole_state_nothing_is_begun_or_overwritten(config, killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    for state in committed_states(folder / "checkpoints"):
+        damage(state, "truncated")
+    before = {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    done = run(torchrun(config, folder))
+    assert done.returncode != 0
+    assert "no usable checkpoint" in read_status(folder)["reason"]
+    assert {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
 # ---- asked to stop

@@ -155,7 +155,7 @@ def test_a_second_run_in_the_folder_is_refused(data, tmp_path):
         train(tiny_config(data), tmp_path, progress=False)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros", "empty", "no manifest"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros", "empty", "gone", "no manifest"])
 def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_path, damage):
     run_until(tiny_config(data, checkpoint_every_steps=2), tmp_path, 11)
     newest = committed_states(tmp_path / "checkpoints")[0]
@@ -169,6 +169,8 @@ def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_pa
         newest.write_bytes(bytes(len(content)))
     elif damage == "empty":
         newest.write_bytes(b"")
+    elif damage == "gone":
+        newest.unlink()
     else:
         newest.with_suffix(".json").unlink()
     config = tiny_config(data, checkpoint_every_steps=2)
