@@ -235,10 +235,12 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands twice")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = repr(self.construct_object(key, deep=True))
+            if name in seen:
+                raise yaml.YAMLError(f"key {name} stands twice")
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 

@@ -48,11 +48,11 @@ def _run_folder(path: Path) -> dict[str, Any]:
 def _store(path: Path) -> dict[str, Any]:
     import h5py
 
-    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.features import FeatureStore, read_text
     from groundnlq.data.text import TokenStore
 
     with h5py.File(path, "r") as root:
-        kind, made_by = root.attrs.get("kind"), json.loads(root.attrs.get("made_by", "{}"))
+        kind, made_by = read_text(root, "kind", ""), json.loads(read_text(root, "made_by", "{}"))
     if kind == "tokens":
         tokens = TokenStore(path)
         held = {"queries": len(tokens.query_ids), "width": tokens.width, "encoder": tokens.encoder}

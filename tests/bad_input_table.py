@@ -157,6 +157,8 @@ TABLE: dict[str, list[tuple]] = {
         ("transposed (D, T)", other_store(change=lambda uid, array: [(uid, array.T)]), PREDICT.format("best.pt"), 2, "features in features.h5 are 40 wide, the model expects 8"),
         ("NaN on disk", hdf5("features.h5", lambda root: replace_dataset("clips/c4", np.full((40, WIDTH), np.nan, "f4"))(root)), CHECK, 1, "ERROR: 1 clips hold NaN or Inf: c4"),
         ("NaN on disk, predicted from", hdf5("features.h5", lambda root: replace_dataset("clips/c4", np.full((40, WIDTH), np.nan, "f4"))(root)), PREDICT.format("best.pt"), 2, "features.h5", "a4_0", "clip c4", "groundnlq features check"),
+        ("a bit flipped on disk", hdf5("features.h5", lambda root: root["clips/c0"].__setitem__((3, 1), 0.5)), CHECK, 1, "ERROR: 1 files are not as they were written (checksum)", "features.h5"),
+        ("a bit flipped on disk, tokens", hdf5("text.h5", lambda root: root["tokens"].__setitem__((0, 0), 0.5)), CHECK, 1, "ERROR: 1 files are not as they were written (checksum)", "text.h5"),
         ("another rate", nothing, CHECK + " --preset finetune", 1, "set data.snippet_stride_frames="),
         ("longer than the position table", nothing, TRAIN + " model.max_seq_len=32", 2, "clips are longer than max_seq_len = 32 steps: c0", "raise model.max_seq_len"),
     ],

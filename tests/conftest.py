@@ -5,10 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only wait for each other
+
+settings.register_profile("kit", deadline=None)  # a slow machine is no failure
+settings.load_profile("kit")
 
 QUICK = "train.epochs=2 train.warmup_epochs=1 train.validate_every_epochs=1"
 

@@ -61,11 +61,12 @@ def interrupted_at(line: int):
                 raise KeyboardInterrupt
         return trace
 
+    before = sys.gettrace()  # of a measurement of coverage
     sys.settrace(trace)
     try:
         yield count
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
 
 
 @pytest.mark.parametrize("verb", VERBS)

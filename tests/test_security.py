@@ -228,7 +228,8 @@ def test_tables_in_notebooks_leave_dollars_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "tex2jax_ignore" in done.stdout  # what keeps MathJax out of a table
-    assert "tex2jax_ignore" not in pd.DataFrame({"a": ["$x$"]})._repr_html_()
+    with pd.option_context("display.html.use_mathjax", True):
+        assert "tex2jax_ignore" not in pd.DataFrame({"a": ["$x$"]})._repr_html_()
 
 
 def test_names_from_foreign_files_do_not_steer_the_terminal(tmp_path, monkeypatch, capsys):

@@ -193,7 +193,7 @@ def read_clip_entry(where: str, clip: dict, video_uid: str, findings: Findings) 
         findings.add(f"{where}.clip_uid: an id of letters, digits, '.', '_', '-' expected, got {uid!r:.60}")
         return None
     start, end = clip.get("video_start_sec"), clip.get("video_end_sec")
-    if not (_is_number(start) and _is_number(end)):
+    if not (is_number(start) and is_number(end)):
         findings.add(f"{where} (clip {uid}): video_start_sec and video_end_sec must be numbers")
         return None
     if end <= start:
@@ -274,7 +274,7 @@ class _NlqReader:
         if start is None and end is None:
             self.without_moment.append(where)
             return None
-        if not (_is_number(start) and _is_number(end)):
+        if not (is_number(start) and is_number(end)):
             self.findings.add(
                 f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start!r:.40}, {end!r:.40}"
             )
@@ -321,7 +321,7 @@ def _record_of_row(row: Any, where: str, findings: Findings) -> list[Record]:
     for name, value in (("query_id", query_id), ("video_id", clip_uid)):
         if not isinstance(value, str) or not SAFE_ID.fullmatch(value):
             findings.add(f"{where}: {name!r} must be an id, got {value!r:.60}")
-    if not _is_number(duration) or duration <= 0:
+    if not is_number(duration) or duration <= 0:
         findings.add(f"{where}: 'duration' must be a positive number of seconds, got {duration!r:.40}")
     moments = row.get("timestamps", [])
     if not isinstance(moments, list) or not all(_is_moment(moment) for moment in moments):
@@ -347,8 +347,8 @@ def _row_of_record(record: Record) -> dict[str, Any]:
     return row | ({"timestamps": [list(m) for m in record.moments_sec]} if record.moments_sec else {})
 
 
-def _is_number(value: Any) -> bool:
-    """Finite, and small enough that no arithmetic on it overflows."""
+def is_number(value: Any) -> bool:
+    """Is it a number, finite, and small enough that no arithmetic on it overflows?"""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
@@ -358,7 +358,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_moment(value: Any) -> bool:
-    is_pair = isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    is_pair = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
     return is_pair and value[0] < value[1]
 
 

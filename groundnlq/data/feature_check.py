@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,7 @@ class FeatureReport:
     constant: list[str]
     queries_without_tokens: list[str]
     num_unused: int = 0  # clips that no record asks for
+    damaged: list[str] = field(default_factory=list)  # files whose content is not what was written
 
     @property
     def step_sec_of_clips(self) -> np.ndarray:
@@ -64,7 +65,10 @@ class FeatureReport:
 
     @property
     def ok(self) -> bool:
-        lists = (self.missing, self.not_finite, self.constant, self.queries_without_tokens)
+        lists = (
+            *(self.missing, self.not_finite, self.constant, self.queries_without_tokens),
+            self.damaged,
+        )
         return not self.has_rate_conflict and not any(lists)
 
     def lines(self) -> list[str]:
@@ -88,6 +92,7 @@ class FeatureReport:
             (self.not_finite, "clips hold NaN or Inf"),
             (self.constant, "clips hold the same vector at every step"),
             (self.queries_without_tokens, "queries have no tokens"),
+            (self.damaged, "files are not as they were written (checksum); import or encode again"),
         ):
             if names:
                 lines.append(f"ERROR: {len(names)} {what}: {sample_of(names)}")
@@ -110,7 +115,8 @@ class FeatureReport:
 def check_features(
     store: FeatureStore, records: Sequence[Record], grid: StepGrid, tokens: TokenStore | None = None
 ) -> FeatureReport:
-    """Look at every clip of the records: its rate, its values, and whether its queries have tokens."""
+    """Look at every clip of the records: its rate, its values, whether its queries have tokens, and whether
+    the files are as they were written."""
     durations = {record.clip_uid: record.duration_sec for record in records}
     present = [uid for uid in durations if uid in store]
     not_finite, constant = [], []
@@ -132,6 +138,7 @@ def check_features(
             r.query_id for r in records if tokens is not None and r.query_id not in tokens
         ],
         num_unused=len(store.num_steps.keys() - durations.keys()),
+        damaged=[str(file.path) for file in (store, tokens) if file is not None and not file.is_as_written()],
     )
 
 

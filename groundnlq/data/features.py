@@ -37,12 +37,12 @@ class FeatureStore:
         self._pid = -1
         root = open_hdf5(self.path, "features")
         try:
-            self.attributes: dict[str, Any] = json.loads(root.attrs.get("attributes", "{}"))
+            self.attributes: dict[str, Any] = json.loads(read_text(root, "attributes", "{}"))
             self.width = int(root.attrs["width"])
-            self.dtype = str(root.attrs["dtype"])
-            self.sha256 = str(root.attrs.get("sha256", "unknown"))  # of ids and values, in order
+            self.dtype = read_text(root, "dtype")
+            self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
             self.num_steps: dict[str, int] = _lengths(root, self.width, self.path)
-        except (KeyError, ValueError, OSError, RuntimeError) as error:
+        except (KeyError, ValueError, OSError, RuntimeError, TypeError) as error:
             reason = f"{self.path}: damaged ({error})"
             raise FeatureError(f"{reason} -- import the features again") from None
         finally:
@@ -60,12 +60,20 @@ class FeatureStore:
         if clip_uid not in self.num_steps:
             raise FeatureError(f"{self.path}: no features of clip {clip_uid} -- import them")
         try:
-            array = self._open()["clips"][clip_uid][()]
-        except (OSError, KeyError) as error:
+            # torch widens float16 several times faster than numpy
+            return torch.from_numpy(self._open()["clips"][clip_uid][()]).float()
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise FeatureError(
                 f"{self.path}: clip {clip_uid} cannot be read ({error}) -- import the features again"
             ) from None
-        return torch.from_numpy(array).float()  # torch widens float16 several times faster than numpy
+
+    def is_as_written(self) -> bool:
+        """Whether ids and values still have the checksum they were written with; reads the whole file."""
+        digest = hashlib.sha256()
+        for clip_uid in self.clip_uids:
+            values = self.read(clip_uid).to(getattr(torch, self.dtype)).numpy()
+            digest.update(clip_uid.encode() + values.tobytes())
+        return self.sha256 in ("unknown", digest.hexdigest())
 
     def close(self) -> None:
         if self._file is not None and self._pid == os.getpid():
@@ -114,10 +122,13 @@ def write_features(
         findings.raise_if_any("nothing was written")
         if width is None:
             raise FeatureError(f"{path}: no clip to write -- check the source and the list of clips")
-        root.attrs.update(schema=SCHEMA, kind="features", width=width, dtype=dtype)
-        root.attrs["attributes"] = json.dumps(dict(attributes or {}))
-        root.attrs["sha256"] = digest.hexdigest()
-        root.attrs["made_by"] = json.dumps(made_by())
+        root.attrs["width"] = width
+        texts = {
+            "attributes": json.dumps(dict(attributes or {})),
+            "dtype": dtype,
+            "sha256": digest.hexdigest(),
+        }
+        write_texts(root, kind="features", **texts)
     return count
 
 
@@ -182,12 +193,29 @@ def open_hdf5(path: Path, kind: str) -> h5py.File:
         raise FeatureError(f"{path}: open for writing elsewhere -- wait for that program to end") from None
     except OSError as error:
         raise FeatureError(f"{path}: not a readable HDF5 file ({error}) -- {remedy}") from None
-    found, schema = root.attrs.get("kind"), root.attrs.get("schema", 0)
+    try:
+        found, schema = read_text(root, "kind", ""), root.attrs.get("schema", 0)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        root.close()
+        raise FeatureError(f"{path}: damaged ({error}) -- {remedy}") from None
     if found != kind or schema != SCHEMA:
         root.close()
         what = f"schema {schema} of {found!r}" if found else "HDF5, but not written by this kit"
         raise FeatureError(f"{path}: is {what}, expected schema {SCHEMA} of {kind!r} -- {remedy}")
     return root
+
+
+def write_texts(root: h5py.File, **texts: str) -> None:
+    """Mark a file as ours. Texts of fixed length: HDF5 keeps others where a flipped bit can make it loop."""
+    root.attrs["schema"] = SCHEMA
+    for name, text in (texts | {"made_by": json.dumps(made_by())}).items():
+        root.attrs[name] = np.bytes_(text.encode())
+
+
+def read_text(root: h5py.File, name: str, default: str | None = None) -> str:
+    """A text among the file's attributes; KeyError where it is missing and there is no default."""
+    value = root.attrs[name] if default is None else root.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def plain_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.data.features import FeatureStore, checked_array, plain_dataset, write_features
+from groundnlq.data.features import FeatureStore, checked_array, plain_dataset, read_text, write_features
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.files import SAFE_ID, load_tensors
 
@@ -142,7 +142,7 @@ def _lmdb_source(path: Path) -> Source:
 
 def _hdf5_source(path: Path) -> Source:
     with h5py.File(path, "r") as root:
-        if root.attrs.get("kind") == "features":
+        if read_text(root, "kind", "") == "features":
             store = FeatureStore(path)
             return Source(path, store.clip_uids, store.read)
         links = [k for k in root if not isinstance(root.get(k, getlink=True), h5py.HardLink)]

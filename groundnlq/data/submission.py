@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from groundnlq.data.annotations import Record, read_json
+from groundnlq.data.annotations import Record, is_number, read_json
 from groundnlq.errors import DataError, Findings
 from groundnlq.files import SAFE_ID, write_json
 from groundnlq.provenance import file_identity, made_by
@@ -103,7 +103,7 @@ def _segments(times: Any, where: str, findings: Findings) -> np.ndarray:
         return empty
     rows = [[*s, 1 / rank] if len(s) == 2 else s for rank, s in enumerate(times, 1)]
     numbers = [n for row in rows for n in row]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and np.isfinite(n) for n in numbers):
+    if not all(map(is_number, numbers)):
         findings.add(f"{where}.predicted_times: finite numbers expected, got {times!r:.60}")
         return empty
     segments = np.array(rows, dtype=np.float64)

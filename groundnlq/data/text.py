@@ -18,11 +18,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.data.annotations import read_records
-from groundnlq.data.features import SCHEMA, each_readable, open_hdf5, plain_dataset
+from groundnlq.data.features import (
+    each_readable,
+    open_hdf5,
+    plain_dataset,
+    read_text,
+    write_texts,
+)
 from groundnlq.data.importers import read_lmdb
 from groundnlq.errors import DataError, FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path, sha256_of
-from groundnlq.provenance import made_by
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
 SAMPLE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -41,10 +46,10 @@ class TokenStore:
             self._matrix = torch.from_numpy(arrays["tokens"][()])
             offsets = arrays["offsets"][()].tolist()
             ids = arrays["query_ids"].asstr()[()].tolist()
-            self.encoder = str(root.attrs["encoder"])
-            self.sha256 = str(root.attrs.get("sha256", "unknown"))  # of ids and values, in order
+            self.encoder = read_text(root, "encoder")
+            self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
             self._spans = dict(zip(ids, pairwise(offsets), strict=True))
-        except (KeyError, OSError, TypeError, ValueError) as error:
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
         finally:
             root.close()
@@ -67,6 +72,11 @@ class TokenStore:
             raise FeatureError(f"{self.path}: no tokens of query {query_id} -- encode its records")
         first, last = self._spans[query_id]
         return self._matrix[first:last]
+
+    def is_as_written(self) -> bool:
+        """Whether ids and values still have the checksum they were written with."""
+        lengths = [last - first for first, last in self._spans.values()]
+        return self.sha256 in ("unknown", _digest(self.query_ids, lengths, self._matrix.numpy()))
 
     def _require_whole(self, offsets: list[int]) -> None:
         is_matrix = self._matrix.dim() == 2 and self._matrix.dtype == torch.float32
@@ -105,11 +115,15 @@ def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, enco
         raise FeatureError(f"{path}: no query to write -- check the records")
     matrix, lengths = torch.cat(list(parts.values())).numpy(), [len(part) for part in parts.values()]
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as root:
-        root["tokens"], root["offsets"], root["query_ids"] = matrix, np.cumsum([0, *lengths]), list(parts)
-        digest = hashlib.sha256(json.dumps([list(parts), lengths]).encode() + matrix.tobytes()).hexdigest()
-        root.attrs.update(schema=SCHEMA, kind="tokens", encoder=encoder, sha256=digest)
-        root.attrs["made_by"] = json.dumps(made_by())
+        root["tokens"], root["offsets"] = matrix, np.cumsum([0, *lengths])
+        root["query_ids"] = np.array(list(parts), dtype="S")
+        digest = _digest(list(parts), lengths, matrix)
+        write_texts(root, kind="tokens", encoder=encoder, sha256=digest)
     return len(parts)
+
+
+def _digest(query_ids: list[str], lengths: list[int], matrix: np.ndarray) -> str:
+    return hashlib.sha256(json.dumps([query_ids, lengths]).encode() + matrix.tobytes()).hexdigest()
 
 
 def _fault_of(query_id: str, values: Tensor, width: int, is_known: bool) -> str | None:

@@ -56,11 +56,11 @@ def origin_of_run(config: RunConfig, data: QueryDataset) -> dict[str, Any]:
     )
 
 
-def start_from(model: Grounder, config: RunConfig, encoder: str) -> dict[str, list[str]]:
+def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -> dict[str, list[str]]:
     """Load the weights of `train.init_from` but the heads, which start fresh on purpose.
 
     Args:
-        encoder: of the query tokens at hand.
+        encoder: of the query tokens at hand; None does not ask.
 
     Returns:
         names of the parameters that were ``loaded`` and that start ``fresh``.
@@ -77,7 +77,8 @@ def start_from(model: Grounder, config: RunConfig, encoder: str) -> dict[str, li
             f"{path}: has another architecture than this run, {', '.join(keys)} differ "
             "-- set the same model.* keys"
         )
-    source.require_encoder(encoder, path, config.train.allow_other_encoder)
+    if encoder is not None:
+        source.require_encoder(encoder, path, config.train.allow_other_encoder)
     state = source.model.state_dict()
     loaded = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)
