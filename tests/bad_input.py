@@ -81,7 +81,7 @@ Made by `python -m tests.bad_input > tests/README.md` from the table in `tests/b
 Exit codes: 0 accepted, with what is odd counted; 1 a check that found something; 2 bad input, with nothing
 written. Words of other programs are left out (…).
 """
-FOREIGN = [  # words of libraries, which change with their versions
+FOREIGN = [  # words of libraries and lists that grow
     (re.compile(r"(not a readable HDF5 file|cannot be read|damaged) \([^\n]*?\)(?= --|$)"), r"\1 (…)"),
     (re.compile(r"(text encoder '[^']*':) .*?(?= --)"), r"\1 …"),
     (re.compile(r"(features are no array of numbers) \([^\n]*\)"), r"\1 (…)"),
@@ -89,6 +89,7 @@ FOREIGN = [  # words of libraries, which change with their versions
     (re.compile(r"seen from (?!…)[^ ]*"), "seen from …"),
     (re.compile(r"(in use by process) \d+"), r"\1 …"),
     (re.compile(r"step-\d+\.pt: \d+ bytes instead of \d+"), "step-….pt: … bytes instead of …"),
+    (re.compile(r"(there are 01_data_inspection|presets?:? \(?finetune), [^)]*"), r"\1, …"),
     (re.compile(r"\[{20,}"), "[[[…"),
 ]
 
