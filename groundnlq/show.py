@@ -51,8 +51,11 @@ def _store(path: Path) -> dict[str, Any]:
     from groundnlq.data.features import FeatureStore, read_text
     from groundnlq.data.text import TokenStore
 
-    with h5py.File(path, "r") as root:
-        kind, made_by = read_text(root, "kind", ""), json.loads(read_text(root, "made_by", "{}"))
+    try:
+        with h5py.File(path, "r") as root:
+            kind, made_by = read_text(root, "kind", ""), json.loads(read_text(root, "made_by", "{}"))
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a readable HDF5 file ({error}) -- make it again") from None
     if kind == "tokens":
         tokens = TokenStore(path)
         held = {"queries": len(tokens.query_ids), "width": tokens.width, "encoder": tokens.encoder}

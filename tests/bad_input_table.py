@@ -266,6 +266,7 @@ TABLE: dict[str, list[tuple]] = {
         ("full disk, run folder", full_disk, TRAIN, 2, "cannot write out/", "nothing was replaced"),
         ("spaces and non-ASCII letters", lambda: Path("Ünter lagen").mkdir(), "prepare nlq nlq.json --output 'Ünter lagen/é è.jsonl'", 0, "wrote Ünter lagen/é è.jsonl"),
         ("a symbolic link as output folder", lambda: (Path("real").mkdir(), Path("link").symlink_to("real")), "prepare nlq nlq.json --output link/r.jsonl", 0, "wrote link/r.jsonl"),
+        ("damaged file to show", cut("features.h5", 0.9), "show features.h5", 2, "features.h5: not a readable HDF5 file", "make it again"),
         ("unknown kind of file", text("x.bin", bytes(20)), "show x.bin", 2, "x.bin: of no kind that this kit writes"),
     ],
 }  # fmt: skip

@@ -164,6 +164,43 @@ def test_a_run_folder_that_cannot_be_written_is_said_before_any_work(open_folder
     assert "new: cannot work here (Permission denied)" in message
 
 
+# ---- any file in place of any other
+
+FILES = ("nlq.json", "val.jsonl", "features.h5", "text.h5", "best.pt", "egoclip.csv", "p.json", "run.yaml")
+READERS = (
+    *VERBS.values(),
+    f"predict model.pth.tar --preset run.yaml {INPUTS} --output OUT",
+    "features check features.h5 --records val.jsonl --text text.h5",
+    "features import features.h5 --output OUT",
+    "train run.yaml --run r train.init_from=best.pt",
+    "show nlq.json",
+    "show best.pt",
+)
+
+
+@pytest.mark.parametrize("command", READERS, ids=lambda command: " ".join(command.split()[:2]))
+def test_no_file_in_place_of_another_nor_half_of_it_is_a_fault_of_the_kit(command, world, here, capsys):
+    words = command.replace("OUT", "out").replace("=", " ").split()
+    for name in [word for word in words if (world / word).is_file()]:
+        whole = (world / name).read_bytes()
+        others = {other: (world / other).read_bytes() for other in FILES}
+        for kind, data in {
+            "empty": b"",
+            "half": whole[: len(whole) // 2],
+            "zeros": bytes(999),
+            **others,
+        }.items():
+            (here / name).write_bytes(data)
+            code = main(command.replace("OUT", "out").split())
+            printed = capsys.readouterr().err
+            assert code in (0, 1, 2), (name, kind, printed)
+            assert code != 2 or "groundnlq: error: " in printed
+            for made in ("out", "r"):
+                shutil.rmtree(here / made, ignore_errors=True)
+                (here / made).unlink(missing_ok=True)
+        (here / name).write_bytes(whole)
+
+
 # ---- odd places
 
 
