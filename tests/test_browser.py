@@ -24,7 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "05_error_analysis.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE_MS = 120_000  # of a loaded machine; the test itself is over in a fraction of it
-UNWINDOWED = {"windowingMode": "none"}  # or JupyterLab keeps only the cells in sight in the page
+SETTINGS = {
+    # or JupyterLab keeps only the cells in sight in the page
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
@@ -44,10 +48,11 @@ def lab(walk, tmp_path) -> Iterator[tuple[str, Path]]:
     """Address of a JupyterLab, on this machine only and with a token, and the notebook that it has."""
     run, data, _ = walk
     root = tmp_path / "lab"
-    settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
     root.mkdir()
-    settings.mkdir(parents=True)
-    (settings / "tracker.jupyterlab-settings").write_text(json.dumps(UNWINDOWED))
+    for name, values in SETTINGS.items():
+        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
     notebook = copy_with_parameters(root, {"run_dir": str(run), "data_folder": str(data)})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

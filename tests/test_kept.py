@@ -42,7 +42,7 @@ def test_kept_scores_decode_to_what_predict_gives_however_few_candidates_enter(
     monkeypatch.setattr(kept, "BEST", best)
     rules = run.config.decode.model_copy(update={"keep": 10, "sigma": sigma, "min_score": min_score})
     expected = predict_dataset(run.model, run.dataset, run.config.data, rules, World(), progress=False)
-    answers = run._decode(sigma, min_score)
+    answers = run._decode(sigma, min_score, kept.KEEP)
     for index, record in enumerate(run.records):
         found = answers.of(index)
         assert found == pytest.approx(expected[record.query_id], abs=1e-6)

@@ -34,7 +34,7 @@ def outcome_codes(
 
     Of a `FixedRun` neither candidates nor pyramid are known: what is no hit and overlaps nothing is "missed".
     """
-    overlaps = run.answers(sigma, min_score).overlaps[:, :keep]
+    overlaps = run.answers(sigma, min_score, keep).overlaps[:, :keep]
     nothing = np.zeros(len(overlaps), bool)
     alive, right = run.right_candidates(threshold, min_score) if run.is_live else (nothing, nothing)
     unreachable = np.array([not levels for levels in run.levels_reached]) if run.is_live else nothing
@@ -58,7 +58,7 @@ def diagnose(run: FixedRun | LiveRun, threshold: float = 0.3, keep: int = 5, **r
         rules: ``sigma`` and ``min_score`` of the decoding; by default the run's own.
     """
     rules = {**(run.rules if run.is_live else {}), **rules}
-    answers, codes = run.answers(**rules), outcome_codes(run, threshold, keep, **rules)
+    answers, codes = run.answers(**rules, keep=keep), outcome_codes(run, threshold, keep, **rules)
     first = answers.ranked[:, 0]
     others = _answer_others(run.records, first, threshold)
     frame = pd.DataFrame(

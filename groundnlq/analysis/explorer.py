@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from html import escape
 
 import ipywidgets as widgets
@@ -64,6 +65,9 @@ class Explorer:
         self._texts = [record.query.lower() for record in records]
         self._fitting = np.arange(len(records))
         self._asked: dict[str, tuple] = {}
+        self._outcomes = lru_cache(maxsize=8)(
+            lambda name, *cuts, **rules: outcome_codes(self.runs[name], *cuts, **rules)
+        )
         self._own: Record | None = None
         self._handle: DisplayHandle | None = None
         self._is_setting = False
@@ -254,10 +258,10 @@ class Explorer:
         return list(dict.fromkeys(n for n in (self.run.value, self.beside.value) if n != NONE))
 
     def _decoded(self, name: str):
-        return self.runs[name].answers(**self._rules())
+        return self.runs[name].answers(**self._rules(), keep=self.keep.value)
 
     def _codes(self, name: str) -> np.ndarray:
-        return outcome_codes(self.runs[name], self.threshold.value, self.keep.value, **self._rules())
+        return self._outcomes(name, self.threshold.value, self.keep.value, **self._rules())
 
     def _answers(self, name: str) -> np.ndarray:
         if self._own is not None:
@@ -310,9 +314,9 @@ class Explorer:
         table = [["run", "outcome", "right answers", *recalls], *map(self._row, self._shown())]
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
         return (
-            f"<b>{escape(record.query)}</b><br>{where}"
+            f"<div style='line-height:1.5'><b>{escape(record.query)}</b><br>{where}"
             f"<table cellpadding=4>{rows}</table>recalls are of the whole split, as decoded now; "
-            f"{len(self._fitting)} of {len(self.records)} queries fit the filters"
+            f"{len(self._fitting)} of {len(self.records)} queries fit the filters</div>"
         )
 
     def _row(self, name: str) -> list[str]:

@@ -24,7 +24,7 @@ from groundnlq.model.grounder import Grounder
 from groundnlq.model.nms import soft_nms
 from groundnlq.model.points import Points, assign_targets, make_points
 
-KEEP = 10  # answers to every query; the first k of them are what decoding with `keep=k` gives
+FEW, KEEP = 5, 10  # answers to every query; the first k of them are what decoding with `keep=k` gives
 BEST = (64, 512)  # candidates that are decoded at first; all of them where these do not settle it
 TINY = float(np.finfo(np.float32).tiny)  # a score of 0 would say "no answer"
 
@@ -58,7 +58,7 @@ class FixedRun:
             row[: len(segments), 2].clip(min=TINY, out=row[: len(segments), 2])
         self._answers = Decoded(table, overlaps_with(table, self.records))
 
-    def answers(self, sigma: float = 0.0, min_score: float = 0.0) -> Decoded:
+    def answers(self, sigma: float = 0.0, min_score: float = 0.0, keep: int = KEEP) -> Decoded:
         """The predictions, whatever is asked for."""
         return self._answers
 
@@ -84,7 +84,7 @@ class LiveRun:
         self._scores, self._segments, self._is_candidate, self._level, order = map(torch.cat, parts)
         self._order = order + self._first[:-1].repeat_interleave(torch.tensor(lengths))
         self.rules = {"sigma": config.decode.sigma, "min_score": config.decode.min_score}
-        self.answers = lru_cache(maxsize=4)(self._decode)
+        self._decoded = lru_cache(maxsize=4)(self._decode)
 
     def _of_batch(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
         """For each query scores, segments, whether they may be answers, levels, and the order by score."""
@@ -99,17 +99,21 @@ class LiveRun:
             row = (scores[query][valid], candidates.segments_grid[query][valid], allowed > 0, level, order)
             yield tuple(field.cpu() for field in row)
 
-    def _decode(self, sigma: float, min_score: float) -> Decoded:
-        """What `decode` gives with these two numbers; the split at once, and exactly.
+    def answers(self, sigma: float, min_score: float, keep: int = KEEP) -> Decoded:
+        """The split decoded with these numbers, at least `keep` answers each; the last few are remembered."""
+        return self._decoded(sigma, min_score, FEW if keep <= FEW else KEEP)
+
+    def _decode(self, sigma: float, min_score: float, keep: int) -> Decoded:
+        """What `decode` gives with these numbers; the split at once, and exactly.
 
         Only the best candidates enter. A pick is settled where its score exceeds that of every candidate
         left out, since suppression only lowers scores; the other queries are decoded again with more.
         """
-        segments, scores = torch.zeros(len(self.records), KEEP, 2), torch.zeros(len(self.records), KEEP)
+        segments, scores = torch.zeros(len(self.records), keep, 2), torch.zeros(len(self.records), keep)
         rows = torch.arange(len(self.records))
         for width in (*BEST, int(self._first.diff().max())):
             some, their_scores, left_out = self._best_candidates(rows, width)
-            segments[rows], scores[rows] = soft_nms(some, their_scores, KEEP, sigma, min_score)
+            segments[rows], scores[rows] = soft_nms(some, their_scores, keep, sigma, min_score)
             rows = rows[((scores[rows] <= left_out[:, None]) & (left_out[:, None] > min_score)).any(dim=1)]
             if len(rows) == 0:
                 break

@@ -71,7 +71,7 @@ def query_timeline(
     heights = [0.45 + 0.24 * num_rows] + [1.4] * len(scored) + [0.9] * bool(scored)
     heights += [0.3 + 0.16 * len(attention[0])] if attention else []
     axes = _time_axes(heights)
-    axes[0].set_title(plain(record.query), fontsize=11, loc="left")
+    axes[0].set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
     _draw_segments(axes[0], record, ranked, others, narrations, threshold)
     below = iter(axes[1:])
     for name, levels in scored.items():
@@ -203,8 +203,10 @@ def _time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> list[A
         place = (1.1 / width_inch, (top - inches) / height, 0.77, inches / height)
         axes.append(figure.add_axes(place, sharex=axes[0] if axes else None))
         top -= inches + 0.12
-    for axis in axes[:-1]:
-        axis.tick_params(axis="x", labelbottom=False)
+    for axis in axes:
+        axis.yaxis.set_label_coords(-0.1, 0.5)  # finding the place beside the ticks takes as long as drawing
+        axis.tick_params(axis="x", labelbottom=axis is axes[-1])
+    axes[-1].xaxis.set_label_coords(0.5, -0.32 / heights_inch[-1])
     return axes
 
 
@@ -288,28 +290,24 @@ def overlap_color(overlap: float) -> tuple[float, ...]:
 
 
 def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:
-    """A row of cells for each level; a cell reaches half a stride to both sides of its point."""
-    norm = Normalize(0, max(max((scores.max(initial=0) for scores in level_scores), default=0), 1e-6))
-    step_sec = record.duration_sec / max(1, len(level_scores[0]))
-    for level, scores in enumerate(level_scores):
-        if len(scores):
-            cell = 2**level * step_sec
-            first = (step_sec - cell) / 2  # a step's time is the middle of its window
-            extent = (first, first + len(scores) * cell, level + 0.5, level - 0.5)
-            axis.imshow(scores[None], aspect="auto", extent=extent, cmap="cividis", norm=norm)
+    """A row for each level; a point's cell reaches half a stride to both sides of its time."""
+    scores = at_finest_steps(level_scores)
+    norm = Normalize(0, max(float(np.nanmax(scores, initial=0)), 1e-6))
+    extent = (0, record.duration_sec, len(scores) - 0.5, -0.5)
+    axis.imshow(scores, aspect="auto", extent=extent, cmap="cividis", norm=norm, interpolation="nearest")
     for time in (time for moment in record.moments_sec for time in moment):
         axis.axvline(time, color="white", linestyle="--", linewidth=1)
-    axis.set_ylim(len(level_scores) - 0.5, -0.5)
-    axis.set_yticks(range(len(level_scores)), [f"stride {2**level}" for level in range(len(level_scores))])
+    axis.set_yticks(range(len(scores)), [f"stride {2**level}" for level in range(len(scores))])
     axis.tick_params(axis="y", labelsize=7)
     axis.set_ylabel(f"{plain(name, 20)}\nlevels" if name else "pyramid level", fontsize=9)
     axis.set_facecolor("0.85")
-    axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=_side(axis, 0.012), label="score")
+    bar = axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=_side(axis, 0.012), label="score")
+    bar.ax.yaxis.set_label_coords(5.2, 0.5)
 
 
 def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]]) -> None:
     for (name, levels), (color, dash) in zip(scored.items(), CURVES, strict=False):
-        best = best_over_levels(levels)
+        best = np.nanmax(at_finest_steps(levels), axis=0)
         time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
         axis.plot(time, best, dash, color=color, linewidth=1, drawstyle="steps-mid", label=plain(name, 12))
     _mark_moments(axis, record)
@@ -329,16 +327,20 @@ def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: n
         axis.axvspan(start, end, fill=False, edgecolor=VERMILION, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(words)), [plain(word, 14) for word in words], fontsize=8)
     axis.set_ylabel("attention", fontsize=9)
-    axis.figure.colorbar(ScalarMappable(norm, "Greys"), cax=_side(axis, 0.012), label="share")
+    bar = axis.figure.colorbar(ScalarMappable(norm, "Greys"), cax=_side(axis, 0.012), label="share")
+    bar.ax.yaxis.set_label_coords(5.2, 0.5)
 
 
-def best_over_levels(level_scores: Sequence[np.ndarray]) -> np.ndarray:
-    """For each point of the finest level the best score of the points next to it on any level.
+def at_finest_steps(level_scores: Sequence[np.ndarray]) -> np.ndarray:
+    """(levels, T) for each step of the finest level the score of the point next to it on every level.
 
-    >>> best_over_levels([np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.0, 0.35])]).tolist()
-    [0.1, 0.35, 0.35, 0.4]
+    NaN where a level has no points.
+
+    >>> at_finest_steps([np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.0, 0.35])]).tolist()
+    [[0.1, 0.2, 0.3, 0.4], [0.0, 0.35, 0.35, 0.35]]
     """
     steps = np.arange(len(level_scores[0]))
     nearest = [(steps + 2**level // 2) >> level for level in range(len(level_scores))]
-    levels = [s[np.minimum(i, len(s) - 1)] for s, i in zip(level_scores, nearest, strict=True) if len(s)]
-    return np.max(levels, axis=0) if levels else np.zeros(0)
+    nothing = np.full(len(steps), np.nan)
+    rows = zip(level_scores, nearest, strict=True)
+    return np.stack([s[np.minimum(i, len(s) - 1)] if len(s) else nothing for s, i in rows])

@@ -1,0 +1,146 @@
+"""How long each turn of the explorer takes on a split of Ego4D's size: 4,552 queries, 415 clips, 7 levels.
+
+    python benchmarks/explorer.py [--rounds 3]
+
+The network is a stand-in that gives every query random peaks; what is timed is the explorer alone: filters,
+decoding of the split, outcomes, recalls, drawing, and the picture as PNG. CPU time is what a turn takes where
+nothing else runs; on a busy machine the wall clock says more about the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from statistics import median
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from IPython.core.pylabtools import print_figure
+from torch import nn
+
+from groundnlq.analysis import explorer as module
+from groundnlq.analysis.explorer import ALL, NONE, Explorer
+from groundnlq.analysis.kept import LiveRun
+from groundnlq.config import load_config
+from groundnlq.data.annotations import Record
+from groundnlq.model.grounder import Predictions
+from groundnlq.model.points import make_points
+
+NUM_QUERIES, NUM_CLIPS, CLIP_SEC = 4552, 415, 480.0
+
+
+class Peaks(nn.Module):
+    """For each query a few peaks of score somewhere, and segments of a length that fits the level."""
+
+    def __init__(self, ranges_grid, num_steps: int, seed: int):
+        super().__init__()
+        lengths = [-(-num_steps // 2**level) for level in range(len(ranges_grid))]
+        self.points = make_points(lengths, ranges_grid)
+        self.random = torch.Generator().manual_seed(seed)
+        self.device = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch) -> Predictions:
+        num, time = len(batch.query_ids), self.points.time_grid
+        centers = torch.rand(num, 6, 1, generator=self.random) * float(time.max())
+        near = torch.exp(-(((time - centers) / (4 + self.points.stride)) ** 2)).amax(dim=1)
+        logits = 6 * near - 6 + torch.randn(near.shape, generator=self.random) * 0.5
+        offsets = 0.5 + 2 * torch.rand(num, len(time), 2, generator=self.random)
+        return Predictions(logits, offsets, torch.ones_like(logits, dtype=torch.bool), self.points)
+
+
+def make_run(records: list[Record], seed: int) -> LiveRun:
+    config = load_config("finetune")
+    num_steps = int(CLIP_SEC / config.data.grid.step_sec)
+
+    def batch(indices):
+        made = SimpleNamespace(query_ids=[records[i].query_id for i in indices], video=torch.zeros(1))
+        made.to = lambda device: made
+        return made
+
+    dataset = SimpleNamespace(records=records, batch=batch)
+    model = Peaks(config.model.regression_ranges_grid, num_steps, seed)
+    return LiveRun(model, config, dataset, progress=False)
+
+
+def make_records() -> list[Record]:
+    random = np.random.default_rng(0)
+    starts, lengths = random.uniform(0, CLIP_SEC - 40, NUM_QUERIES), random.lognormal(1.4, 1.2, NUM_QUERIES)
+    return [
+        Record(f"a{i}_{i % 11}", f"clip{i % NUM_CLIPS}", f"Where did I put thing {i}?", CLIP_SEC,
+               ((starts[i], starts[i] + min(lengths[i], 40.0)),), template=f"template {i % 13}")
+        for i in range(NUM_QUERIES)
+    ]  # fmt: skip
+
+
+class Screen:
+    """Makes of every figure the PNG that the notebook would get."""
+
+    num_pictures = 0
+
+    def display(self, _thing, display_id: bool = False):
+        return self if display_id else None
+
+    def update(self, figure) -> None:
+        self.num_pictures += 1
+        print_figure(figure, bbox_inches=None)
+
+
+def turns(explorer: Explorer, number: int) -> dict:
+    """Each a change that no turn before it has made."""
+    names = list(explorer.by_clip)
+    return {
+        "choose a query": lambda: setattr(explorer.query, "index", number + 1),
+        "next query": lambda: explorer.on.click(),
+        "go to an answer": lambda: setattr(explorer.prediction, "index", 2),
+        "answers k": lambda: setattr(explorer.keep, "value", 6 + number),
+        "tIoU": lambda: setattr(explorer.threshold, "value", 0.4 + 0.1 * number),
+        "sigma": lambda: setattr(explorer.sigma, "index", number),
+        "minimum score": lambda: setattr(explorer.min_score, "index", 3 + number),
+        "search a text": lambda: setattr(explorer.search, "value", f"thing {number + 3}"),
+        "outcome": lambda: setattr(explorer.outcome, "value", ("ranking", "suppressed", "hit")[number % 3]),
+        "clear the text": lambda: setattr(explorer.search, "value", ""),
+        "clear the outcome": lambda: setattr(explorer.outcome, "value", ALL),
+        "choose a clip": lambda: setattr(explorer.clip, "value", names[number + 5]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    screen = Screen()
+    module.display = screen.display
+    records = make_records()
+    began = time.perf_counter()
+    runs = {"one": make_run(records, 1), "other": make_run(records, 2)}
+    explorer = Explorer(runs)
+    explorer.show()
+    took = time.perf_counter() - began
+    print(f"{len(records)} queries, {torch.get_num_threads()} threads: ready after {took:.1f} s; in ms:")
+    heads = ["median", "worst", "median CPU", "worst CPU"]
+    print(f"{'':18}{'one run':>44}{'two runs':>44}\n{'':18}{''.join(f'{h:>11}' for h in heads * 2)}")
+    table: dict[str, list[list[np.ndarray]]] = {}
+    for beside in (NONE, "other"):
+        explorer.beside.value = beside
+        spent: dict[str, list[np.ndarray]] = {}
+        for number in range(rounds):
+            explorer.clip.value = ALL
+            for name, turn in turns(explorer, number).items():
+                began = time.perf_counter(), time.process_time()
+                turn()
+                now = time.perf_counter(), time.process_time()
+                spent.setdefault(name, []).append(1000 * np.subtract(now, began))
+        explorer.keep.value, explorer.threshold.value = 5, 0.3
+        explorer.sigma.value, explorer.min_score.value = 0.75, 0.001
+        for name, values in spent.items():
+            table.setdefault(name, []).append(values)
+    for name, columns in table.items():
+        numbers = [f(values) for rows in columns for values in zip(*rows, strict=True) for f in (median, max)]
+        print(f"{name:18}{''.join(f'{number:11.0f}' for number in numbers)}")
+
+
+if __name__ == "__main__":
+    main()
