@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -18,6 +19,7 @@ from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
+from groundnlq.analysis.film import cut_video, film_strip, find_video
 from groundnlq.analysis.kept import KEEP, FixedRun, LiveRun
 from groundnlq.analysis.timeline import query_timeline
 from groundnlq.data.annotations import Record
@@ -28,6 +30,7 @@ from groundnlq.errors import DataError, KitError
 ALL, NONE = "(all)", "(none)"
 WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank
 MARGIN_SEC = 8.0  # shown around what one went to
+PLAYED_AROUND_SEC = 1.0  # and played around it
 PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -42,6 +45,8 @@ class Explorer:
             decoding, attention and answers to questions of one's own.
         encoder: encodes those questions; the one that encoded the queries.
         narrations: narrations of the clips, drawn as ticks where there are any.
+        video_folder: has `<clip_uid>.mp4` of some clips: frames of the moment that one went to, at first of
+            the first answer, and a player that begins there. Needs the extra `video`.
 
     Raises:
         DataError: no records or no runs, or runs over different records.
@@ -52,8 +57,9 @@ class Explorer:
         runs: Mapping[str, FixedRun | LiveRun],
         encoder: TextEncoder | None = None,
         narrations: Sequence[Record] = (),
+        video_folder: str | Path | None = None,
     ):
-        self.runs, self.encoder = dict(runs), encoder
+        self.runs, self.encoder, self.video_folder = dict(runs), encoder, video_folder
         records = next(iter(self.runs.values())).records if self.runs else []
         if not records:
             raise DataError("there is nothing to explore -- give at least one run over some records")
@@ -102,6 +108,9 @@ class Explorer:
             disabled=not (live and self.encoder), **later,
         )  # fmt: skip
         self.summary = widgets.HTML()
+        self.play = widgets.Button(description="▶ play the moment", layout={"width": "12em"})
+        self.player = widgets.Output()
+        self.play.on_click(lambda _: self._play())
         self._observe((self.search, self.template, self.outcome, self.clip), self._filter)
         # a run or a number makes the outcomes others, and with them what fits the filter
         settings = (self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score)
@@ -121,7 +130,8 @@ class Explorer:
         right = [self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score,
                  self.prediction, self.attention]  # fmt: skip
         columns = [widgets.VBox(left, layout=half), widgets.VBox(right, layout=half)]
-        return widgets.VBox([widgets.HBox(columns), self.summary])
+        film = [self.play, self.player] if self.video_folder else []
+        return widgets.VBox([widgets.HBox(columns), self.summary, *film])
 
     def show(self) -> None:
         """Display the controls and the figure; the figure alone survives in a file."""
@@ -144,6 +154,7 @@ class Explorer:
             keep=self.keep.value,
             threshold=self.threshold.value,
             attention=self._attention(),
+            film=self._film(),
         )
 
     @property
@@ -303,6 +314,27 @@ class Explorer:
         segment = record.moments_sec[0] if place == GROUND_TRUTH else self._answers(self.run.value)[place - 1]
         start, end = float(segment[0]), float(segment[1])
         return max(0.0, start - MARGIN_SEC), min(record.duration_sec, end + MARGIN_SEC)
+
+    def _stretch(self) -> tuple[float, float] | None:
+        """Start and end of what one went to; of the first answer while the whole clip is shown."""
+        place, answers = self.prediction.value or 1, self._answers(self.run.value)
+        if place == GROUND_TRUTH:
+            return self.record.moments_sec[0]
+        return tuple(answers[place - 1, :2].tolist()) if len(answers) else None
+
+    def _film(self) -> tuple[np.ndarray, np.ndarray] | None:
+        path = find_video(self.video_folder, self.record.clip_uid) if self.video_folder else None
+        stretch = self._stretch()
+        return film_strip(path, *stretch) if path and stretch else None
+
+    def _play(self) -> None:
+        """A player that begins at the moment; the video is cut, so that the page need not hold all of it."""
+        path, stretch = find_video(self.video_folder, self.record.clip_uid), self._stretch()
+        if path and stretch:
+            piece = cut_video(path, stretch[0] - PLAYED_AROUND_SEC, stretch[1] + PLAYED_AROUND_SEC)
+            video = widgets.Video(value=piece, format="mp4", autoplay=True, loop=False, height=240)
+            self.player.outputs = ()
+            self.player.append_display_data(video)
 
     def _describe(self) -> str:
         """The numbers beside the picture, as a table with a row a run."""

@@ -52,6 +52,7 @@ def query_timeline(
     keep: int = 5,
     threshold: float = 0.3,
     attention: tuple[Sequence[str], np.ndarray] | None = None,
+    film: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
     """All that is known about one query on one time axis.
 
@@ -64,16 +65,21 @@ def query_timeline(
         window_sec: the part of the clip to show; all of it by default.
         threshold: the tIoU above which a prediction is ticked as a hit.
         attention: words of the query and (T, L), how much each step looks at each of them.
+        film: times (F,) and pictures (F, height, width, 3) of a moment, as `film.film_strip` gives them.
     """
     ranked = {name: segments[:keep] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
     num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
-    heights = [0.45 + 0.24 * num_rows] + [1.4] * len(scored) + [0.9] * bool(scored)
+    heights = (
+        [0.45 + 0.24 * num_rows] + [0.95] * (film is not None) + [1.4] * len(scored) + [0.9] * bool(scored)
+    )
     heights += [0.3 + 0.16 * len(attention[0])] if attention else []
     axes = _time_axes(heights)
     axes[0].set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
     _draw_segments(axes[0], record, ranked, others, narrations, threshold)
     below = iter(axes[1:])
+    if film is not None:
+        _draw_film(next(below), *film)
     for name, levels in scored.items():
         _draw_heat_map(next(below), record, levels, name)
     if scored:
@@ -329,6 +335,21 @@ def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: n
     axis.set_ylabel("attention", fontsize=9)
     bar = axis.figure.colorbar(ScalarMappable(norm, "Greys"), cax=_side(axis, 0.012), label="share")
     bar.ax.yaxis.set_label_coords(5.2, 0.5)
+
+
+def _draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:
+    """The pictures side by side, each with its time; they share the place of the time axis, not its scale."""
+    axis.set_axis_off()
+    row = axis.inset_axes([0, 0.18, 1, 0.82])
+    row.imshow(np.concatenate(list(pictures), axis=1))
+    width = pictures.shape[2]
+    row.set_xticks(
+        width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=7
+    )
+    row.tick_params(axis="x", length=0, pad=2)
+    row.set_yticks([])
+    for edge in width * np.arange(1, len(times_sec)):
+        row.axvline(edge - 0.5, color="white", linewidth=2)
 
 
 def at_finest_steps(level_scores: Sequence[np.ndarray]) -> np.ndarray:

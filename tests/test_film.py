@@ -1,0 +1,104 @@
+"""Frames of a moment come from that moment, and the explorer shows and plays them."""
+
+import numpy as np
+import pytest
+
+from groundnlq.analysis import film
+from groundnlq.analysis.explorer import GROUND_TRUTH, Explorer
+from groundnlq.analysis.film import cut_video, film_strip, find_video
+from groundnlq.analysis.kept import FixedRun
+from groundnlq.data.annotations import Record
+from groundnlq.errors import DataError, KitError
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+FPS, SECONDS = 10, 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A video whose brightness tells the second: 20 grey levels each."""
+    path = tmp_path_factory.mktemp("videos")
+    with av.open(str(path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"g": "30"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(FPS * SECONDS):
+            grey = np.full((48, 64, 3), 20 * (number // FPS), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
+    (path / "broken.mp4").write_bytes(b"no video at all")
+    return path
+
+
+def second_of(pictures) -> np.ndarray:
+    return np.round(pictures.reshape(len(pictures), -1).mean(axis=1) / 20)
+
+
+def test_frames_are_those_of_the_moment(folder):
+    times, pictures = film_strip(folder / "clip.mp4", 4.05, 8.05, num_frames=5, height=24)
+    assert pictures.shape == (5, 24, 32, 3)
+    assert times == pytest.approx([4.1, 5.1, 6.1, 7.1, 8.1])
+    assert second_of(pictures).tolist() == [4, 5, 6, 7, 8]
+
+
+def test_at_the_end_of_the_video_there_are_fewer(folder):
+    times, _ = film_strip(folder / "clip.mp4", 10.0, 14.0, num_frames=5)
+    assert times == pytest.approx([10.0, 11.0])
+    with pytest.raises(DataError, match=r"no frame at 20\.0 s"):
+        film_strip(folder / "clip.mp4", 20.0, 22.0)
+
+
+def test_the_piece_to_play_is_the_moment_and_no_more(folder, tmp_path):
+    (tmp_path / "piece.mp4").write_bytes(cut_video(folder / "clip.mp4", 3.0, 5.95, height=48))
+    times, pictures = film_strip(tmp_path / "piece.mp4", 0.0, 2.9, num_frames=30)
+    assert second_of(pictures).tolist() == [3] * 10 + [4] * 10 + [5] * 10
+    assert times[-1] == pytest.approx(2.9)
+    with pytest.raises(DataError, match="no frame"):
+        film_strip(tmp_path / "piece.mp4", 3.5, 4.0)
+    with pytest.raises(DataError, match="no frame"):
+        cut_video(folder / "clip.mp4", 20.0, 22.0)
+
+
+def test_a_file_that_is_no_video_is_refused_by_name(folder):
+    with pytest.raises(DataError, match=r"broken\.mp4: no video"):
+        film_strip(folder / "broken.mp4", 0.0, 1.0)
+
+
+def test_videos_are_found_by_clip_and_nowhere_else(folder):
+    assert find_video(folder, "clip") == folder / "clip.mp4"
+    assert find_video(folder, "other") is None
+    with pytest.raises(DataError, match="not allowed"):
+        find_video(folder, "../clip")
+
+
+def test_without_pyav_the_extra_is_named(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(KitError, match=r"groundnlq\[video\]"):
+        film_strip(folder / "clip.mp4", 0.0, 1.0)
+
+
+def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, monkeypatch):
+    records = [
+        Record("a_0", "clip", "Where?", 12.0, ((2.0, 3.0),)),
+        Record("b_0", "other", "Who?", 12.0, ((2.0, 3.0),)),
+    ]
+    run = FixedRun(records, {"a_0": np.array([[7.0, 9.0, 0.5]]), "b_0": np.array([[7.0, 9.0, 0.5]])})
+    cut = []
+    monkeypatch.setattr(
+        "groundnlq.analysis.explorer.cut_video", lambda *a: cut.append(a) or film.cut_video(*a)
+    )
+    explorer = Explorer({"run": run}, video_folder=folder)
+    assert "7.0 s" in times_shown(explorer.figure())
+    explorer.prediction.value = GROUND_TRUTH
+    assert "2.0 s" in times_shown(explorer.figure())
+    explorer.play.click()
+    assert cut == [(folder / "clip.mp4", 1.0, 4.0)]
+    assert len(explorer.player.outputs) == 1
+    explorer.query.value = "b_0"  # a clip without a video
+    assert times_shown(explorer.figure()) == set()
+    explorer.play.click()
+    assert len(cut) == 1
+
+
+def times_shown(figure) -> set[str]:
+    rows = [child for axis in figure.axes for child in axis.child_axes]
+    return {text.get_text() for row in rows for text in row.get_xticklabels()}
