@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.analysis import tour
+from groundnlq.analysis import lesson, tour
 from groundnlq.analysis.kept import Decoded
 from groundnlq.config import ModelConfig
 from groundnlq.data.annotations import Record
@@ -81,12 +81,12 @@ def lit(figure) -> list[tuple[float, float]]:
 def test_the_lit_points_lie_within_the_moment_and_climb_with_its_length():
     levels = []
     for length in (1.5, 6.0, 30.0):
-        points = lit(tour.assignment_figure(RANGES, GRID, 100.0, length))
+        points = lit(lesson.assignment_figure(RANGES, GRID, 100.0, length))
         assert all(50 - length / 2 < time < 50 + length / 2 for time, _ in points)
         levels.append(max(level for _, level in points))
     assert levels == sorted(levels)
     assert levels[0] < levels[-1]
-    nothing = tour.assignment_figure(RANGES, GRID, 100.0, 0.3, center_sec=50.0)
+    nothing = lesson.assignment_figure(RANGES, GRID, 100.0, 0.3, center_sec=50.0)
     assert lit(nothing) == []
     assert "none" in nothing.axes[0].get_title(loc="left")
 
@@ -97,7 +97,7 @@ def test_the_picks_shown_are_those_of_the_decoder():
     candidates = np.column_stack([start, start + random.uniform(1, 9, 40), random.uniform(0.01, 0.9, 40)])
     segments, scores = (torch.from_numpy(x)[None] for x in (candidates[:, :2], candidates[:, 2]))
     kept, kept_scores = soft_nms(segments, scores, 4, 0.5, 0.0)
-    titles = [axis.get_title(loc="left") for axis in tour.suppression_figure(candidates, 0.5).axes]
+    titles = [axis.get_title(loc="left") for axis in lesson.suppression_figure(candidates, 0.5).axes]
     assert titles == [
         f"pick {n}: {a:.1f} – {b:.1f} s, score {s:.3f}"
         for n, ((a, b), s) in enumerate(zip(kept[0].tolist(), kept_scores[0].tolist(), strict=True), 1)
@@ -107,7 +107,7 @@ def test_the_picks_shown_are_those_of_the_decoder():
 def test_a_shift_moves_the_recall_as_it_moves_the_answers():
     records = [Record(f"a_{i}", "c", "?", 100.0, ((10.0, 14.0),)) for i in range(2)]
     ranked = np.array([[[10.0, 14.0, 0.5]], [[11.0, 15.0, 0.5]]])
-    table = tour.shift_recall(Decoded(ranked, np.zeros((2, 1))), records, [-1.0, 0.0, 2.0])
+    table = lesson.shift_recall(Decoded(ranked, np.zeros((2, 1))), records, [-1.0, 0.0, 2.0])
     for shift, row in table.iterrows():
         best = [best_tiou(r + np.array([shift, shift, 0]), records[0].moments_sec)[0] for r in ranked]
         assert row["R@1 IoU=0.3"] == 100 * np.mean(np.array(best) > 0.3)
@@ -116,7 +116,7 @@ def test_a_shift_moves_the_recall_as_it_moves_the_answers():
 
 
 def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_offset():
-    line = tour.loss_figure().axes[0].lines[0]
+    line = lesson.loss_figure().axes[0].lines[0]
     shift, loss = line.get_xdata(), line.get_ydata()
     assert loss[np.abs(shift).argmin()] == pytest.approx(0, abs=1e-6)
     right = np.asarray(loss)[shift >= 0]
@@ -126,14 +126,14 @@ def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_of
 @pytest.mark.filterwarnings("error")
 def test_every_figure_draws_without_a_warning_and_names_its_axes(model, batch):
     answers = Decoded(np.array([[[10.0, 14.0, 0.5]]]), np.zeros((1, 1)))
-    recall = tour.shift_recall(answers, [Record("a_0", "c", "?", 9.0, ((1.0, 2.0),))], [-1.0, 0.0, 1.0])
+    recall = lesson.shift_recall(answers, [Record("a_0", "c", "?", 9.0, ((1.0, 2.0),))], [-1.0, 0.0, 1.0])
     for figure in (
         tour.reach_figure(model, batch, GRID),
         tour.window_figure(tour.window_weights(model, batch), 5),
-        tour.assignment_figure(RANGES, GRID, 100.0, 4.0),
-        tour.loss_figure(),
-        tour.shift_figure(recall, GRID),
-        tour.suppression_figure(np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 0.4]]), num_picks=2),
+        lesson.assignment_figure(RANGES, GRID, 100.0, 4.0),
+        lesson.loss_figure(),
+        lesson.shift_figure(recall, GRID),
+        lesson.suppression_figure(np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 0.4]]), num_picks=2),
     ):
         assert drawn(figure)
         assert figure.axes[-1].get_xlabel() or figure.axes[0].get_xlabel()

@@ -1,8 +1,7 @@
 """Look at queries one by one: choose a clip and a query, see what was answered, and why.
 
 The picture is a matplotlib figure shown through a display handle, so that it stays in the saved notebook, in
-papermill's output and in an offline page; the widgets beside it only choose what is drawn. They are the
-browser's own controls in the theme's own colours, so keyboard and dark themes need nothing of ours.
+papermill's output and in an offline page; the widgets beside it only choose what is drawn.
 """
 
 from __future__ import annotations
@@ -20,24 +19,22 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
 from groundnlq.analysis.film import cut_video, film_strip, find_video
-from groundnlq.analysis.kept import KEEP, FixedRun, LiveRun
+from groundnlq.analysis.kept import FixedRun, LiveRun
+from groundnlq.analysis.panel import ALL, NONE, Panel
 from groundnlq.analysis.timeline import query_timeline
 from groundnlq.data.annotations import Record
 from groundnlq.data.recall import best_tiou, recall_key
 from groundnlq.data.text import TextEncoder, clip_query
 from groundnlq.errors import DataError, KitError
 
-ALL, NONE = "(all)", "(none)"
 WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank
 MARGIN_SEC = 8.0  # shown around what one went to
 PLAYED_AROUND_SEC = 1.0  # and played around it
 PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
-SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
-MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 OUTCOME_NAMES = dict(enumerate(OUTCOMES)) | {NO_MOMENT: "not annotated"}
 
 
-class Explorer:
+class Explorer(Panel):
     """Widgets over the runs of one split.
 
     Args:
@@ -77,40 +74,20 @@ class Explorer:
         self._own: Record | None = None
         self._handle: DisplayHandle | None = None
         self._is_setting = False
-        self._make_widgets()
+        live = [run for run in self.runs.values() if run.is_live]
+        super().__init__(
+            runs=list(self.runs),
+            templates=sorted({record.template or NONE for record in records}),
+            clips=list(self.by_clip),
+            outcomes=list(OUTCOME_NAMES.values()),
+            rules=live[0].rules if live else None,
+            can_ask=bool(live and encoder),
+            has_film=video_folder is not None,
+        )
+        self._connect()
         self._filter()
 
-    def _make_widgets(self) -> None:
-        wide = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "7em"}}
-        later = wide | {"continuous_update": False}
-        names, live = list(self.runs), [run for run in self.runs.values() if run.is_live]
-        rules = live[0].rules if live else {"sigma": 0.75, "min_score": 0.001}
-        templates = sorted({r.template or NONE for r in self.records})
-        self.search = widgets.Text(description="text has", placeholder="knife", **later)
-        self.template = widgets.Dropdown(description="template", options=[ALL, *templates], **wide)
-        self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *OUTCOME_NAMES.values()], **wide)
-        self.clip = widgets.Dropdown(description="clip", options=[ALL, *self.by_clip], **wide)
-        self.query = widgets.Select(description="query", rows=6, **wide)
-        self.back, self.on = (widgets.Button(description=text, layout={"width": "8em"})
-                              for text in ("◀ previous", "next ▶"))  # fmt: skip
-        self.run = widgets.Dropdown(description="run", options=names, **wide)
-        self.beside = widgets.Dropdown(description="beside it", options=[NONE, *names], **wide)
-        self.keep = widgets.IntSlider(5, 1, KEEP, description="answers k", **later)
-        self.threshold = widgets.FloatSlider(
-            0.3, min=0.1, max=0.9, step=0.1, readout_format=".1f", description="tIoU over", **later
-        )
-        self.sigma = _choices("NMS sigma", SIGMAS, rules["sigma"], disabled=not live, **later)
-        self.min_score = _choices("min. score", MIN_SCORES, rules["min_score"], disabled=not live, **later)
-        self.attention = widgets.Checkbox(description="attention to words", disabled=not live, **wide)
-        self.prediction = widgets.Select(description="go to", rows=6, **wide)
-        self.question = widgets.Text(
-            description="ask", placeholder="your own question about this clip, then Enter",
-            disabled=not (live and self.encoder), **later,
-        )  # fmt: skip
-        self.summary = widgets.HTML()
-        self.play = widgets.Button(description="▶ play the moment", layout={"width": "12em"})
-        self.player = widgets.Output()
-        self.play.on_click(lambda _: self._play())
+    def _connect(self) -> None:
         self._observe((self.search, self.template, self.outcome, self.clip), self._filter)
         # a run or a number makes the outcomes others, and with them what fits the filter
         settings = (self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score)
@@ -120,18 +97,7 @@ class Explorer:
         self._observe((self.question,), self._ask)
         self.back.on_click(lambda _: self._step(-1))
         self.on.on_click(lambda _: self._step(1))
-
-    @property
-    def panel(self) -> widgets.Widget:
-        """The controls, for `display`."""
-        half = widgets.Layout(width="50%")
-        steps = widgets.HBox([self.back, self.on], layout=widgets.Layout(margin="0 0 0 7.5em"))
-        left = [self.search, self.template, self.outcome, self.clip, self.query, steps, self.question]
-        right = [self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score,
-                 self.prediction, self.attention]  # fmt: skip
-        columns = [widgets.VBox(left, layout=half), widgets.VBox(right, layout=half)]
-        film = [self.play, self.player] if self.video_folder else []
-        return widgets.VBox([widgets.HBox(columns), self.summary, *film])
+        self.play.on_click(lambda _: self._play())
 
     def show(self) -> None:
         """Display the controls and the figure; the figure alone survives in a file."""
@@ -154,7 +120,7 @@ class Explorer:
             keep=self.keep.value,
             threshold=self.threshold.value,
             attention=self._attention(),
-            film=self._film(),
+            film=self._frames(),
         )
 
     @property
@@ -322,7 +288,7 @@ class Explorer:
             return self.record.moments_sec[0]
         return tuple(answers[place - 1, :2].tolist()) if len(answers) else None
 
-    def _film(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _frames(self) -> tuple[np.ndarray, np.ndarray] | None:
         path = find_video(self.video_folder, self.record.clip_uid) if self.video_folder else None
         stretch = self._stretch()
         return film_strip(path, *stretch) if path and stretch else None
@@ -368,13 +334,6 @@ def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> l
         if len(pieces) == num_tokens:
             return [piece.replace("</w>", "") for piece in pieces]
     return [f"token {number}" for number in range(1, num_tokens + 1)]
-
-
-def _choices(name: str, values: Sequence[float], value: float, **options) -> widgets.SelectionSlider:
-    offered = sorted({*values, value})
-    return widgets.SelectionSlider(
-        description=name, options=[(f"{v:g}", v) for v in offered], value=value, **options
-    )
 
 
 def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -1,0 +1,144 @@
+"""What points learn and how answers come about, to turn: assignment, losses, suppression, half a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from groundnlq.analysis.kept import Decoded, overlaps_with
+from groundnlq.analysis.timeline import (
+    BLACK,
+    BLUE,
+    CURVES,
+    GREEN,
+    GREY,
+    SKY,
+    VERMILION,
+    YELLOW,
+    new_figure,
+)
+from groundnlq.data.annotations import Record
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.recall import tiou
+from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
+from groundnlq.model.points import assign_targets, make_points
+
+
+def assignment_figure(
+    ranges_grid: Sequence[Sequence[float]], grid: StepGrid, clip_sec: float, length_sec: float,
+    center_sec: float | None = None,
+) -> Figure:  # fmt: skip
+    """All points of a clip; filled and green are those that a moment of this length makes positive."""
+    center = clip_sec / 2 if center_sec is None else center_sec
+    moment = torch.tensor([[center - length_sec / 2, center + length_sec / 2]])
+    num_steps = int(clip_sec / grid.step_sec)
+    points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
+    labels, _ = assign_targets(points, grid.to_grid(moment))
+    time, level, is_positive = grid.to_sec(points.time_grid).numpy(), points.level.numpy(), labels.numpy() > 0
+    figure = new_figure(9.5, 1.2 + 0.3 * len(ranges_grid))
+    axis = figure.subplots()
+    axis.axvspan(*moment[0].tolist(), color=YELLOW, alpha=0.5, linewidth=0)
+    axis.plot(time[~is_positive], level[~is_positive], ".", color="0.75", markersize=2)
+    axis.plot(time[is_positive], level[is_positive], "o", color=GREEN, markersize=7, markeredgecolor=BLACK)
+    axis.set_yticks(range(len(ranges_grid)), [f"stride {2**number}" for number in range(len(ranges_grid))])
+    axis.invert_yaxis()
+    axis.set(xlabel="time in the clip [s]", xlim=(0, clip_sec))
+    lit = [f"{(is_positive & (level == n)).sum()} of stride {2**n}" for n in sorted(set(level[is_positive]))]
+    title = ", ".join(lit) or "none: this moment is never learned"
+    axis.set_title(f"a moment of {length_sec:g} s makes positive: {title}", fontsize=10, loc="left")
+    return figure
+
+
+def loss_figure() -> Figure:
+    """Left, the regression loss as a prediction slides over the moment; right, the classification loss."""
+    figure = new_figure(10, 3.2)
+    left, right = figure.subplots(1, 2)
+    shift = np.linspace(-1.5, 1.5, 301)
+    for (color, dash), ratio in zip(CURVES, (1.0, 0.5, 2.0), strict=False):
+        left.plot(shift, _regression_loss(shift, ratio), dash, color=color, label=f"length × {ratio:g}")
+    inside = np.stack([shift - 0.5, shift + 0.5], axis=-1)
+    left.plot(
+        shift,
+        1 - tiou(inside, np.array([-0.5, 0.5])),
+        color=GREY,
+        linestyle=":",
+        label="1 − tIoU, length × 1",
+    )
+    left.set(
+        xlabel="offset of the centre, in lengths of the moment", ylabel="distance-IoU loss", ylim=(0, None)
+    )
+    probability = torch.linspace(0.005, 0.995, 200)
+    cases = (("positive", 0.95, BLUE, "-"), ("negative", 0.05, VERMILION, "--"))
+    for name, target, color, dash in cases:
+        loss = sigmoid_focal_loss(torch.logit(probability), torch.full_like(probability, target))
+        right.plot(probability, loss, dash, color=color, label=f"focal, {name} point")
+    right.plot(probability, -probability.log(), ":", color=GREY, label="cross-entropy, positive point")
+    right.set(xlabel="score of the point", ylabel="classification loss", ylim=(0, 2))
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+    return figure
+
+
+def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
+    """Of a prediction `ratio` times as long, its centre `shift` lengths away, seen from the moment's middle;
+    distances end at zero, as the network's do."""
+    offset = torch.from_numpy(shift)
+    predicted = torch.stack([ratio / 2 - offset, ratio / 2 + offset], dim=-1).clamp(min=0)
+    return distance_iou_loss(predicted, torch.full_like(predicted, 0.5))
+
+
+def shift_recall(answers: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
+    """R@1 [%] at tIoU 0.3 and 0.5 if all answers were moved by so many seconds."""
+    rows = {}
+    for shift in shifts_sec:
+        moved = answers.ranked[:, :1] + np.array([shift, shift, 0.0])
+        best = overlaps_with(moved, records)[:, 0]
+        rows[shift] = {f"R@1 IoU={threshold:g}": 100 * (best > threshold).mean() for threshold in (0.3, 0.5)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def shift_figure(recall: pd.DataFrame, grid: StepGrid) -> Figure:
+    """Recall over the shift; dotted, half a window to both sides."""
+    figure = new_figure(7, 3)
+    axis = figure.subplots()
+    for (color, dash), name in zip(CURVES, recall, strict=False):
+        axis.plot(recall.index, recall[name], dash, color=color, label=name)
+    for side in (-0.5, 0.5):
+        axis.axvline(
+            side * grid.step_sec, color=GREY, linestyle=":", label="half a window" if side > 0 else None
+        )
+    axis.set(xlabel="all answers moved by [s]", ylabel="recall [%]", ylim=(0, None))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def suppression_figure(candidates: np.ndarray, sigma: float = 0.75, num_picks: int = 4) -> Figure:
+    """Soft-NMS (Bodla et al. 2017), pick by pick: what overlaps one loses score, and the next best follows.
+
+    Args:
+        candidates: (N, 3 or more) start_sec, end_sec, score.
+    """
+    segments, scores = candidates[:, :2], candidates[:, 2].astype(float)
+    figure = new_figure(9.5, 1.35 * num_picks)
+    axes = figure.subplots(num_picks, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    alive = scores.copy()
+    for number, axis in enumerate(axes, 1):
+        best = int(alive.argmax())
+        centers = segments.mean(axis=1)
+        axis.vlines(centers, 0, scores, color="0.85", linewidth=1)
+        axis.vlines(centers, 0, alive, color=SKY, linewidth=1)
+        axis.hlines(alive[best], *segments[best], color=VERMILION, linewidth=4)
+        start, end = segments[best]
+        axis.set_title(
+            f"pick {number}: {start:.1f} – {end:.1f} s, score {alive[best]:.3f}", fontsize=9, loc="left"
+        )
+        alive = alive * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
+        alive[best] = 0.0
+    axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None))
+    figure.supylabel("score: grey before, blue left", fontsize=9)
+    return figure
