@@ -43,7 +43,7 @@ class Screen:
 class Encoder:
     """One token a word; a word that it does not know is an error."""
 
-    as_clip_query = False
+    name, width, as_clip_query = "words", 4, False
     tokenizer = SimpleNamespace(tokenize=str.split)
 
     def encode(self, texts):
@@ -65,7 +65,10 @@ def explorer(screen):
         asked.append((record.clip_uid, record.query, rules))
         return np.array([[70.0, 75.0, 0.5]]), [np.full(16, 0.5)], np.full((2, 16, len(tokens)), 0.1)
 
-    weak.ask, weak.dataset.tokens = ask, SimpleNamespace(read=lambda query_id: torch.ones(4, 4))
+    weak.ask, weak.dataset.tokens = (
+        ask,
+        SimpleNamespace(read=lambda query_id: torch.ones(4, 4), encoder="words", width=4),
+    )
     made = Explorer({"weak": weak, "good": FixedRun(RECORDS, GOOD)}, Encoder())
     made.asked, made.weak_rules = asked, weak.rules
     made.show()
@@ -264,6 +267,17 @@ def test_a_question_that_cannot_be_encoded_is_a_message_and_the_query_stays(expl
     explorer.question.value = "Where is it?"
     explorer.question.value = "   "  # back to the query
     assert explorer.record.query_id == "a_0"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "width", "is_refused"),
+    [("words", 4, False), ("letters", 4, True), ("import of x", 4, False), ("import of x", 5, True)],
+)
+def test_a_question_is_encoded_as_the_queries_were_or_not_at_all(explorer, encoder, width, is_refused):
+    explorer.runs["weak"].dataset.tokens.encoder, explorer.runs["weak"].dataset.tokens.width = encoder, width
+    explorer.question.value = "Where is my hat?"
+    assert ("give the explorer the encoder of the queries" in explorer.summary.value) == is_refused
+    assert len(explorer.asked) == (not is_refused)
 
 
 def test_attention_is_drawn_with_the_words_of_the_query(explorer, screen):

@@ -24,7 +24,7 @@ from groundnlq.analysis.panel import ALL, NONE, Panel
 from groundnlq.analysis.timeline import query_timeline
 from groundnlq.data.annotations import Record
 from groundnlq.data.recall import best_tiou, recall_key
-from groundnlq.data.text import TextEncoder, clip_query
+from groundnlq.data.text import TextEncoder, TokenStore, clip_query
 from groundnlq.errors import DataError, KitError
 
 WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank
@@ -258,6 +258,7 @@ class Explorer(Panel):
         if not run.is_live:
             return np.zeros((0, 3)), (), None
         if key not in self._asked:
+            require_same_encoder(self.encoder, run.dataset.tokens)
             (tokens,) = self.encoder.encode([self._own.query])
             self._asked[key] = run.ask(self._own, tokens, **self._rules())
         return self._asked[key]
@@ -325,6 +326,20 @@ class Explorer(Panel):
             return [name, "your own question", "–", *recalls]
         outcome = OUTCOME_NAMES[self._codes(name)[self._place[self.query.value]]]
         return [name, outcome, f"{right} of {len(answers)}", *recalls]
+
+
+def require_same_encoder(encoder: TextEncoder, tokens: TokenStore) -> None:
+    """Refuse to encode a question otherwise than the queries were: the network would misread it.
+
+    Raises:
+        DataError: names both encoders. Of imported tokens nothing but the width is known.
+    """
+    is_other = encoder.name != tokens.encoder and not tokens.encoder.startswith("import of ")
+    if is_other or encoder.width != tokens.width:
+        raise DataError(
+            f"the queries were encoded by {tokens.encoder} ({tokens.width} wide), this question would be by "
+            f"{encoder.name} ({encoder.width} wide) -- give the explorer the encoder of the queries"
+        )
 
 
 def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> list[str]:
