@@ -116,11 +116,20 @@ def test_full_attention_ignores_padded_tokens():
 def test_cross_attention_weights_rebuild_its_output():
     attention = golden_model("tiny").video_encoder.stem[0].cross_attention
     x, text = torch.randn(1, 5, 32), torch.randn(1, 4, 32)
-    mask, text_mask = torch.ones(1, 5, dtype=torch.bool), torch.tensor([[True, True, True, False]])
-    weights = attention.weights(x, text, text_mask)
-    values = attention.value(text).unflatten(-1, (4, -1)).transpose(1, 2)
-    rebuilt = attention.out((weights @ values).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(rebuilt, attention(x, mask, text, text_mask), rtol=1e-4, atol=1e-5)
+    text_mask = torch.tensor([[True, True, True, False]])
+    weights = attention.weights(x, text, text_mask)  # (B, T, H, L)
+    values = attention.value(text).unflatten(-1, (4, -1))
+    rebuilt = attention.out(torch.einsum("bthl,blhd->bthd", weights, values).flatten(2))
+    torch.testing.assert_close(rebuilt, attention(x, text, text_mask), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cross_attention_carried_to_the_tokens_equals_plain_attention():
+    attention = golden_model("tiny").video_encoder.stem[0].cross_attention
+    x, text = torch.randn(2, 7, 32), torch.randn(2, 4, 32)
+    text_mask = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    mixed = attend(attention.query(x), attention.key(text), attention.value(text), text_mask, num_heads=4)
+    torch.testing.assert_close(attention.out(mixed), attention(x, text, text_mask), rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_receives_a_gradient():
@@ -156,9 +165,23 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
 
     torch.manual_seed(0)
     path = ScaledPath(4, drop_rate=0.25, scale_init=1.0).train()
-    out = path(torch.ones(4000, 3, 4))
+    out = path(torch.zeros(4000, 3, 4), torch.ones(4000, 3, 4))
     per_sample = out[:, 0, 0]
     assert torch.equal(out, per_sample[:, None, None].expand_as(out))
     assert sorted(per_sample.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert per_sample.mean().item() == pytest.approx(1.0, abs=0.05)
-    assert torch.equal(path.eval()(torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
+    assert torch.equal(path.eval()(torch.zeros(2, 3, 4), torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
+
+
+def test_the_fused_linear_equals_the_plain_one():
+    from groundnlq.model.layers import FUSED_DTYPES, MLP
+
+    torch.manual_seed(0)
+    mlp, x = MLP(16), torch.randn(2, 5, 16)
+    plain = mlp(x)
+    with torch.inference_mode():
+        assert not FUSED_DTYPES or mlp[0]._is_fused(x)
+        torch.testing.assert_close(mlp(x), plain.detach(), rtol=1e-5, atol=1e-6)
+        assert not mlp[0]._is_fused(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not mlp[0]._is_fused(x)

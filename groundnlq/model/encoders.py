@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.layers import MaskedConv, TransformerBlock
+from groundnlq.model.layers import Linear, MaskedConv, TransformerBlock
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class VideoEmbedding(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, mask)[0]).relu()
+            x = norm(conv(x, mask)).relu()
         return x + self.positions(mask) * mask[..., None]
 
     def positions(self, mask: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class QueryEncoder(nn.Module):
     def __init__(self, in_dim: int, width: int, num_embed_layers: int, blocks: list[TransformerBlock]):
         super().__init__()
         dims = [in_dim] + [width] * num_embed_layers
-        self.linears = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in itertools.pairwise(dims))
+        self.linears = nn.ModuleList(Linear(i, o, bias=False) for i, o in itertools.pairwise(dims))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_embed_layers))
         self.blocks = nn.ModuleList(blocks)
 
@@ -110,8 +110,7 @@ class VideoEncoder(nn.Module):
     def embed(self, video: Tensor, mask: Tensor) -> ClipEncoding:
         """All that does not depend on the query: embedding and the first self-attention of the stem."""
         x = self.embedding(video, mask)
-        (skip, attention), mask = self.stem[0].attend_self(x, mask)
-        return ClipEncoding(skip, attention, mask)
+        return ClipEncoding(*self.stem[0].attend_self(x, mask))
 
     def fuse(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> list[Level]:
         """Levels of the pyramid, finest first."""

@@ -49,8 +49,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, is_row: Tensor) -> Tensor:
         """(Q, R, D), (Q, R), (R, 1) -> (Q, R, out_dim); R rows of all levels, `is_row` false on gaps."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, mask)[0]).relu() * is_row
-        return self.out(x, mask)[0]
+            x = (norm(conv(x, mask)) * is_row).relu()
+        return self.out(x, mask)
 
 
 class Heads(nn.Module):
