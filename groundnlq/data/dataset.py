@@ -38,12 +38,16 @@ class Batch:
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32
+    ) -> Batch:
+        """The same batch on another device, features and tokens in another dtype."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("video", "video_mask", "text", "text_mask", "clip_index")
+            for name in ("video_mask", "text_mask", "clip_index")
         }
+        for name in ("video", "text"):
+            moved[name] = getattr(self, name).to(device, dtype, non_blocking=non_blocking)
         return replace(self, moments_grid=tuple(m.to(device) for m in self.moments_grid), **moved)
 
 

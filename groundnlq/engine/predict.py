@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +28,8 @@ from groundnlq.model.grounder import Grounder, Predictions
 from groundnlq.provenance import file_identity, made_by
 
 Precision = Literal["float32", "bfloat16"]
+ROWS_AT_ONCE = (4096, 65536)  # steps of all queries that pass at once: of a processor's caches, of a GPU
+MOST_QUERIES = 256  # of a clip that is read once; their tokens are encoded together
 
 
 def predict(
@@ -87,37 +91,67 @@ def predict_dataset(
     progress: bool = True,
 ) -> Ranked:
     """Answer all records of a dataset, in their order; with several processes each takes a share of clips."""
-    batches = clip_batches(dataset.records)[world.rank :: world.size]
+    batches = clip_batches(dataset.records, MOST_QUERIES)[world.rank :: world.size]
     show = progress and world.is_main
     bar = tqdm(batches, desc="predict", unit="clip", leave=False, disable=None if show else True)
     answers: Ranked = {}
-    for indices in bar:
-        batch = dataset.batch(indices)
-        predictions = infer(model, batch.to(world.device), precision)
-        require_finite(predictions, batch, str(dataset.store.path))
-        moments = decode(
-            predictions,
-            data.grid,
-            batch.durations_sec,
-            **rules.model_dump(),
-        )
-        answers.update(zip(batch.query_ids, (m.numpy() for m in moments), strict=True))
+    with evaluating(in_precision(model, precision)) as model:
+        for indices in bar:
+            answers.update(answer(model, dataset.batch(indices), data, rules, str(dataset.store.path)))
     every = {query_id: found for part in world.gather(answers) for query_id, found in part.items()}
     return {record.query_id: every[record.query_id] for record in dataset.records}
 
 
-@torch.inference_mode()
-def infer(model: Grounder, batch: Batch, precision: Precision = "float32") -> Predictions:
-    """The network's predictions for one batch, in evaluation mode."""
+def in_precision(model: Grounder, precision: Precision) -> Grounder:
+    """The model itself for float32; for bfloat16 a copy of which every tensor is, so that nothing casts."""
+    return model if precision == "float32" else copy.deepcopy(model).bfloat16()
+
+
+@contextmanager
+def evaluating(model: Grounder) -> Iterator[Grounder]:
+    """The model in evaluation mode and without gradients; afterwards in the mode it was in."""
     was_training = model.training
-    model.eval()
-    with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        predictions = model(batch)
-    model.train(was_training)
-    return predictions
+    try:
+        with torch.inference_mode():
+            yield model.eval()
+    finally:
+        model.train(was_training)
 
 
-def require_finite(predictions: Predictions, batch: Batch, where: str) -> None:
+def answer(
+    model: Grounder, batch: Batch, data: DataConfig, rules: DecodeConfig, source: str = "features"
+) -> Ranked:
+    """Ranked moments (K, 3) for the queries of a batch.
+
+    Clips are embedded once; the queries then pass a few at a time, so that memory depends neither on their
+    number nor, beyond one query, on the clips' length.
+
+    Raises:
+        FeatureError: the network's numbers are not finite; names the queries and the `source`.
+    """
+    parameter = next(model.parameters())
+    batch = batch.to(parameter.device, dtype=parameter.dtype)
+    text = model.query_encoder(batch.text, batch.text_mask)
+    clips = model.video_encoder.embed(batch.video, batch.video_mask)
+    at_once = max(1, ROWS_AT_ONCE[parameter.device.type != "cpu"] // batch.video.shape[1])
+    answers: Ranked = {}
+    for first in range(0, len(text), at_once):
+        part = slice(first, first + at_once)
+        encoded, query_ids = clips.for_queries(batch.clip_index[part]), batch.query_ids[part]
+        predictions = model.ground(encoded, text[part], batch.text_mask[part])
+        require_finite(predictions, query_ids, f"{source}, clip {batch.clip_uids[0]}")
+        moments = decode(predictions, data.grid, batch.durations_sec[part], **rules.model_dump())
+        answers |= zip(query_ids, (m.numpy() for m in moments), strict=True)
+    return answers
+
+
+def infer(model: Grounder, batch: Batch) -> Predictions:
+    """The network's predictions for one batch, in evaluation mode."""
+    with evaluating(model):
+        return model(batch)
+
+
+def require_finite(predictions: Predictions, query_ids: Sequence[str], where: str) -> None:
     """Refuse numbers that decoding would drop without a word.
 
     Raises:
@@ -126,9 +160,9 @@ def require_finite(predictions: Predictions, batch: Batch, where: str) -> None:
     numbers = torch.cat([predictions.logits[..., None], predictions.offsets], dim=-1)
     is_bad = (~numbers.isfinite().all(-1) & predictions.mask).any(1).tolist()
     if any(is_bad):
-        names = sample_of(i for i, bad in zip(batch.query_ids, is_bad, strict=True) if bad)
+        names = sample_of(i for i, bad in zip(query_ids, is_bad, strict=True) if bad)
         raise FeatureError(
-            f"{where}: the network's numbers for {names} (clip {batch.clip_uids[0]}) are NaN or Inf "
+            f"{where}: the network's numbers for {names} are NaN or Inf "
             "-- look for broken features with 'groundnlq features check'"
         )
 
