@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from groundnlq.data.dataset import Batch
 from groundnlq.model.grounder import Grounder, Predictions
-from groundnlq.model.layers import MaskedConv, ScaledPath, SelfAttention, TransformerBlock
+from groundnlq.model.layers import DepthwiseConv, MaskedConv, ScaledPath, SelfAttention, TransformerBlock
 from groundnlq.model.points import make_points
 
 PADDED_STEPS = 2560
@@ -168,9 +168,11 @@ def _head(head: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     return _conv(head.out, x, mask)[0]
 
 
-def _conv(layer: MaskedConv, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    mask = mask[..., :: layer.stride]
-    return F.conv1d(x, layer.weight, layer.bias, layer.stride, 1, groups=layer.groups) * mask, mask
+def _conv(layer: MaskedConv | DepthwiseConv, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    stride, bias = getattr(layer, "stride", 1), getattr(layer, "bias", None)
+    mask = mask[..., ::stride]
+    groups = x.shape[1] // layer.weight.shape[1]
+    return F.conv1d(x, layer.weight, bias, stride, 1, groups=groups) * mask, mask
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

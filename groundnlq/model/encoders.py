@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.layers import Linear, MaskedConv, TransformerBlock
+from groundnlq.model.layers import LayerNorm, Linear, MaskedConv, TransformerBlock
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class VideoEmbedding(nn.Module):
         super().__init__()
         dims = [in_dim] + [width] * num_layers
         self.convs = nn.ModuleList(MaskedConv(i, o) for i, o in itertools.pairwise(dims))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_layers))
+        self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_layers))
         self.register_buffer("position_table", sinusoidal_positions(max_seq_len, width), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, mask)).relu()
+            x = norm(conv(x, mask)).relu_()
         return x + self.positions(mask) * mask[..., None]
 
     def positions(self, mask: Tensor) -> Tensor:
@@ -84,13 +84,13 @@ class QueryEncoder(nn.Module):
         super().__init__()
         dims = [in_dim] + [width] * num_embed_layers
         self.linears = nn.ModuleList(Linear(i, o, bias=False) for i, o in itertools.pairwise(dims))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_embed_layers))
+        self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_embed_layers))
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(Q, L, in_dim), (Q, L) -> (Q, L, D)."""
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = norm(linear(x) * mask[..., None]).relu()
+            x = norm(linear(x) * mask[..., None]).relu_()
         for block in self.blocks:
             x, _ = block(x, mask)
         return x

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundnlq.model.encoders import Level
-from groundnlq.model.layers import MaskedConv
+from groundnlq.model.layers import LayerNorm, MaskedConv
 
 PRIOR_PROBABILITY = 0.01  # of the untrained classifier, so that the many background points start cheap
 
@@ -24,7 +24,7 @@ class Neck(nn.Module):
 
     def __init__(self, width: int, num_levels: int):
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_levels))
+        self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_levels))
 
     def forward(self, levels: Sequence[Level]) -> list[Level]:
         return [
@@ -43,13 +43,13 @@ class Head(nn.Module):
     def __init__(self, width: int, out_dim: int, num_layers: int = 2):
         super().__init__()
         self.convs = nn.ModuleList(MaskedConv(width, width) for _ in range(num_layers))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_layers))
+        self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_layers))
         self.out = MaskedConv(width, out_dim, bias=True)
 
     def forward(self, x: Tensor, mask: Tensor, is_row: Tensor) -> Tensor:
         """(Q, R, D), (Q, R), (R, 1) -> (Q, R, out_dim); R rows of all levels, `is_row` false on gaps."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = (norm(conv(x, mask)) * is_row).relu()
+            x = norm(conv(x, mask)).mul_(is_row).relu_()
         return self.out(x, mask)
 
 

@@ -25,7 +25,7 @@ class MaskedConv(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, in_dim), (B, T) -> (B, T, out_dim)."""
-        return convolve(x, self.weight, self.bias) * mask[..., None]
+        return convolve(x, self.weight, self.bias).mul_(mask[..., None])
 
 
 class DepthwiseConv(nn.Module):
@@ -52,6 +52,14 @@ def convolve(
     image = x.transpose(1, 2).unsqueeze(2)
     out = F.conv2d(image, weight.unsqueeze(2), bias, (1, stride), (0, 1), groups=groups)
     return out.squeeze(2).transpose(1, 2)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm whose result has autocast's precision: its several readers would each cast it again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, device = super().forward(x), x.device.type
+        return y.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else y
 
 
 def _find_fused_dtypes() -> frozenset[torch.dtype]:
@@ -123,29 +131,27 @@ def attend_window(
     grow linearly with T.
     """
     num_steps, half = query.shape[1], window // 2
+    block = max(block, half)
     extra = -num_steps % block
 
-    def reachable(x: Tensor) -> Tensor:  # (B, T, ...) -> (B, blocks, ..., block + 2 half)
-        padded = F.pad(x, (0, 0) * (x.dim() - 2) + (half, half + extra))
-        return padded.unfold(1, block + 2 * half, block)
+    def reachable(x: Tensor) -> Tensor:  # (B, H, T, ...) -> (B, H, blocks, half + block + half, ...)
+        x = F.pad(x, (0, 0) * (x.dim() - 3) + (block, block + extra)).unflatten(2, (-1, block))
+        return torch.cat([x[:, :, :-2, block - half :], x[:, :, 1:-1], x[:, :, 2:, :half]], dim=3)
 
-    q = F.pad(query, (0, 0, 0, extra)) if extra else query
-    q = q.unflatten(1, (-1, block)).unflatten(-1, (num_heads, -1)).transpose(2, 3)  # (B, blocks, H, block, d)
-    k, v = (reachable(x).unflatten(2, (num_heads, -1)).transpose(-1, -2) for x in (key, value))
-    bias = _window_bias(reachable(mask), block, half, q.dtype)
-    # keys are copied row by row: a copy that also transposes them is slower
-    scores = torch.add(bias, q @ k.contiguous().transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
-    out = scores.softmax(-1) @ v
-    return out.transpose(2, 3).flatten(3).flatten(1, 2)[:, :num_steps]
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    q = F.pad(q, (0, 0, 0, extra)).unflatten(2, (-1, block))  # (B, H, blocks, block, d)
+    scores = q @ reachable(k).transpose(-1, -2)
+    bias = _window_bias(reachable(mask[:, None]), block, half).to(scores.dtype)
+    out = torch.add(bias, scores, alpha=q.shape[-1] ** -0.5).softmax(-1) @ reachable(v)
+    return out.flatten(2, 3)[:, :, :num_steps].transpose(1, 2).flatten(2)
 
 
-def _window_bias(reachable_mask: Tensor, block: int, half: int, dtype: torch.dtype) -> Tensor:
-    """(B, blocks, keys) -> (B, blocks, 1, block, keys): 0 within the window, else -inf or MASKED_SCORE."""
-    step = torch.arange(block, device=reachable_mask.device)[:, None]
-    key = torch.arange(block + 2 * half, device=reachable_mask.device)
+def _window_bias(key_mask: Tensor, block: int, half: int) -> Tensor:
+    """(B, 1, blocks, keys) -> (B, 1, blocks, block, keys): 0 within the window, else -inf or MASKED_SCORE."""
+    step = torch.arange(block, device=key_mask.device)[:, None]
+    key = torch.arange(block + 2 * half, device=key_mask.device)
     in_band = (key >= step) & (key <= step + 2 * half)
-    valid = torch.where(reachable_mask, 0.0, MASKED_SCORE)[:, :, None, None, :]
-    return torch.where(in_band, valid, -torch.inf).to(dtype)
+    return torch.where(in_band, torch.where(key_mask, 0.0, MASKED_SCORE)[..., None, :], -torch.inf)
 
 
 class SelfAttention(nn.Module):
@@ -161,7 +167,7 @@ class SelfAttention(nn.Module):
         self.num_heads, self.window = num_heads, window
         for role in ("query", "key", "value"):
             self.add_module(f"{role}_conv", DepthwiseConv(width, stride))
-            self.add_module(f"{role}_norm", nn.LayerNorm(width))
+            self.add_module(f"{role}_norm", LayerNorm(width))
             self.add_module(role, Linear(width, width))
         self.out = Linear(width, width)
 
@@ -247,12 +253,12 @@ class TransformerBlock(nn.Module):
     ):
         super().__init__()
         self.stride = stride
-        self.self_norm = nn.LayerNorm(width)
+        self.self_norm = LayerNorm(width)
         self.self_attention = SelfAttention(width, num_heads, window, stride)
-        self.cross_norm = nn.LayerNorm(width) if cross else None
+        self.cross_norm = LayerNorm(width) if cross else None
         self.cross_attention = CrossAttention(width, num_heads) if cross else None
         self.attention_path = ScaledPath(width, drop_path, scale_init)
-        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_norm = LayerNorm(width)
         self.mlp = MLP(width)
         self.mlp_path = ScaledPath(width, drop_path, scale_init)
 

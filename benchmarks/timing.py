@@ -1,0 +1,81 @@
+"""What the benchmarks share: inputs of Ego4D's sizes, and times whose ratios mean something on a busy machine.
+
+What is compared takes turns within one run, and of every round's times the least counts. Beside the wall clock
+stands the processor time of all threads: other programs stretch the one far more than the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread would count as a working one
+
+import numpy as np
+import torch
+
+from groundnlq.config import ModelConfig
+from groundnlq.data.dataset import Batch, collate
+from groundnlq.model.grounder import Grounder
+
+# Steps of a clip and share of clips in Ego4D NLQ val: 415 clips, 216 - 1200 s, 80 % of them 480 s, mean 935 steps.
+CLIP_STEPS = {900: 0.80, 405: 0.05, 650: 0.05, 1000: 0.05, 2250: 0.05}
+QUERIES_PER_CLIP = 11  # 4,552 queries on 415 clips
+STEP_SEC = 16.043 / 30
+PUBLISHED_SEC = {"query, batch 1": 0.35, "query, batch 16": 0.83, "step of batch 2": 2.6, "reading": 0.056}
+
+
+def options(**defaults: int) -> argparse.Namespace:
+    """Command line of a benchmark: ``--threads`` and the given whole numbers."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {chosen.threads} threads, load {os.getloadavg()[0]:.1f}")
+    return chosen
+
+
+def compare(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Least (wall, processor) seconds of every call; the calls take turns, after one that does not count."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            if turn > 0 or rounds == 0:
+                seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: tuple(np.min(times, axis=0).tolist()) for name, times in seconds.items()}
+
+
+def show(name: str, ours: tuple[float, float], bases: Mapping[str, tuple[float, float]] | None = None) -> None:
+    """One line: seconds, and how many times faster than each base by wall clock and by processor time."""
+    line = f"{name:44s} {ours[0]:8.4f} s wall {ours[1]:8.4f} s cpu"
+    for base, (wall, cpu) in (bases or {}).items():
+        line += f" | {wall / ours[0]:5.1f} x wall {cpu / ours[1]:5.1f} x cpu of {base}"
+    print(line, flush=True)
+
+
+def champion(**changes: object) -> Grounder:
+    """The champion's network with random weights and scales at which every path counts."""
+    return Grounder.from_config(ModelConfig(**({"scale_init": 0.5} | changes)))
+
+
+def make_batch(num_steps: int, num_queries: int, num_clips: int = 1, stride: int = 64) -> Batch:
+    """Random features: `num_clips` clips of `num_steps` steps, queries dealt to them in turn."""
+    queries = range(num_queries)
+    center = num_steps / 2
+    return collate(
+        clips=[torch.randn(num_steps, 2304) for _ in range(num_clips)],
+        texts=[torch.randn(8 + i % 9, 512) for i in queries],
+        clip_index=[i % num_clips for i in queries],
+        moments_grid=[torch.tensor([[center - 4.0 * 2 ** (i % 5), center + 9.0]]) for i in queries],
+        query_ids=[f"q{i}" for i in queries],
+        clip_uids=[f"c{i}" for i in range(num_clips)],
+        durations_sec=[num_steps * STEP_SEC] * num_queries,
+        coarsest_stride=stride,
+    )
