@@ -1,9 +1,9 @@
-"""Prediction over a split of Ego4D's lengths and queries per clip, against the stand-in for the published program.
+"""Prediction over a split of Ego4D's lengths and queries per clip, against the stand-in.
 
     python benchmarks/prediction.py
 
-From the file on the disk to ranked moments, champion model. The stand-in answers query after query, or 16 at once,
-and inflates the clip for each; the kit reads a clip once for its eleven queries.
+From stored features to ranked moments, champion model. The stand-in answers query after query, or 16 at
+once, and inflates the clip for each; the kit reads a clip once for its eleven queries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the benchmarks share: inputs of Ego4D's sizes, and times whose ratios mean something on a busy machine.
+"""What the benchmarks share: inputs of Ego4D's sizes, and times whose ratios hold on a busy machine.
 
-What is compared takes turns within one run, and of every round's times the least counts. Beside the wall clock
-stands the processor time of all threads: other programs stretch the one far more than the other.
+What is compared takes turns within one run, and of every round's times the least counts. Beside the wall
+clock stands the processor time of all threads: other programs stretch the one far more than the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.model.grounder import Grounder
 
-# Steps of a clip and share of clips in Ego4D NLQ val: 415 clips, 216 - 1200 s, 80 % of them 480 s, mean 935 steps.
+# Steps of a clip -> share of clips, as in Ego4D NLQ val: 216 - 1200 s, 80 % of them 480 s, mean 935 steps.
 CLIP_STEPS = {900: 0.80, 405: 0.05, 650: 0.05, 1000: 0.05, 2250: 0.05}
 QUERIES_PER_CLIP = 11  # 4,552 queries on 415 clips
 STEP_SEC = 16.043 / 30
@@ -52,7 +52,9 @@ def compare(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: tuple(np.min(times, axis=0).tolist()) for name, times in seconds.items()}
 
 
-def show(name: str, ours: tuple[float, float], bases: Mapping[str, tuple[float, float]] | None = None) -> None:
+def show(
+    name: str, ours: tuple[float, float], bases: Mapping[str, tuple[float, float]] | None = None
+) -> None:
     """One line: seconds, and how many times faster than each base by wall clock and by processor time."""
     line = f"{name:44s} {ours[0]:8.4f} s wall {ours[1]:8.4f} s cpu"
     for base, (wall, cpu) in (bases or {}).items():

@@ -91,15 +91,29 @@ def predict_dataset(
     progress: bool = True,
 ) -> Ranked:
     """Answer all records of a dataset, in their order; with several processes each takes a share of clips."""
-    batches = clip_batches(dataset.records, MOST_QUERIES)[world.rank :: world.size]
-    show = progress and world.is_main
-    bar = tqdm(batches, desc="predict", unit="clip", leave=False, disable=None if show else True)
-    answers: Ranked = {}
-    with evaluating(in_precision(model, precision)) as model:
-        for indices in bar:
-            answers.update(answer(model, dataset.batch(indices), data, rules, str(dataset.store.path)))
+    answers = dict(stream(model, dataset, data, rules, world, precision=precision, progress=progress))
     every = {query_id: found for part in world.gather(answers) for query_id, found in part.items()}
     return {record.query_id: every[record.query_id] for record in dataset.records}
+
+
+def stream(
+    model: Grounder,
+    dataset: QueryDataset,
+    data: DataConfig,
+    rules: DecodeConfig,
+    world: World,
+    *,
+    precision: Precision = "float32",
+    progress: bool = True,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """This process' share of the answers, (query_id, (K, 3) ranked moments), clip by clip as they come."""
+    batches = clip_batches(dataset.records, MOST_QUERIES)[world.rank :: world.size]
+    show, source = progress and world.is_main, str(dataset.store.path)
+    model = in_precision(model, precision)
+    for indices in tqdm(batches, desc="predict", unit="clip", leave=False, disable=None if show else True):
+        with evaluating(model):
+            answers = answer(model, dataset.batch(indices), data, rules, source)
+        yield from answers.items()
 
 
 def in_precision(model: Grounder, precision: Precision) -> Grounder:

@@ -1,0 +1,85 @@
+"""Reading clips of 900 steps in random order, warm and cold, against compressed npz.
+
+    python benchmarks/reading.py
+
+Cold: the file's pages are dropped from memory before every clip (Linux; where the disk keeps a cache of its
+own, that one stays warm). What is timed ends with a float32 tensor of a whole clip.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from standin import compress, inflate
+from timing import PUBLISHED_SEC, options
+
+from groundnlq.data.features import FeatureStore, write_features
+
+
+def median_ms(
+    read: Callable[[str], torch.Tensor], order: list[str], cold: Callable[[str], Path] | None
+) -> float:
+    times = []
+    for uid in order:
+        if cold is not None:
+            drop_pages(cold(uid))
+        began = time.perf_counter()
+        read(uid)
+        times.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(times))
+
+
+def drop_pages(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def main() -> None:
+    chosen = options(clips=12, reads=60)
+    uids = [f"clip{i}" for i in range(chosen.clips)]
+    # like real features: half precision, and a tenth of the values zero
+    clips = {uid: torch.randn(900, 2304).half().float() for uid in uids}
+    clips = {uid: clip * (torch.rand_like(clip) > 0.1) for uid, clip in clips.items()}
+    order = np.random.default_rng(0).choice(uids, chosen.reads).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        for uid, clip in clips.items():
+            Path(folder, uid).write_bytes(compress(clip))
+        write_features(Path(folder, "f.h5"), clips.items())
+        store = FeatureStore(Path(folder, "f.h5"))
+
+        def inflated(uid: str) -> torch.Tensor:
+            return inflate(Path(folder, uid).read_bytes())
+
+        def of_store(uid: str) -> torch.Tensor:
+            store.close()
+            return store.read(uid)
+
+        assert torch.equal(store.read(uids[0]), inflated(uids[0]))
+        size = [sum(Path(folder, uid).stat().st_size for uid in uids), Path(folder, "f.h5").stat().st_size]
+        print(f"bytes against raw float32: npz {size[0] / raw(clips):.2f}, kit {size[1] / raw(clips):.2f}")
+        for name, base, ours in (
+            ("warm", median_ms(inflated, order, None), median_ms(store.read, order, None)),
+            (
+                "cold",
+                median_ms(inflated, order, lambda uid: Path(folder, uid)),
+                median_ms(of_store, order, lambda uid: Path(folder, "f.h5")),
+            ),
+        ):
+            print(f"{name}: npz {base:6.1f} ms, kit {ours:5.2f} ms: {base / ours:.1f} x")
+    print(f"known of the published program, warm: {1e3 * PUBLISHED_SEC['reading']:.0f} ms")
+
+
+def raw(clips: dict[str, torch.Tensor]) -> int:
+    return sum(4 * clip.numel() for clip in clips.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Splits of 1, 10 and 100 times Ego4D's val at small width: does memory stay flat and time linear?
+
+    python benchmarks/scale.py 1 10 100
+
+Each size in a process of its own: features and tokens are written to disk clip by clip, then all queries are
+answered and their recalls counted as they come, and no answer is kept.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from timing import QUERIES_PER_CLIP
+
+from groundnlq.config import DataConfig, DecodeConfig, ModelConfig
+from groundnlq.data.annotations import Record
+from groundnlq.data.dataset import QueryDataset
+from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.recall import best_tiou
+from groundnlq.data.text import TokenStore, write_tokens
+from groundnlq.engine.distributed import World
+from groundnlq.engine.predict import stream
+from groundnlq.model.grounder import Grounder
+
+CLIPS, WIDTH, STEPS, STEP_SEC = 415, 8, 60, 16.043 / 30
+MODEL = ModelConfig(
+    video_dim=WIDTH,
+    text_dim=WIDTH,
+    width=WIDTH,
+    num_heads=2,
+    num_embed_layers=1,
+    num_text_layers=1,
+    num_stem_layers=1,
+    num_self_levels=2,
+    max_seq_len=256,
+    regression_ranges_grid=((0, 4), (2, 8), (4, 10000)),
+)
+
+
+def main() -> None:
+    if sys.argv[1] == "--run":
+        run(int(sys.argv[2]))
+        return
+    for factor in sys.argv[1:]:
+        subprocess.run([sys.executable, __file__, "--run", factor], check=True)
+
+
+def run(factor: int) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        features, text = Path(folder, "f.h5"), Path(folder, "t.h5")
+        records = list(make_records(factor * CLIPS))
+        write_features(features, make_clips(factor * CLIPS))
+        write_tokens(text, ((r.query_id, torch.randn(3, WIDTH)) for r in records), encoder="random")
+        began, opening = time.process_time(), peak_mb()
+        dataset = QueryDataset(records, FeatureStore(features), TokenStore(text), DataConfig().grid, 4)
+        opened, before = time.process_time(), peak_mb()
+        hits = count_hits(Grounder.from_config(MODEL), dataset)
+        seconds, after = time.process_time() - opened, peak_mb()
+    print(
+        f"{factor:4d} x: {len(records):7d} queries, opened in {opened - began:5.1f} s, answered in "
+        f"{seconds:7.1f} s = {1e3 * seconds / len(records):.2f} ms a query (processor time); peak memory "
+        f"{opening} MB with the records, {before} MB opened, {after} MB at the end; R@1 {hits:.2%}",
+        flush=True,
+    )
+
+
+def count_hits(model: Grounder, dataset: QueryDataset) -> float:
+    """R@1 at IoU 0.3, counted while the answers come; they come in the order of the records."""
+    answers = stream(model, dataset, DataConfig(), DecodeConfig(), World(), progress=False)
+    hits = 0
+    for record, (query_id, ranked) in zip(dataset.records, answers, strict=True):
+        assert record.query_id == query_id
+        hits += bool(best_tiou(ranked[:1], record.moments_sec).max(initial=0) > 0.3)
+    return hits / len(dataset.records)
+
+
+def make_records(num_clips: int) -> Iterator[Record]:
+    for clip in range(num_clips):
+        for query in range(QUERIES_PER_CLIP):
+            start = float(query)
+            moments = ((start, start + 5.0),)
+            yield Record(f"a{clip}_{query}", f"c{clip}", "where?", STEPS * STEP_SEC, moments)
+
+
+def make_clips(num_clips: int) -> Iterator[tuple[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return ((f"c{clip}", random.standard_normal((STEPS, WIDTH))) for clip in range(num_clips))
+
+
+def peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""A training step of the champion model against the stand-in: time, gradients, and the share of reading.
+
+    python benchmarks/training.py --batch 2
+    python benchmarks/training.py --batch 4
+
+A step: forward, losses, backward, clipping, AdamW, the running average of the weights; clips of 900 steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from standin import StandIn, update_average
+from timing import PUBLISHED_SEC, champion, compare, make_batch, options, show
+from torch import nn
+
+from groundnlq.data.dataset import Batch, collate
+from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.engine.optim import Ema, make_optimizer, parameter_groups, set_rate
+from groundnlq.model.losses import Criterion
+
+RATE = 1e-6
+
+
+def our_step(model: nn.Module, batch: Batch, precision: str) -> Callable[[], None]:
+    criterion, optimizer, average = Criterion(), make_optimizer(model, 0.05), Ema(model)
+    set_rate(optimizer, RATE)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            predictions = model(batch)
+        criterion(predictions, batch).total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model)
+
+    return step
+
+
+def published_step(model: StandIn, batch: Batch) -> Callable[[], None]:
+    criterion, average = Criterion(), copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        criterion(model(batch), batch).total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        update_average(average, model)
+
+    return step
+
+
+def gradient_difference(batch: Batch) -> float:
+    """Largest difference of a parameter's gradient, relative to the largest entry of that gradient."""
+    gradients = []
+    for wrap in (nn.Identity(), StandIn):
+        torch.manual_seed(1)
+        model = champion(drop_path=0.0).train()
+        Criterion()(wrap(model)(batch), batch).total.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(*gradients, strict=True)
+    )
+
+
+def seconds_to_read(batch: Batch) -> float:
+    """Least time from the file to a batch."""
+    clips = [x[m].contiguous() for x, m in zip(batch.video, batch.video_mask, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_features(Path(folder, "f.h5"), zip(batch.clip_uids, clips, strict=True))
+        store, times = FeatureStore(Path(folder, "f.h5")), []
+        for _ in range(9):
+            began = time.perf_counter()
+            read = [store.read(uid) for uid in batch.clip_uids]
+            texts = [x[m] for x, m in zip(batch.text, batch.text_mask, strict=True)]
+            collate(
+                read,
+                texts,
+                range(len(texts)),
+                batch.moments_grid,
+                batch.query_ids,
+                batch.clip_uids,
+                batch.durations_sec,
+                64,
+            )
+            times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def main() -> None:
+    chosen = options(batch=2, rounds=3)
+    batch = make_batch(900, chosen.batch, chosen.batch)
+    calls = {"published": published_step(StandIn(champion().train()), batch)}
+    calls |= {p: our_step(champion().train(), batch, p) for p in ("float32", "bfloat16")}
+    seconds = compare(calls, chosen.rounds)
+    base = {"stand-in": seconds.pop("published")}
+    show(f"stand-in, step of batch {chosen.batch}", base["stand-in"])
+    for precision, ours in seconds.items():
+        show(f"kit, {precision}", ours, base)
+        if chosen.batch == 2:
+            print(f"{'':44s} {PUBLISHED_SEC['step of batch 2'] / ours[0]:.1f} x the known wall seconds")
+    print(f"largest relative difference of a gradient (float32): {gradient_difference(batch):.1e}")
+    reading = seconds_to_read(batch)
+    share = reading / seconds["float32"][0]
+    print(f"a batch is read in {1e3 * reading:.1f} ms, {share:.2%} of a step; training reads one ahead")
+
+
+if __name__ == "__main__":
+    main()
