@@ -46,10 +46,10 @@ class Head(nn.Module):
         self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_layers))
         self.out = MaskedConv(width, out_dim, bias=True)
 
-    def forward(self, x: Tensor, mask: Tensor, is_row: Tensor) -> Tensor:
-        """(Q, R, D), (Q, R), (R, 1) -> (Q, R, out_dim); R rows of all levels, `is_row` false on gaps."""
+    def forward(self, x: Tensor, mask: Tensor, gaps: Tensor) -> Tensor:
+        """(Q, R, D), (Q, R) and the indices of the gap rows -> (Q, R, out_dim); R rows of all levels."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, mask)).mul_(is_row).relu_()
+            x = norm(conv(x, mask)).index_fill_(1, gaps, 0.0).relu_()
         return self.out(x, mask)
 
 
@@ -69,18 +69,18 @@ class Heads(nn.Module):
         """Levels -> logits (Q, N), offsets (Q, N, 2) in strides, mask (Q, N); finest level first."""
         x = torch.cat([F.pad(level.x, (0, 0, 0, 1)) for level in levels], dim=1)
         mask = torch.cat([F.pad(level.mask, (0, 1)) for level in levels], dim=1)
-        rows, is_row, level_of_row = self._layout([level.x.shape[1] for level in levels], x)
-        logits = self.classification(x, mask, is_row)[:, rows, 0]
-        distances = self.regression(x, mask, is_row)[:, rows]
+        rows, gaps, level_of_row = self._layout([level.x.shape[1] for level in levels], x.device)
+        logits = self.classification(x, mask, gaps)[:, rows, 0]
+        distances = self.regression(x, mask, gaps)[:, rows]
         offsets = F.relu(distances * self.level_scale[level_of_row][:, None])
         return logits, offsets, mask[:, rows]
 
     @staticmethod
-    def _layout(lengths: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices of the rows that are points, (R, 1) zero on gap rows, and the level of each point."""
+    def _layout(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of the rows that are points, of the gap rows, and the level of each point."""
         position = torch.cat([torch.arange(n + 1) for n in lengths])
         level = torch.cat([torch.full((n + 1,), i) for i, n in enumerate(lengths)])
         length = torch.tensor(lengths)[level]
-        is_point, is_row = position < length - 1, position < length
-        rows = is_point.nonzero()[:, 0].to(x.device)
-        return rows, is_row[:, None].to(x), level[is_point].to(x.device)
+        is_point = position < length - 1
+        rows, gaps = is_point.nonzero()[:, 0], (position == length).nonzero()[:, 0]
+        return rows.to(device), gaps.to(device), level[is_point].to(device)

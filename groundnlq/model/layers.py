@@ -25,7 +25,7 @@ class MaskedConv(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, in_dim), (B, T) -> (B, T, out_dim)."""
-        return convolve(x, self.weight, self.bias).mul_(mask[..., None])
+        return convolve(x, self.weight, self.bias, mask=mask)
 
 
 class DepthwiseConv(nn.Module):
@@ -45,13 +45,28 @@ class DepthwiseConv(nn.Module):
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    groups: int = 1,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Convolution of width 3 on (B, T, D), without the transpose: read as an image of height 1, x is
-    channels-last already, so nothing is copied either way."""
-    image = x.transpose(1, 2).unsqueeze(2)
-    out = F.conv2d(image, weight.unsqueeze(2), bias, (1, stride), (0, 1), groups=groups)
+    """Convolution of width 3 on (B, T, D), times the mask (B, T / stride) if one is given."""
+    out = F.conv2d(as_image(x), weight.unsqueeze(2), bias, (1, stride), (0, 1), groups=groups)
+    if mask is not None:
+        out = out.mul_(mask[:, None, None])
     return out.squeeze(2).transpose(1, 2)
+
+
+def as_image(x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, D, 1, T), channels-last as it lies in memory: nothing is copied either way."""
+    return x.transpose(1, 2).unsqueeze(2)
+
+
+def halve(x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, T / 2, D): the maximum of three neighbours at every second step."""
+    return F.max_pool2d(as_image(x), (1, 3), (1, 2), (0, 1)).squeeze(2).transpose(1, 2)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -140,9 +155,9 @@ def attend_window(
 
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     q = F.pad(q, (0, 0, 0, extra)).unflatten(2, (-1, block))  # (B, H, blocks, block, d)
-    scores = q @ reachable(k).transpose(-1, -2)
-    bias = _window_bias(reachable(mask[:, None]), block, half).to(scores.dtype)
-    out = torch.add(bias, scores, alpha=q.shape[-1] ** -0.5).softmax(-1) @ reachable(v)
+    scores = (q @ reachable(k).transpose(-1, -2)).mul_(q.shape[-1] ** -0.5)
+    scores = scores.add_(_window_bias(reachable(mask[:, None]), block, half))
+    out = scores.softmax(-1) @ reachable(v)
     return out.flatten(2, 3)[:, :, :num_steps].transpose(1, 2).flatten(2)
 
 
@@ -197,22 +212,22 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """(B, T, D), (B, L, D), (B, L) -> (B, T, D)."""
-        weights = self.weights(x, text, text_mask).flatten(2)  # (B, T, H L)
+        weights = self.weights(x, text, text_mask).flatten(1, 2)  # (B, H L, T)
         value = self.value(text).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         out = self.out.weight.unflatten(1, (self.num_heads, -1))  # (D, H, d)
         answers = torch.einsum("blhd,chd->bhlc", value, out).flatten(1, 2)
-        return torch.baddbmm(self.out.bias, weights, answers)
+        return torch.baddbmm(self.out.bias, weights.transpose(1, 2), answers)
 
     def weights(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """What each step reads: (B, T, H, L) attention weights."""
+        """What each step reads: (B, H, L, T) attention weights, which sum to 1 over the tokens."""
         key = self.key(text).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         key = key * key.shape[-1] ** -0.5
         query = self.query.weight.unflatten(0, (self.num_heads, -1))  # (H, d, D)
         questions = torch.einsum("blhd,hdc->bhlc", key, query).flatten(1, 2)
         offset = torch.einsum("blhd,hd->bhl", key, self.query.bias.unflatten(0, (self.num_heads, -1)))
-        offset = offset.masked_fill(~text_mask[:, None], -torch.inf).flatten(1)[:, None]
-        scores = torch.baddbmm(offset, x, questions.transpose(1, 2))
-        return scores.unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        offset = offset.masked_fill(~text_mask[:, None], -torch.inf).flatten(1)[..., None]
+        scores = torch.baddbmm(offset, questions, x.transpose(1, 2))
+        return scores.unflatten(1, (self.num_heads, -1)).softmax(2)
 
 
 class ScaledPath(nn.Module):
@@ -264,7 +279,7 @@ class TransformerBlock(nn.Module):
 
     def attend_self(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """skip and attention, both (B, T / stride, D), and the new mask; of the query it knows nothing."""
-        skip = x if self.stride == 1 else F.max_pool1d(x.transpose(1, 2), 3, 2, 1).transpose(1, 2)
+        skip = x if self.stride == 1 else halve(x)
         mask = mask[:, :: self.stride]
         return skip, self.self_attention(self.self_norm(x), mask), mask
 
@@ -277,7 +292,7 @@ class TransformerBlock(nn.Module):
             # one LayerNorm and one scale serve both sides and both attentions, as published
             answer = self.cross_attention(self.cross_norm(x), self.cross_norm(text), text_mask)
             x = self.attention_path(x, answer)
-        return self.mlp_path(x, self.mlp(self.mlp_norm(x))) * mask[..., None]
+        return self.mlp_path(x, self.mlp(self.mlp_norm(x))).mul_(mask[..., None])
 
     def forward(
         self, x: Tensor, mask: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None
