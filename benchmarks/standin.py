@@ -29,12 +29,12 @@ PADDED_STEPS = 2560
 class StandIn(nn.Module):
     """`Grounder`'s parameters under another forward pass; takes and gives what `Grounder` does."""
 
-    def __init__(self, model: Grounder):
+    def __init__(self, model: Grounder, padded_steps: int = PADDED_STEPS):
         super().__init__()
-        self.model = model
+        self.model, self.padded_steps = model, padded_steps
 
     def forward(self, batch: Batch) -> Predictions:
-        batch = padded(batch)
+        batch = padded(batch, self.padded_steps)
         mask, text_mask = batch.video_mask[:, None], batch.text_mask[:, None]
         text = self._embed_text(batch.text.transpose(1, 2), text_mask)
         x = self._embed_video(batch.video.transpose(1, 2), mask)
@@ -73,9 +73,9 @@ class StandIn(nn.Module):
         return Predictions(torch.cat(logits, dim=1), torch.cat(offsets, dim=1), mask, points)
 
 
-def padded(batch: Batch) -> Batch:
-    """Every query with its own copy of its clip, padded to 2,560 steps."""
-    spare = PADDED_STEPS - batch.video.shape[1]
+def padded(batch: Batch, num_rows: int) -> Batch:
+    """Every query with its own copy of its clip, padded to `num_rows`."""
+    spare = num_rows - batch.video.shape[1]
     video, mask = F.pad(batch.video, (0, 0, 0, spare)), F.pad(batch.video_mask, (0, spare))
     every = torch.arange(len(batch.query_ids))
     return replace(batch, video=video[batch.clip_index], video_mask=mask[batch.clip_index], clip_index=every)
