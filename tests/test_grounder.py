@@ -117,9 +117,9 @@ def test_cross_attention_weights_rebuild_its_output():
     attention = golden_model("tiny").video_encoder.stem[0].cross_attention
     x, text = torch.randn(1, 5, 32), torch.randn(1, 4, 32)
     text_mask = torch.tensor([[True, True, True, False]])
-    weights = attention.weights(x, text, text_mask)  # (B, H, L, T)
+    weights = attention.weights(x, text, text_mask)  # (B, H, T, L)
     values = attention.value(text).unflatten(-1, (4, -1))
-    rebuilt = attention.out(torch.einsum("bhlt,blhd->bthd", weights, values).flatten(2))
+    rebuilt = attention.out(torch.einsum("bhtl,blhd->bthd", weights, values).flatten(2))
     torch.testing.assert_close(rebuilt, attention(x, text, text_mask), rtol=1e-4, atol=1e-5)
 
 

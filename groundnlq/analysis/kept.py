@@ -237,7 +237,7 @@ def _listening(model: Grounder) -> Iterator[list[Tensor]]:
     heard: list[Tensor] = []
 
     def hear(module, arguments) -> None:
-        x, _, text, text_mask = arguments
+        x, text, text_mask = arguments
         heard.append(module.weights(x, text, text_mask)[0].mean(0).float().cpu())
 
     hooks = [b.cross_attention.register_forward_pre_hook(hear) for b in model.video_encoder.stem]

