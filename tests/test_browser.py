@@ -198,7 +198,10 @@ def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, 
 
 
 def saved_pictures(notebook: Path) -> list[str]:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except json.JSONDecodeError:  # JupyterLab is writing it just now
+        return []
     data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
     return ["".join(d["image/png"]).replace("\n", "") for d in data if "image/png" in d]
 
