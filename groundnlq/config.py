@@ -19,6 +19,7 @@ from groundnlq import published_config
 from groundnlq.data.grid import HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
 from groundnlq.files import write_text
+from groundnlq.plain_yaml import parse_plain, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -210,40 +211,6 @@ def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; tags, aliases and duplicate keys are refused: a data file never runs or swells."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader, narrowed further
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror} -- name a preset ({', '.join(preset_names())}) or a file"
-        ) from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not plain YAML -- nested too deeply") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not plain YAML -- {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
-    return tree
-
-
-class _PlainLoader(yaml.SafeLoader):
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = repr(self.construct_object(key, deep=True))
-            if name in seen:
-                raise yaml.YAMLError(f"key {name} stands twice")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 def _read_tree(source: str | Path) -> dict[str, Any]:
     name, known = str(source), preset_names()
     if name in known:
@@ -252,7 +219,12 @@ def _read_tree(source: str | Path) -> dict[str, Any]:
         path = Path(source)
     else:
         raise ConfigError(f"unknown preset {name!r}{closest(name, known)} -- presets: {', '.join(known)}")
-    tree = read_yaml(path)
+    try:
+        tree = read_yaml(path)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror} -- name a preset ({', '.join(known)}) or a file"
+        ) from None
     if published_config.is_published(tree):
         tree, ignored = published_config.translate(tree, name)
         if ignored:
@@ -280,7 +252,7 @@ def _pairs(overrides: Iterable[str] | Mapping[str, object]) -> Iterator[tuple[st
         if not equals:
             raise ConfigError(f"override {text!r} has no '=' -- write key=value, as in train.epochs=3")
         try:
-            yield key.strip(), yaml.load(value, Loader=_PlainLoader)
+            yield key.strip(), parse_plain(value)
         except RecursionError:
             raise ConfigError(f"override {text!r:.60}: nested too deeply") from None
         except yaml.YAMLError as error:

@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "groundnlq"
 ROOMS = ("data", "model", "engine", "analysis")  # in the order in which data flows
 CORE = ROOMS[:3]
-FOUNDATION = {"config", "errors", "files", "provenance", "published_config"}  # what every room may import
+FOUNDATION = {
+    "config",
+    "errors",
+    "files",
+    "plain_yaml",
+    "provenance",
+    "published_config",
+}  # what every room may import
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
