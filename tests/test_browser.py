@@ -29,6 +29,19 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+CONTROLS = {
+    "template",
+    "outcome",
+    "clip",
+    "query",
+    "◀ previous",
+    "next ▶",
+    "ask",
+    "run",
+    "beside it",
+    "go to",
+}
+CONTROLS |= {"answers k", "tIoU over", "NMS sigma", "min. score"}
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
@@ -62,7 +75,8 @@ def lab(walk, tmp_path) -> Iterator[tuple[str, Path]]:
     options += [f"--IdentityProvider.token={token}", "--ServerApp.port_retries=0"]
     options += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     places = {
-        name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+        name: str(tmp_path / name)
+        for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     }
     places |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), HOME_VARIABLE: str(ROOT)}
     with open(tmp_path / "lab.log", "wb") as log:
@@ -137,6 +151,18 @@ class Desk:
         handle.focus()
         handle.press(key)
 
+    def reached_by_tab(self) -> set[str]:
+        """Names of the controls that the Tab key leads to, from the first one on."""
+        self.control(".widget-text", "text has").locator("input").focus()
+        names = set()
+        for _ in range(20):
+            self.page.keyboard.press("Tab")
+            names.add(self.page.evaluate(
+                "(() => { const here = document.activeElement, box = here.closest('.widget-inline-hbox');"
+                "return (box?.querySelector('label') ?? here).innerText; })()"
+            ).strip())  # fmt: skip
+        return names
+
     @property
     def picture(self) -> str:
         return self.cell.locator(".jp-OutputArea img").last.get_attribute("src")
@@ -168,6 +194,8 @@ def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, 
     strict = json.loads((walk[0] / "metrics" / "finetune.json").read_text())["strict"]
     assert f"{strict['R@1 IoU=0.3']:.1f} %\t{strict['R@5 IoU=0.3']:.1f} %" in desk.numbers
     assert "54 of 54 queries" in desk.numbers
+
+    assert desk.reached_by_tab() >= CONTROLS
 
     desk.after(lambda: desk.choose("clip", 2))  # another clip ...
     assert re.search(r"\b(?!54)\d+ of 54 queries", desk.numbers)

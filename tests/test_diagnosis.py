@@ -17,6 +17,7 @@ from groundnlq.analysis.kept import FixedRun
 from groundnlq.analysis.metrics import evaluate, sign_flip_p
 from groundnlq.analysis.sensitivity import holm, kinds_of_query, paired_difference, sensitivity
 from groundnlq.data.annotations import Record
+from groundnlq.errors import DataError
 from tests.said import live_run
 
 AWAY, LOOSE, RIGHT = (40, 50, 0.5), (8, 30, 0.4), (10, 15, 0.3)
@@ -181,6 +182,11 @@ def test_a_real_difference_is_significant_and_none_is_not(split, tables):
     assert row["lost"] == 0 < row["won"]
     assert row["95 % low"] > 0
     assert row["p"] < 0.001 <= paired_difference(tables[0], tables[0], kinds)["p"].min() == 1
+
+
+def test_runs_over_other_queries_are_not_compared(split, tables):
+    with pytest.raises(DataError, match="not about the same queries"):
+        paired_difference(tables[0], tables[1].iloc[1:], kinds_of_query(split[0]))
 
 
 def test_random_signs_give_the_exact_p_where_all_can_be_counted():

@@ -11,6 +11,7 @@ import pandas as pd
 
 from groundnlq.analysis.metrics import HIGH, LOW, bootstrap_means, sign_flip_p, words_of
 from groundnlq.data.annotations import Record, clean_query
+from groundnlq.errors import DataError
 
 GROUP = ["kind", "group"]
 
@@ -74,7 +75,12 @@ def paired_difference(
     Returns:
         difference with its 95 % interval (bootstrap over clips), queries won and lost, ``p`` by random signs
         of clips and ``p (Holm)``, corrected for as many groups as there are rows.
+
+    Raises:
+        DataError: the two are not about the same queries.
     """
+    if set(one["query_id"]) != set(other["query_id"]):
+        raise DataError("the two runs are not about the same queries -- answer one split with both")
     hits = other.set_index("query_id")["outcome"].reindex(one["query_id"]).eq("hit").to_numpy(float)
     table = one.assign(difference=100 * (hits - (one["outcome"] == "hit").to_numpy(float)))
     rows = {}
