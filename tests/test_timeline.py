@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis import plots, timeline
+from groundnlq.analysis import plots, rows, timeline
 from groundnlq.analysis.metrics import evaluate
 from groundnlq.data.annotations import Record
 from groundnlq.data.feature_check import FeatureReport
@@ -130,7 +130,7 @@ def test_attention_has_a_row_a_word_and_a_cell_a_step():
 
 
 def test_overlap_colors_darken():
-    brightness = [sum(timeline.overlap_color(overlap)[:3]) for overlap in np.linspace(0, 1, 6)]
+    brightness = [sum(rows.overlap_color(overlap)[:3]) for overlap in np.linspace(0, 1, 6)]
     assert brightness == sorted(brightness, reverse=True)
 
 

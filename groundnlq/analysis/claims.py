@@ -13,7 +13,7 @@ from groundnlq.analysis.baselines import constant_segment, random_segments
 from groundnlq.analysis.controls import Controls
 from groundnlq.analysis.metrics import HIGH, LOW, Evaluation, bootstrap_means, compare, evaluate
 from groundnlq.analysis.study import AMOUNTS, COMPARED, Study
-from groundnlq.analysis.timeline import BLUE, GREY, new_figure
+from groundnlq.analysis.style import BLUE, GREY, new_figure
 from groundnlq.data.annotations import read_records
 from groundnlq.files import write_text
 

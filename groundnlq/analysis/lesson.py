@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from groundnlq.analysis.kept import Decoded, overlaps_with
-from groundnlq.analysis.timeline import (
+from groundnlq.analysis.style import (
     BLACK,
     BLUE,
     CURVES,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis.kept import levels_reached
 from groundnlq.analysis.metrics import HIGH, LOW, Evaluation
-from groundnlq.analysis.timeline import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
+from groundnlq.analysis.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
 from groundnlq.data.annotations import Record
 from groundnlq.data.feature_check import FeatureReport
 from groundnlq.data.grid import StepGrid

@@ -26,7 +26,7 @@ from groundnlq.analysis.diagnosis import (
 from groundnlq.analysis.kept import FixedRun, LiveRun
 from groundnlq.analysis.metrics import HIGH, LOW
 from groundnlq.analysis.sensitivity import kinds_of_query, paired_difference, sensitivity
-from groundnlq.analysis.timeline import (
+from groundnlq.analysis.style import (
     BLACK,
     BLUE,
     GREEN,

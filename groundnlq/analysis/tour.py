@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
-from groundnlq.analysis.timeline import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
+from groundnlq.analysis.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.model.grounder import Grounder
