@@ -56,7 +56,7 @@ class FixedRun:
             segments = ranked.get(record.query_id, row[:0])
             row[: len(segments)] = segments
             row[: len(segments), 2].clip(min=TINY, out=row[: len(segments), 2])
-        self._answers = Decoded(table, overlaps_with(table, self.records))
+        self._answers = Decoded(table, overlaps_with(table, moments_of(self.records)))
 
     def answers(self, sigma: float = 0.0, min_score: float = 0.0, keep: int = KEEP) -> Decoded:
         """The predictions, whatever is asked for."""
@@ -85,6 +85,8 @@ class LiveRun:
         self._order = order + self._first[:-1].repeat_interleave(torch.tensor(lengths))
         self.rules = {"sigma": config.decode.sigma, "min_score": config.decode.min_score}
         self._decoded = lru_cache(maxsize=4)(self._decode)
+        every = torch.arange(len(self.records))
+        self._best_of_all = lru_cache(maxsize=1)(lambda width: self._best_candidates(every, width))
 
     def _of_batch(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
         """For each query scores, segments, whether they may be answers, levels, and the order by score."""
@@ -112,7 +114,10 @@ class LiveRun:
         segments, scores = torch.zeros(len(self.records), keep, 2), torch.zeros(len(self.records), keep)
         rows = torch.arange(len(self.records))
         for width in (*BEST, int(self._first.diff().max())):
-            some, their_scores, left_out = self._best_candidates(rows, width)
+            is_all = len(rows) == len(self.records)
+            some, their_scores, left_out = (
+                self._best_of_all(width) if is_all else self._best_candidates(rows, width)
+            )
             segments[rows], scores[rows] = soft_nms(some, their_scores, keep, sigma, min_score)
             rows = rows[((scores[rows] <= left_out[:, None]) & (left_out[:, None] > min_score)).any(dim=1)]
             if len(rows) == 0:
@@ -121,7 +126,7 @@ class LiveRun:
         segments[is_empty, 0] = self._segments[self._top][is_empty]
         scores[is_empty, 0] = self._scores[self._top][is_empty].clamp(min=TINY)
         ranked = torch.cat([self._to_sec(segments, torch.arange(len(scores))), scores[..., None]], -1).numpy()
-        return Decoded(ranked, overlaps_with(ranked, self.records))
+        return Decoded(ranked, overlaps_with(ranked, self._moments))
 
     def _best_candidates(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Segments (R, W, 2) and scores (R, W) of the best, 0 behind the last; the best score left out."""
@@ -136,6 +141,10 @@ class LiveRun:
         return torch.minimum(self.config.data.grid.to_sec(segments_grid).clamp(min=0), end)
 
     @cached_property
+    def _moments(self) -> np.ndarray:
+        return moments_of(self.records)
+
+    @cached_property
     def _durations_sec(self) -> Tensor:
         return torch.tensor([record.duration_sec for record in self.records])
 
@@ -148,9 +157,8 @@ class LiveRun:
     def _overlaps(self) -> np.ndarray:
         """tIoU of the segments of all points."""
         query = torch.arange(len(self.records)).repeat_interleave(self._first.diff())
-        moments = _moments(self.records)
         seconds = self._to_sec(self._segments, query).numpy()
-        return np.nan_to_num(tiou(seconds[:, None], moments[query])).max(axis=1, initial=0)
+        return np.nan_to_num(tiou(seconds[:, None], self._moments[query])).max(axis=1, initial=0)
 
     def right_candidates(self, threshold: float, min_score: float) -> tuple[np.ndarray, np.ndarray]:
         """For each query: is any candidate above the minimum score right, and is the segment of any point?"""
@@ -216,14 +224,18 @@ def _points(num_steps: int, ranges_grid: tuple[tuple[float, float], ...]) -> Poi
     return make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
 
 
-def overlaps_with(ranked: np.ndarray, records: Sequence[Record]) -> np.ndarray:
-    """(Q, K) tIoU of answers (Q, K, 3) with the moment of their query that they fit best; 0 without any."""
-    found = np.nan_to_num(tiou(ranked[:, :, None, :2], _moments(records)[:, None]))
+def overlaps_with(ranked: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """(Q, K) tIoU of answers (Q, K, 3) with the moment of their query that they fit best; 0 without any.
+
+    Args:
+        moments: (Q, M, 2), as `moments_of` gives them.
+    """
+    found = np.nan_to_num(tiou(ranked[:, :, None, :2], moments[:, None]))
     return found.max(axis=2, initial=0) * (ranked[..., 2] > 0)
 
 
-def _moments(records: Sequence[Record]) -> np.ndarray:
-    """(Q, M, 2), NaN behind the last of each query."""
+def moments_of(records: Sequence[Record]) -> np.ndarray:
+    """(Q, M, 2) start and end in seconds, NaN behind the last of each query."""
     most = max((len(record.moments_sec) for record in records), default=0)
     table = np.full((len(records), most, 2), np.nan)
     for row, record in zip(table, records, strict=True):

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from groundnlq.analysis.kept import Decoded, overlaps_with
+from groundnlq.analysis.kept import Decoded, moments_of, overlaps_with
 from groundnlq.analysis.style import (
     BLACK,
     BLUE,
@@ -94,10 +94,10 @@ def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
 
 def shift_recall(answers: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
     """R@1 [%] at tIoU 0.3 and 0.5 if all answers were moved by so many seconds."""
-    rows = {}
+    moments, rows = moments_of(records), {}
     for shift in shifts_sec:
         moved = answers.ranked[:, :1] + np.array([shift, shift, 0.0])
-        best = overlaps_with(moved, records)[:, 0]
+        best = overlaps_with(moved, moments)[:, 0]
         rows[shift] = {f"R@1 IoU={threshold:g}": 100 * (best > threshold).mean() for threshold in (0.3, 0.5)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
