@@ -44,7 +44,9 @@ from groundnlq.files import write_text
 COLORS = dict(zip(OUTCOMES, (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION), strict=True))
 HATCHES = dict(zip(OUTCOMES, ("", "//", "", "..", "xx", "", "\\\\"), strict=True))  # for greyscale
 STYLE = "body{font:14px sans-serif;max-width:60em;margin:2em auto;background:#fff;color:#111}"
-STYLE += "td,th{padding:2px 8px;text-align:right}img{max-width:100%}"
+STYLE += (
+    "td,th{padding:2px 8px;text-align:right}tbody th{text-align:left;font-weight:normal}img{max-width:100%}"
+)
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,7 @@ class Diagnosis:
             "By kind of query": self.sensitivity,
         }
         shown = {title: table for title, table in tables.items() if table is not None}
-        parts = [
-            f"<h2>{escape(title)}</h2>{table.round(2).to_html(escape=True)}" for title, table in shown.items()
-        ]
+        parts = [f"<h2>{escape(title)}</h2>{_table(table)}" for title, table in shown.items()]
         image = base64.b64encode(picture).decode()
         lines = "<br>".join(map(escape, self.summary().splitlines()))
         return (
@@ -280,6 +280,12 @@ def sensitivity_marks(
     axis.grid(axis="x", color="0.92")
     axis.set_axisbelow(True)
     return axis.figure
+
+
+def _table(table: pd.DataFrame) -> str:
+    """As HTML, its texts escaped; p values with more digits than the rest."""
+    digits = {name: 4 if str(name).startswith("p") else 2 for name in table}
+    return table.round(digits).to_html(escape=True, border=0, na_rep="–")
 
 
 def _png(figure: Figure) -> bytes:
