@@ -200,7 +200,7 @@ def study(args: Namespace) -> int:
 
 
 def notebooks(args: Namespace) -> None:
-    from groundnlq.notebook import recall_table, run_notebooks
+    from groundnlq.runner import recall_table, run_notebooks
 
     executed = run_notebooks(args.names, args.run, dict(args.parameter))
     table = recall_table(args.run)
@@ -210,7 +210,7 @@ def notebooks(args: Namespace) -> None:
 
 
 def list_notebooks() -> str:
-    from groundnlq.notebook import describe_notebooks
+    from groundnlq.runner import describe_notebooks
 
     return f"\nnotebooks and their parameters, with the defaults:\n{describe_notebooks()}\n"
 

@@ -12,6 +12,7 @@ import pytest
 from groundnlq import notebook as nb
 from groundnlq.cli import main
 from groundnlq.errors import ConfigError, KitError
+from groundnlq.runner import recall_table, run_notebooks
 
 PARAMETERS = """\
 run_dir = "runs/x"  # where = results go
@@ -65,7 +66,7 @@ def outputs(path: Path) -> str:
 
 def test_text_from_the_shell_takes_the_type_of_the_default(project, tmp_path):
     values = {"epochs": "3", "rate": "1e-4", "scale": "7", "is_loud": "true", "limit": "5"}
-    (executed,) = nb.run_notebooks(["01"], tmp_path / "run", values, progress=False)
+    (executed,) = run_notebooks(["01"], tmp_path / "run", values, progress=False)
     assert executed == tmp_path / "run" / "notebooks" / "01_first.ipynb"
     seen = json.loads((tmp_path / "run" / "seen.json").read_text())
     assert seen == {
@@ -81,7 +82,7 @@ def test_text_from_the_shell_takes_the_type_of_the_default(project, tmp_path):
 
 def test_a_failing_cell_is_a_clear_error_and_its_traceback_is_kept(project, tmp_path):
     with pytest.raises(KitError, match=r"01_first: cell 4 failed, AssertionError: thirteen") as caught:
-        nb.run_notebooks([], tmp_path / "run", {"epochs": 13}, progress=False)
+        run_notebooks([], tmp_path / "run", {"epochs": 13}, progress=False)
     kept = tmp_path / "run" / "notebooks" / "01_first.ipynb"
     assert str(kept) in str(caught.value)
     assert '"ename": "AssertionError"' in kept.read_text()
@@ -90,7 +91,7 @@ def test_a_failing_cell_is_a_clear_error_and_its_traceback_is_kept(project, tmp_
 
 def test_a_dead_kernel_is_a_clear_error(project, tmp_path):
     with pytest.raises(KitError, match="kernel died"):
-        nb.run_notebooks(["01"], tmp_path / "run", {"epochs": 14}, progress=False)
+        run_notebooks(["01"], tmp_path / "run", {"epochs": 14}, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +110,12 @@ def test_a_dead_kernel_is_a_clear_error(project, tmp_path):
 )
 def test_what_no_notebook_takes_is_refused_before_anything_runs(project, tmp_path, names, values, message):
     with pytest.raises(ConfigError, match=message):
-        nb.run_notebooks(names, tmp_path / "run", values, progress=False)
+        run_notebooks(names, tmp_path / "run", values, progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_each_notebook_gets_only_the_parameters_it_has(project, tmp_path):
-    executed = nb.run_notebooks(["02", "01"], tmp_path / "run", {"depth": 5}, progress=False)
+    executed = run_notebooks(["02", "01"], tmp_path / "run", {"depth": 5}, progress=False)
     assert [path.stem for path in executed] == ["01_first", "02_second"]
     assert outputs(executed[1]) == "5\n"
 
@@ -129,7 +130,7 @@ def test_live_lines_and_figures_stay_in_the_file_whatever_the_shell_says(
     live = f"{START}\nline = nb.Live('start')\nline.update('**end**')"
     figure = "from matplotlib.figure import Figure\nfigure = Figure()\naxis = figure.subplots()\nfigure"
     write_notebook(project / "notebooks" / "03_live.ipynb", live, figure)
-    (executed,) = nb.run_notebooks(["03"], tmp_path / "run", progress=False)
+    (executed,) = run_notebooks(["03"], tmp_path / "run", progress=False)
     first, second = nbformat.read(executed, as_version=4).cells
     assert [o["data"].get("text/markdown") for o in first["outputs"]] == ["**end**"]
     assert ["image/png" in o["data"] for o in second["outputs"]] == [True]
@@ -155,7 +156,7 @@ def test_live_training_leaves_two_lines_and_one_picture_in_the_file(project, tmp
         "show['on_status'](status)\nfor i in (1, 2, 3):\n    show['on_epoch'](rows[:i])"
     )
     write_notebook(project / "notebooks" / "03_live.ipynb", calls)
-    (executed,) = nb.run_notebooks(["03"], tmp_path / "run", progress=False)
+    (executed,) = run_notebooks(["03"], tmp_path / "run", progress=False)
     now, line, curve = nbformat.read(executed, as_version=4).cells[0]["outputs"]
     bar = "▰" * 10 + "▱" * 10
     assert now["data"]["text/markdown"] == f"{bar} step 5 of 10, epoch 2 of 3, loss 0.500"
@@ -258,10 +259,10 @@ def test_the_recall_table_is_sorted_and_marks_what_is_not_known(tmp_path):
     for name, recall, at_ten in (("scratch", 20.0, None), ("chance", 5.0, 9.0)):
         scores = {"R@1 IoU=0.3": recall, "R@10 IoU=0.3": at_ten, "mean R@1": recall}
         (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps({"official": {}, "strict": scores}))
-    table = nb.recall_table(tmp_path)
+    table = recall_table(tmp_path)
     assert list(table.index) == ["chance", "scratch"]
     assert table["R@10 IoU=0.3"].isna().tolist() == [False, True]
-    assert nb.recall_table(tmp_path / "nowhere") is None
+    assert recall_table(tmp_path / "nowhere") is None
 
 
 def test_the_verb_runs_notebooks_and_prints_table_and_place(project, tmp_path, capsys):
