@@ -153,6 +153,11 @@ def line(number: int, old: str, new: str, name: str = "val.jsonl") -> Callable[[
     return make
 
 
+def edit_lines(name: str, old: str, new: str) -> None:
+    """In all lines."""
+    Path(name).write_text(Path(name).read_text("utf-8").replace(old, new), encoding="utf-8")
+
+
 def record(**changes: Any) -> Callable[[], Any]:
     """Change the first record."""
 

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from groundnlq.config import RunConfig
+from groundnlq.data.annotations import identity_of
 from groundnlq.data.dataset import Batch, shuffled_batches
 from groundnlq.data.recall import recalls
 from groundnlq.engine.checkpoint import latest_state, read_checkpoint, save_model, save_state
@@ -192,9 +193,11 @@ class Trainer:
             self.on_status(status)
 
     def fingerprint(self) -> str:
-        """A hash of the training records in order: what an index of the sampler means."""
-        ids = "\n".join(record.query_id for record in self.train_set.records)
-        return hashlib.sha256(ids.encode()).hexdigest()
+        """A hash of the training records in order, which is what an index of the sampler means, and of the
+        features and tokens that they are looked up in."""
+        data = self.train_set
+        parts = (identity_of(data.records)["sha256"], data.store.sha256, data.tokens.sha256)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _made_with(self) -> dict[str, Any]:
         device = self.world.device.type
@@ -203,7 +206,9 @@ class Trainer:
     def _check_same_run(self, state: dict[str, Any]) -> None:
         where, before, now = self.folder.path, state["num_processes"], self.world.size
         if state["records"] != self.fingerprint():
-            raise CheckpointError(f"{where}: the training records changed -- use another run folder")
+            raise CheckpointError(
+                f"{where}: the training records, features or tokens changed -- use another run folder"
+            )
         if before != now and not self.config.train.allow_other_world_size:
             raise CheckpointError(
                 f"{where}: saved by {before} processes, now {now} -- start as many as before, or set "
