@@ -1,8 +1,8 @@
 """Building blocks on (B, T, D) sequences with a bool mask (B, T), True = valid.
 
-Only convolutions (and the products written out in `TransformerBlock`) mask their result. LayerNorm and ReLU
-do not: a row behind the last valid one then holds the LayerNorm's bias, and the next convolution reads it.
-The published weights were trained with that, so masking more would change every answer.
+Only dense convolutions and the end of a block mask their result. LayerNorm and ReLU do not: a row behind the
+last valid one then holds the LayerNorm's bias, and the next convolution reads it. The published weights were
+trained with that, so masking more would change every answer.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ class MaskedConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A kernel of width 3 for each channel; `stride` 2 halves the length.
-
-    It does not mask: what it leaves behind the valid steps is a masked key or a row that the block drops.
-    """
+    """A kernel of width 3 for each channel, without mask: the rows that it leaves behind the valid ones are
+    masked keys, or dropped at the end of the block. `stride` 2 halves the length."""
 
     def __init__(self, width: int, stride: int = 1):
         super().__init__()
