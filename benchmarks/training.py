@@ -108,8 +108,9 @@ def main() -> None:
             print(f"{'':44s} {PUBLISHED_SEC['step of batch 2'] / ours[0]:.1f} x the known wall seconds")
     print(f"largest relative difference of a gradient (float32): {gradient_difference(batch):.1e}")
     reading = seconds_to_read(batch)
-    share = reading / seconds["float32"][0]
-    print(f"a batch is read in {1e3 * reading:.1f} ms, {share:.2%} of a step; training reads one ahead")
+    share = reading / seconds["bfloat16"][1]
+    print(f"a batch is read in {1e3 * reading:.1f} ms, {share:.2%} of a bfloat16 step's processor time")
+    print("(training reads the next batch during a step)")
 
 
 if __name__ == "__main__":
