@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groundnlq.data.annotations import read_records
 from groundnlq.data.recall import recalls
+from groundnlq.data.records import read_records
 from groundnlq.engine.predict import predict
 
 

@@ -23,7 +23,7 @@ from groundnlq.analysis import explorer as module
 from groundnlq.analysis.explorer import ALL, NONE, Explorer
 from groundnlq.analysis.kept import LiveRun
 from groundnlq.config import load_config
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.model.grounder import Predictions
 from groundnlq.model.points import make_points
 

@@ -21,11 +21,11 @@ import torch
 from timing import QUERIES_PER_CLIP
 
 from groundnlq.config import DataConfig, DecodeConfig, ModelConfig
-from groundnlq.data.annotations import Record
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.recall import best_tiou
-from groundnlq.data.text import TokenStore, write_tokens
+from groundnlq.data.records import Record
+from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predict import stream
 from groundnlq.model.grounder import Grounder

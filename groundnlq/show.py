@@ -49,7 +49,7 @@ def _store(path: Path) -> dict[str, Any]:
     import h5py
 
     from groundnlq.data.features import FeatureStore, read_text
-    from groundnlq.data.text import TokenStore
+    from groundnlq.data.tokens import TokenStore
 
     try:
         with h5py.File(path, "r") as root:
@@ -76,7 +76,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> dict[str, Any]:
-    from groundnlq.data.annotations import identity_of, read_json, read_nlq, read_records
+    from groundnlq.data.annotations import read_nlq
+    from groundnlq.data.records import identity_of, read_json, read_records
 
     try:
         tree = read_json(path)

@@ -24,7 +24,8 @@ def sample(args: Namespace) -> None:
 
 
 def prepare_nlq(args: Namespace) -> None:
-    from groundnlq.data.annotations import read_nlq, write_records
+    from groundnlq.data.annotations import read_nlq
+    from groundnlq.data.records import write_records
     from groundnlq.errors import DataError, sample_of
 
     records = {}
@@ -39,9 +40,9 @@ def prepare_nlq(args: Namespace) -> None:
 
 
 def prepare_narrations(args: Namespace) -> None:
-    from groundnlq.data.annotations import write_records
     from groundnlq.data.features import FeatureStore
     from groundnlq.data.narrations import narration_records, read_clips
+    from groundnlq.data.records import write_records
 
     available = FeatureStore(args.features) if args.features else None
     records, counts = narration_records(
@@ -67,11 +68,11 @@ def features_import(args: Namespace) -> None:
 
 
 def features_check(args: Namespace) -> int:
-    from groundnlq.data.annotations import read_records
     from groundnlq.data.feature_check import check_features
     from groundnlq.data.features import FeatureStore
     from groundnlq.data.grid import StepGrid
-    from groundnlq.data.text import TokenStore
+    from groundnlq.data.records import read_records
+    from groundnlq.data.tokens import TokenStore
 
     store = FeatureStore(args.features)
     records = [record for path in args.records for record in read_records(path)]
@@ -97,7 +98,7 @@ def text_encode(args: Namespace) -> None:
 
 
 def text_import(args: Namespace) -> None:
-    from groundnlq.data.text import import_text_lmdb
+    from groundnlq.data.tokens import import_text_lmdb
 
     print_counts("imported", {"queries": import_text_lmdb(args.source, args.output)})
     _print_written(args.output)
@@ -120,7 +121,7 @@ def train(args: Namespace) -> None:
 
 
 def predict(args: Namespace) -> None:
-    from groundnlq.data.annotations import read_records
+    from groundnlq.data.records import read_records
     from groundnlq.data.submission import write_submission
     from groundnlq.engine.predict import predict as rank
 
@@ -169,7 +170,7 @@ def evaluate(args: Namespace) -> None:
 
 def ensemble(args: Namespace) -> None:
     from groundnlq.analysis.ensemble import ensemble as combine
-    from groundnlq.data.annotations import Record, read_json
+    from groundnlq.data.records import Record, read_json
     from groundnlq.data.submission import read_submission, write_submission
 
     combined = combine([read_submission(path) for path in args.predictions])

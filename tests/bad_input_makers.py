@@ -20,10 +20,10 @@ import torch
 
 from groundnlq.cli import main
 from groundnlq.config import save_config
-from groundnlq.data.annotations import read_records
 from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.records import read_records
 from groundnlq.data.submission import write_submission
-from groundnlq.data.text import TokenStore, write_tokens
+from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.checkpoint import save_model
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.published import to_published

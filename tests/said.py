@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundnlq.analysis.kept import LiveRun
 from groundnlq.config import RunConfig, parse_config
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.model.grounder import Predictions
 from groundnlq.model.points import make_points
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 
 MANY = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 shared_fixture = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

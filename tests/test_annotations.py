@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from groundnlq.data.annotations import clean_query, read_nlq, read_records, read_truth, write_records
+from groundnlq.data.annotations import clean_query, read_nlq, read_truth
+from groundnlq.data.records import read_records, write_records
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN
 

@@ -5,7 +5,7 @@ import pytest
 
 from groundnlq.analysis.baselines import constant_segment, random_segments
 from groundnlq.analysis.metrics import evaluate
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 
 

@@ -16,7 +16,7 @@ from groundnlq.analysis.diagnosis import (
 from groundnlq.analysis.kept import FixedRun
 from groundnlq.analysis.metrics import evaluate, sign_flip_p
 from groundnlq.analysis.sensitivity import holm, kinds_of_query, paired_difference, sensitivity
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from tests.said import live_run
 

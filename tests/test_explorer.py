@@ -11,7 +11,7 @@ from groundnlq.analysis import explorer as module
 from groundnlq.analysis import kept
 from groundnlq.analysis.explorer import ALL, GROUND_TRUTH, NONE, PAGE, WHOLE_CLIP, Explorer, words_of_query
 from groundnlq.analysis.kept import FixedRun
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.errors import DataError, FeatureError
 from tests.said import live_run
 

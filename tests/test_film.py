@@ -7,7 +7,7 @@ from groundnlq.analysis import film
 from groundnlq.analysis.explorer import GROUND_TRUTH, Explorer
 from groundnlq.analysis.film import cut_video, film_strip, find_video
 from groundnlq.analysis.kept import FixedRun
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.errors import DataError, KitError
 
 av = pytest.importorskip("av", reason="PyAV is not installed")

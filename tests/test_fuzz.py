@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundnlq.config import load_config
-from groundnlq.data.annotations import Clip, read_nlq, read_records, read_truth
+from groundnlq.data.annotations import Clip, read_nlq, read_truth
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.narrations import narration_records
+from groundnlq.data.records import read_records
 from groundnlq.data.submission import read_submission
-from groundnlq.data.text import TokenStore, write_tokens
+from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.errors import KitError
 from tests.strategies import quick
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.data.annotations import read_records
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.records import read_records
 from groundnlq.data.submission import read_submission, write_submission
-from groundnlq.data.text import TokenStore
+from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import load_trained
 from groundnlq.engine.predict import infer, predict
 from groundnlq.engine.train import train

@@ -6,12 +6,12 @@ import torch
 
 from groundnlq.analysis import kept
 from groundnlq.analysis.kept import FixedRun, LiveRun, levels_reached
-from groundnlq.data.annotations import Record, read_records
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
-from groundnlq.data.text import TokenStore
+from groundnlq.data.records import Record, read_records
+from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predict import infer, level_scores, predict_dataset
 from groundnlq.model.grounder import Grounder

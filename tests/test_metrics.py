@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from groundnlq.analysis.metrics import bootstrap_means, by_unseen_words, compare, evaluate
-from groundnlq.data.annotations import Record, read_truth
+from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import recall_key, recalls, tiou
+from groundnlq.data.records import Record
 from groundnlq.data.submission import read_submission
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN, META

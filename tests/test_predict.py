@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.data.annotations import read_records
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
-from groundnlq.data.text import TokenStore
+from groundnlq.data.records import read_records
+from groundnlq.data.tokens import TokenStore
 from groundnlq.engine import predict as predicting
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predict import in_precision, infer, predict_dataset

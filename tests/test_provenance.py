@@ -13,10 +13,11 @@ from groundnlq import __version__
 from groundnlq.analysis.baselines import constant_segment
 from groundnlq.analysis.metrics import evaluate
 from groundnlq.cli import main
-from groundnlq.data.annotations import identity_of, read_records, read_truth
+from groundnlq.data.annotations import read_truth
 from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.records import identity_of, read_records
 from groundnlq.data.submission import read_submission, write_submission
-from groundnlq.data.text import TokenStore, write_tokens
+from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.files import sha256_of
 from tests.bad_input_makers import make_world
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundnlq.data.annotations import Record
 from groundnlq.data.recall import best_tiou, kept_ks, recalls, tiou
+from groundnlq.data.records import Record
 
 SECONDS = st.floats(0, 1000, width=32)
 SEGMENT = st.tuples(SECONDS, st.floats(0.125, 100, width=32)).map(lambda s: (s[0], s[0] + s[1]))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from groundnlq.analysis import report
 from groundnlq.analysis.kept import FixedRun
 from groundnlq.analysis.report import Diagnosis
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from tests.said import live_run
 
 ODD = [

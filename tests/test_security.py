@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 from groundnlq.analysis.metrics import evaluate
 from groundnlq.cli import main
 from groundnlq.config import load_config
-from groundnlq.data.annotations import Record, read_nlq
+from groundnlq.data.annotations import read_nlq
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.importers import import_features
-from groundnlq.data.text import import_text_lmdb, load_encoder, write_tokens
+from groundnlq.data.records import Record
+from groundnlq.data.text import load_encoder
+from groundnlq.data.tokens import import_text_lmdb, write_tokens
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.errors import KitError
 from groundnlq.files import check_id

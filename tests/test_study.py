@@ -9,7 +9,8 @@ import pytest
 from groundnlq.analysis.claims import KEY, amounts, amounts_curve, claims, run_study
 from groundnlq.analysis.controls import Controls
 from groundnlq.analysis.study import ARMS, Study
-from groundnlq.data.annotations import read_nlq, read_records
+from groundnlq.data.annotations import read_nlq
+from groundnlq.data.records import read_records
 from groundnlq.data.sample import read_events, read_world
 from groundnlq.data.sample.vocabulary import ALL_OBJECTS, plural
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis import plots, rows, timeline
 from groundnlq.analysis.metrics import evaluate
-from groundnlq.data.annotations import Record
 from groundnlq.data.feature_check import FeatureReport
 from groundnlq.data.grid import StepGrid
+from groundnlq.data.records import Record
 
 ODD_TEXTS = [
     "costs $5 or $6^{2}$?",

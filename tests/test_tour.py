@@ -9,10 +9,10 @@ import torch
 from groundnlq.analysis import lesson, tour
 from groundnlq.analysis.kept import Decoded
 from groundnlq.config import ModelConfig
-from groundnlq.data.annotations import Record
 from groundnlq.data.dataset import collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
+from groundnlq.data.records import Record
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.nms import soft_nms
 

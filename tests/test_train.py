@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.data.annotations import read_records, write_records
 from groundnlq.data.features import FeatureStore
+from groundnlq.data.records import read_records, write_records
 from groundnlq.engine import stop as engine_stop
 from groundnlq.engine import train as engine
 from groundnlq.engine import trainer as trainer_module

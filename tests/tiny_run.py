@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from groundnlq.config import RunConfig, parse_config
-from groundnlq.data.annotations import Record, write_records
 from groundnlq.data.features import write_features
-from groundnlq.data.text import write_tokens
+from groundnlq.data.records import Record, write_records
+from groundnlq.data.tokens import write_tokens
 
 NUM_STEPS, WIDTH, KINDS = 40, 8, 3
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groundnlq.data.annotations import Record
 from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.errors import DataError
 

@@ -14,7 +14,7 @@ from groundnlq.analysis.controls import Controls
 from groundnlq.analysis.metrics import HIGH, LOW, Evaluation, bootstrap_means, compare, evaluate
 from groundnlq.analysis.study import AMOUNTS, COMPARED, Study
 from groundnlq.analysis.style import BLUE, GREY, new_figure
-from groundnlq.data.annotations import read_records
+from groundnlq.data.records import read_records
 from groundnlq.files import write_text
 
 KEY = "R@1 IoU=0.3"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from groundnlq.data.annotations import Record
 from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
 from groundnlq.data.sample import read_events, read_world
 from groundnlq.data.sample.vocabulary import plural
 

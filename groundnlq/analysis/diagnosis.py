@@ -12,8 +12,8 @@ import pandas as pd
 
 from groundnlq.analysis.kept import FixedRun, LiveRun
 from groundnlq.analysis.metrics import HIGH, LOW, bootstrap_means
-from groundnlq.data.annotations import Record
 from groundnlq.data.recall import best_tiou
+from groundnlq.data.records import Record
 
 OUTCOMES = {  # the first that applies
     "hit": "the first answer is right",

@@ -22,9 +22,10 @@ from groundnlq.analysis.film import cut_video, film_strip, find_video
 from groundnlq.analysis.kept import FixedRun, LiveRun
 from groundnlq.analysis.panel import ALL, NONE, Panel
 from groundnlq.analysis.timeline import query_timeline
-from groundnlq.data.annotations import Record
 from groundnlq.data.recall import best_tiou, recall_key
-from groundnlq.data.text import TextEncoder, TokenStore, clip_query
+from groundnlq.data.records import Record
+from groundnlq.data.text import TextEncoder, clip_query
+from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import DataError, KitError
 
 WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.config import RunConfig
-from groundnlq.data.annotations import Record
 from groundnlq.data.dataset import QueryDataset, clip_batches
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.engine.predict import ask, infer
 from groundnlq.model.decode import find_candidates

@@ -22,9 +22,9 @@ from groundnlq.analysis.style import (
     YELLOW,
     new_figure,
 )
-from groundnlq.data.annotations import Record
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
 from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
 from groundnlq.model.points import assign_targets, make_points
 

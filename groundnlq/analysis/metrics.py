@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from groundnlq.data.annotations import Record, identity_of
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
+from groundnlq.data.records import Record, identity_of
 from groundnlq.data.submission import Ranked, origin_of
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from groundnlq.analysis.kept import levels_reached
 from groundnlq.analysis.metrics import HIGH, LOW, Evaluation
 from groundnlq.analysis.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
-from groundnlq.data.annotations import Record
 from groundnlq.data.feature_check import FeatureReport
 from groundnlq.data.grid import StepGrid
+from groundnlq.data.records import Record
 
 # Published on Ego4D's val split (arXiv 2306.15255); not measured by this project.
 PUBLISHED = {

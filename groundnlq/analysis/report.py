@@ -38,7 +38,7 @@ from groundnlq.analysis.style import (
     new_figure,
     plain,
 )
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 from groundnlq.files import write_text
 
 COLORS = dict(zip(OUTCOMES, (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION), strict=True))

@@ -13,8 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, plain
-from groundnlq.data.annotations import Record
 from groundnlq.data.recall import best_tiou
+from groundnlq.data.records import Record
 
 
 def time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> list[Axes]:

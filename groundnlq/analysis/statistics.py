@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from groundnlq.data.annotations import NlqFile, Record
+from groundnlq.data.annotations import NlqFile
+from groundnlq.data.records import Record
 from groundnlq.data.sample.queries import TEMPLATES
 
 EGO4D = {

@@ -12,7 +12,8 @@ from pathlib import Path
 from groundnlq.analysis.controls import Controls
 from groundnlq.analysis.metrics import Evaluation, evaluate
 from groundnlq.config import load_config
-from groundnlq.data.annotations import Record, read_nlq, read_records, write_records
+from groundnlq.data.annotations import read_nlq
+from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.sample import make_sample, prepare_sample, world_config
 from groundnlq.data.submission import Answers, read_submission, write_submission
 from groundnlq.data.text import encode_records

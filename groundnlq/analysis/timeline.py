@@ -21,7 +21,7 @@ from groundnlq.analysis.rows import (
     time_axes,
 )
 from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, new_figure, plain
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 
 
 def query_timeline(

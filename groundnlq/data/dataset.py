@@ -15,9 +15,9 @@ from groundnlq.data.grid import StepGrid
 from groundnlq.errors import FeatureError, sample_of
 
 if TYPE_CHECKING:  # a batch can be made of plain tensors, without stores
-    from groundnlq.data.annotations import Record
     from groundnlq.data.features import FeatureStore
-    from groundnlq.data.text import TokenStore
+    from groundnlq.data.records import Record
+    from groundnlq.data.tokens import TokenStore
 
 
 @dataclass(frozen=True)

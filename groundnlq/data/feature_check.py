@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from groundnlq.data.annotations import Record
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
-from groundnlq.data.text import TokenStore
+from groundnlq.data.records import Record
+from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import FeatureError, sample_of
 
 if TYPE_CHECKING:

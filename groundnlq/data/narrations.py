@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from groundnlq.data.annotations import Clip, Record, read_clip_entry, read_json, walk_clips
+from groundnlq.data.annotations import Clip, read_clip_entry, walk_clips
+from groundnlq.data.records import Record, read_json
 from groundnlq.errors import DataError, Findings
 
 COLUMNS = ("video_uid", "narration_source", "narration_ind", "clip_start", "clip_end", "clip_text")

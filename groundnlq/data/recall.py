@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from groundnlq.data.annotations import Record
+from groundnlq.data.records import Record
 
 KS = (1, 5, 10)
 THRESHOLDS = (0.3, 0.5)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from groundnlq.data.annotations import Record, is_number, read_json
+from groundnlq.data.records import Record, is_number, read_json
 from groundnlq.errors import DataError, Findings
 from groundnlq.files import SAFE_ID, write_json
 from groundnlq.provenance import file_identity, made_by

@@ -2,138 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.data.annotations import read_records
-from groundnlq.data.features import (
-    each_readable,
-    open_hdf5,
-    plain_dataset,
-    read_text,
-    write_texts,
-)
-from groundnlq.data.importers import read_lmdb
-from groundnlq.errors import DataError, FeatureError, Findings, sample_of
-from groundnlq.files import SAFE_ID, atomic_path, sha256_of
+from groundnlq.data.records import read_records
+from groundnlq.data.tokens import write_tokens
+from groundnlq.errors import DataError, FeatureError, sample_of
+from groundnlq.files import sha256_of
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
 SAMPLE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-class TokenStore:
-    """Token features of all queries: one packed matrix and where each query begins in it."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        root = open_hdf5(self.path, "tokens")
-        try:
-            arrays = {
-                name: plain_dataset(root, name, self.path) for name in ("tokens", "offsets", "query_ids")
-            }
-            self._matrix = torch.from_numpy(arrays["tokens"][()])
-            offsets = arrays["offsets"][()].tolist()
-            ids = arrays["query_ids"].asstr()[()].tolist()
-            self.encoder = read_text(root, "encoder")
-            self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
-            self._spans = dict(zip(ids, pairwise(offsets), strict=True))
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
-        finally:
-            root.close()
-        self._require_whole(offsets)
-
-    @property
-    def width(self) -> int:
-        return self._matrix.shape[1]
-
-    @property
-    def query_ids(self) -> list[str]:
-        return list(self._spans)
-
-    def __contains__(self, query_id: str) -> bool:
-        return query_id in self._spans
-
-    def read(self, query_id: str) -> Tensor:
-        """(L, width) float32 token features of a query."""
-        if query_id not in self._spans:
-            raise FeatureError(f"{self.path}: no tokens of query {query_id} -- encode its records")
-        first, last = self._spans[query_id]
-        return self._matrix[first:last]
-
-    def is_as_written(self) -> bool:
-        """Whether ids and values still have the checksum they were written with."""
-        lengths = [last - first for first, last in self._spans.values()]
-        return self.sha256 in ("unknown", _digest(self.query_ids, lengths, self._matrix.numpy()))
-
-    def _require_whole(self, offsets: list[int]) -> None:
-        is_matrix = self._matrix.dim() == 2 and self._matrix.dtype == torch.float32
-        if not is_matrix or offsets[0] != 0 or offsets[-1] != len(self._matrix):
-            raise FeatureError(f"{self.path}: damaged (tokens and offsets disagree) -- encode the text again")
-        empty = [query_id for query_id, (first, last) in self._spans.items() if last <= first]
-        if empty:
-            raise FeatureError(f"{self.path}: no tokens in {sample_of(empty)} -- encode the text again")
-        if not self._matrix.isfinite().all():
-            bad = [i for i in self._spans if not self.read(i).isfinite().all()]
-            raise FeatureError(
-                f"{self.path}: NaN or Inf in tokens of {sample_of(bad)} -- encode the text again"
-            )
-
-
-def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, encoder: str) -> int:
-    """Write (query_id, (L, width) tokens) pairs atomically; returns the number of queries.
-
-    Raises:
-        FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what
-            `tokens` itself raises; all queries by name in one message.
-    """
-    parts: dict[str, Tensor] = {}
-    findings = Findings(str(path), FeatureError)
-    width = None
-    for query_id, values in each_readable(tokens, findings):
-        if values.dim() == 1:  # older published stores: a vector is one token
-            values = values[None]
-        width = width or values.shape[-1]
-        if fault := _fault_of(query_id, values, width, query_id in parts):
-            findings.add(f"query {query_id!s:.80}: {fault}")
-        else:
-            parts[query_id] = values.float()
-    findings.raise_if_any("encode or fetch these again; nothing was written")
-    if not parts:
-        raise FeatureError(f"{path}: no query to write -- check the records")
-    matrix, lengths = torch.cat(list(parts.values())).numpy(), [len(part) for part in parts.values()]
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as root:
-        root["tokens"], root["offsets"] = matrix, np.cumsum([0, *lengths])
-        root["query_ids"] = np.array(list(parts), dtype="S")
-        digest = _digest(list(parts), lengths, matrix)
-        write_texts(root, kind="tokens", encoder=encoder, sha256=digest)
-    return len(parts)
-
-
-def _digest(query_ids: list[str], lengths: list[int], matrix: np.ndarray) -> str:
-    return hashlib.sha256(json.dumps([query_ids, lengths]).encode() + matrix.tobytes()).hexdigest()
-
-
-def _fault_of(query_id: str, values: Tensor, width: int, is_known: bool) -> str | None:
-    if not SAFE_ID.fullmatch(query_id):
-        return "the id is not allowed; ids are letters, digits, '.', '_', '-'"
-    if values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
-        return f"tokens are {tuple(values.shape)}, expected (L, {width}), L >= 1"
-    if not values.isfinite().all():
-        return "tokens hold NaN or Inf"
-    return "is given twice" if is_known else None
 
 
 @dataclass
@@ -264,23 +149,6 @@ def encode_records(
                 bar.update(len(part))
     count = write_tokens(output, ((i, encoded[text]) for i, text in texts.items()), encoder=model.name)
     return {"queries": count, "distinct texts": len(distinct), "truncated texts": model.num_truncated}
-
-
-def import_text_lmdb(source: str | Path, output: str | Path) -> int:
-    """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
-    keys, read = read_lmdb(Path(source))
-
-    def tokens(query_id: str) -> tuple[str, Tensor]:
-        arrays = read(query_id)
-        name = next((n for n in ("token_features", "features") if n in arrays), None)
-        if name is None:
-            raise FeatureError(
-                f"{source}: entry {query_id} has {sample_of(arrays)}, expected 'token_features'"
-            )
-        return query_id, torch.from_numpy(arrays[name])
-
-    # unlike a generator, map goes on behind a broken entry
-    return write_tokens(output, map(tokens, keys), encoder=f"import of {Path(source).name}")
 
 
 def _sample_encoder() -> TextEncoder:

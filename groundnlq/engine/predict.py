@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.config import DataConfig, DecodeConfig, RunConfig
-from groundnlq.data.annotations import Record, identity_of, read_records
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
+from groundnlq.data.records import Record, identity_of, read_records
 from groundnlq.data.submission import Answers, Ranked
-from groundnlq.data.text import TokenStore
+from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import checkpoint_file, load_trained
 from groundnlq.engine.distributed import World, joined_world
 from groundnlq.errors import FeatureError, sample_of

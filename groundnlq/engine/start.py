@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from groundnlq.config import ModelConfig, RunConfig, differing_keys
-from groundnlq.data.annotations import Record, identity_of, read_records
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
-from groundnlq.data.text import TokenStore
+from groundnlq.data.records import Record, identity_of, read_records
+from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import checkpoint_file, load_trained
 from groundnlq.engine.optim import HEADS
 from groundnlq.errors import CheckpointError, ConfigError

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from groundnlq.config import RunConfig
-from groundnlq.data.annotations import identity_of
 from groundnlq.data.dataset import Batch, shuffled_batches
 from groundnlq.data.recall import recalls
+from groundnlq.data.records import identity_of
 from groundnlq.engine.checkpoint import latest_state, read_checkpoint, save_model, save_state
 from groundnlq.engine.distributed import World, launcher_pid
 from groundnlq.engine.learner import Learner
