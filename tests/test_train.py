@@ -16,6 +16,7 @@ from groundnlq.engine import train as engine
 from groundnlq.engine import trainer as trainer_module
 from groundnlq.engine.checkpoint import committed_states, latest_state, load_model, read_checkpoint
 from groundnlq.engine.distributed import World
+from groundnlq.engine.log import read_ahead
 from groundnlq.engine.run import RunFolder, read_history, read_status
 from groundnlq.engine.stop import StopRequest
 from groundnlq.engine.train import train
@@ -397,3 +398,17 @@ def test_leaving_out_any_random_number_changes_the_end(data, calm, tmp_path, mon
     else:
         monkeypatch.setattr("groundnlq.data.dataset.jitter", lambda moments, scale, random: moments)
     assert not same_weights(whole.last, train(config, tmp_path / "parts", progress=False).last)
+
+
+def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        seen = [
+            (item, torch.get_num_threads())
+            for item, _ in read_ahead(range(3), lambda _: torch.get_num_threads())
+        ]
+        assert seen == [(1, 2)] * 3
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -50,8 +50,11 @@ def read_ahead(orders: Iterable[Order], read: Callable[[Order], Item]) -> Iterat
     >>> [item for item, waited in read_ahead([1, 2, 3], lambda order: 10 * order)]
     [10, 20, 30]
     """
-    orders = iter(orders)
+    orders, threads = iter(orders), torch.get_num_threads()
     with ThreadPoolExecutor(1) as reader:
+        # OpenMP would give the reader a team of its own, whose idle threads spin where the network computes
+        reader.submit(_use_one_thread).result()
+        torch.set_num_threads(threads)  # that also set what other threads begin with
         pending = [reader.submit(read, order) for order in islice(orders, 1)]
         while pending:
             began = time.perf_counter()
@@ -59,6 +62,11 @@ def read_ahead(orders: Iterable[Order], read: Callable[[Order], Item]) -> Iterat
             waited = time.perf_counter() - began
             pending = [reader.submit(read, order) for order in islice(orders, 1)]
             yield item, waited
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes up its number when it first asks for it
 
 
 def peak_memory_mb(device: torch.device) -> float:
