@@ -230,7 +230,12 @@ def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_re
     assert len(explorer.query.options) == 4552 % PAGE
     explorer.on.click()
     assert explorer.query.value == "q_0"
+    explorer.go_to("q_2000")
+    assert explorer.query.value == "q_2000"
+    assert "Where is thing 2000?" in explorer.summary.value
     explorer.search.value = "thing 4551"
+    with pytest.raises(DataError, match="query q_2000 is not among those that fit the filters"):
+        explorer.go_to("q_2000")
     assert offered(explorer) == ["q_4551"]
     assert "1 of 4552 queries" in explorer.summary.value
 

@@ -124,6 +124,18 @@ class Explorer(Panel):
             film=self._frames(),
         )
 
+    def go_to(self, query_id: str) -> None:
+        """Look at this query, on whichever page of the list it stands.
+
+        Raises:
+            DataError: it does not fit the filters, or is none of the split's.
+        """
+        place = self._place.get(query_id, -1)
+        if place not in self._fitting:
+            raise DataError(f"query {query_id} is not among those that fit the filters -- clear them")
+        self._list(place)
+        self._choose()
+
     @property
     def record(self) -> Record:
         """The query that is looked at: the chosen one, or the one just asked."""
