@@ -412,3 +412,21 @@ def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_gradients_of_queries_that_share_a_clip_are_summed_in_order_by_several_threads():
+    """In parallel they would be added as they come, and two runs of one seed would differ."""
+    from groundnlq.model.encoders import ClipEncoding
+
+    before, index = torch.get_num_threads(), torch.zeros(64, dtype=torch.int64)
+    torch.manual_seed(0)
+    weight, skip = torch.randn(64, 256, 64), torch.zeros(1, 256, 64, requires_grad=True)
+    clips = ClipEncoding(skip, skip.detach(), torch.ones(1, 256, dtype=torch.bool))
+    try:
+        torch.set_num_threads(2)
+        found = [
+            torch.autograd.grad((clips.for_queries(index).skip * weight).sum(), skip)[0] for _ in range(20)
+        ]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found)

@@ -31,7 +31,9 @@ class ClipEncoding:
 
     def for_queries(self, clip_index: Tensor) -> ClipEncoding:
         """The encoding of each query's clip: (V, ...) -> (Q, ...)."""
-        return ClipEncoding(self.skip[clip_index], self.attention[clip_index], self.mask[clip_index])
+        # the gradient of index_select is summed in order; that of [clip_index] is not, with several threads
+        parts = (self.skip, self.attention, self.mask)
+        return ClipEncoding(*(part.index_select(0, clip_index) for part in parts))
 
 
 class VideoEmbedding(nn.Module):
