@@ -134,7 +134,7 @@ class TrainConfig(Section):
         600.0  # a process that answers no other for so long has failed
     )
     allow_other_world_size: bool = False  # go on with another number of processes, at the same global batch
-    deterministic: bool = False  # only deterministic kernels on CUDA, slower; on CPU they are anyway
+    deterministic: bool = False  # only deterministic kernels, slower; an error where there is none
     tensorboard: bool = False  # also write the log for TensorBoard (extra `tensorboard`)
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from groundnlq.analysis.claims import KEY, amounts, amounts_curve, claims, run_study
+from groundnlq.analysis.claims import KEY, amounts_curve, claims, run_study
 from groundnlq.analysis.controls import Controls
 from groundnlq.analysis.study import ARMS, Study
 from groundnlq.data.annotations import read_nlq
@@ -108,4 +108,3 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
     )  # fmt: skip
     (axis,) = amounts_curve(table).axes
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
-    assert amounts.__doc__
