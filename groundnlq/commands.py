@@ -214,6 +214,7 @@ VERBS = (
             _arg("--val-clips", type=_count, default=100, help="clips that are scored (default 100)"),
             _flag("--curves", "also the recall over the amount of narrations"),
             _flag("--compared", "also jitter off, GroundNLQ*, half window, raw weights"),
+            _arg("--jobs", type=_count, default=1, help="networks trained side by side (default 1)"),
         ),
     ),
     Verb(

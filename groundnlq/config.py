@@ -104,7 +104,7 @@ class TrainConfig(Section):
 
     seed: NonNegative = 0
     epochs: Positive = 10
-    warmup_epochs: NonNegative = 4
+    warmup_epochs: Annotated[float, Field(ge=0)] = 4  # part of epochs; 0.25 is a quarter of the first
     batch_size: Positive = 2
     accumulate_steps: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 2.5e-5
@@ -140,7 +140,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be smaller than epochs {self.epochs}")
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} must be smaller than epochs {self.epochs}"
+            )
         return self
 
 

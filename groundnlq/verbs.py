@@ -194,7 +194,7 @@ def study(args: Namespace) -> int:
     from groundnlq.analysis.study import Study
 
     asked = Study(args.folder, args.scale, args.overrides, num_val_clips=args.val_clips)
-    table = run_study(asked, args.seeds, args.curves, args.compared)
+    table = run_study(asked, args.seeds, args.curves, args.compared, args.jobs)
     print(table.to_string(index=False, float_format="{:.2f}".format))
     _print_written(args.folder / "claims.csv")
     return 0 if table["holds"].all() else 1

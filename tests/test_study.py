@@ -1,5 +1,6 @@
 """The study of the sample world: controls against slow loops, claims on a tiny world, resumption."""
 
+import os
 import re
 
 import numpy as np
@@ -108,3 +109,8 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
     )  # fmt: skip
     (axis,) = amounts_curve(table).axes
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
+
+
+def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path):
+    beside = Study(tmp_path, study.scale, study.overrides, progress=False)
+    pd.testing.assert_frame_equal(run_study(beside, [0], jobs=os.cpu_count()), run_study(study, [0]))

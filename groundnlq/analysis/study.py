@@ -5,9 +5,16 @@ Every network is a run folder of its own, so a study that is stopped goes on whe
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from tqdm import tqdm
 
 from groundnlq.analysis.controls import Controls
 from groundnlq.analysis.metrics import Evaluation, evaluate
@@ -18,8 +25,10 @@ from groundnlq.data.sample import make_sample, prepare_sample, world_config
 from groundnlq.data.submission import Answers, read_submission, write_submission
 from groundnlq.data.text import encode_records
 from groundnlq.engine.predict import predict
+from groundnlq.engine.stop import die_with_parent
 from groundnlq.engine.train import train
 
+NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes
 
 
@@ -27,7 +36,8 @@ MOST = 4  # times the usual number of narrated clips, in the world that a study 
 class Arm:
     """One network: its preset, what is changed in it, the arm whose weights it starts from.
 
-    `narrations` is the share of the usual number of narrated clips that it reads.
+    `narrations` is the share of the usual number of narrated clips that it reads, always in the usual number
+    of steps: what differs is how much there is to learn from, not for how long.
     """
 
     preset: str
@@ -45,6 +55,7 @@ def _pair(name: str, narrations: float = 1.0, *both: str, pretrain: tuple[str, .
 
 ARMS: dict[str, Arm] = {
     "scratch": Arm("sample_scratch"),
+    "scratch twice as long": Arm("sample_scratch", ("train.epochs=40",)),
     **_pair("finetune"),
     **_pair("quarter of the narrations", 0.25),
     **_pair("four times the narrations", 4.0),
@@ -52,6 +63,7 @@ ARMS: dict[str, Arm] = {
     **_pair("star", 1.0, "model.num_cross_levels=4", "model.num_self_levels=0"),
     **_pair("legacy half window", 1.0, "data.half_window=legacy"),
 }
+FROM_SCRATCH = ("scratch", "scratch twice as long")  # the better one is what pretraining has to beat
 COMPARED = {  # what is held against `finetune`, paired
     "jitter off": "no jitter",
     "GroundNLQ*": "star",
@@ -114,18 +126,43 @@ class Study:
             encode_records([world / "swapped.jsonl"], "sample", world / "swapped.h5", progress=False)
         return evaluate(self._predicted(seed, name, "swapped", "swapped.h5"), swapped)
 
+    def prepare(self, seeds: Sequence[int], names: Sequence[str], jobs: int) -> None:
+        """Train these arms of these seeds and answer the val split with them, `jobs` networks at a time.
+
+        Each has a process with its share of the cores: small networks learn faster side by side than with
+        many threads each.
+        """
+        context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // jobs)
+        quiet = Study(self.folder, self.scale, self.overrides, progress=False, **self.changes)
+        with ProcessPoolExecutor(jobs, context, _start_job, (threads,)) as pool:
+            list(pool.map(quiet.world, seeds))
+            waiting = [pool.submit(quiet.answers, seed, name) for name in names for seed in seeds]
+            bar = tqdm(total=len(waiting), desc="networks", disable=None if self.progress else True)
+            try:
+                for done in as_completed(waiting):
+                    done.result()
+                    bar.update()
+            finally:  # at an error those in training end, and no further one begins
+                pool.shutdown(wait=False, cancel_futures=True)
+
     def truth(self, seed: int) -> list[Record]:
         return read_nlq(self.world(seed) / "official" / "nlq_val.json").records
 
     def train(self, seed: int, name: str) -> Path:
         """Train an arm, after the one that it starts from; the run folder."""
         arm, folder = ARMS[name], self.folder / f"run-{seed}" / name.replace(" ", "_")
-        changes = [f"data.folder={self.world(seed)}", f"train.seed={seed}", *arm.changes, *self.overrides]
+        changes = [f"data.folder={self.world(seed)}", f"train.seed={seed}"]
+        changes.append(f"train.validate_every_epochs={NEVER}")
         if arm.preset == "sample_pretrain":
+            usual, times = load_config(arm.preset).train, 1 / arm.narrations
             changes.append(f"data.train_records=[{_narrations(arm.narrations)}]")
+            changes.append(f"train.epochs={round(times * usual.epochs)}")
+            changes.append(f"train.warmup_epochs={times * usual.warmup_epochs:g}")
         if arm.start is not None:
             changes.append(f"train.init_from={self.train(seed, arm.start) / 'last.pt'}")
-        train(load_config(arm.preset, changes), folder, progress=self.progress)
+        train(
+            load_config(arm.preset, [*changes, *arm.changes, *self.overrides]), folder, progress=self.progress
+        )
         return folder
 
     def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Answers:
@@ -138,6 +175,11 @@ class Study:
                              weights=weights, keep=10, progress=self.progress)  # fmt: skip
             write_submission(path, ranked, questions)
         return read_submission(path)
+
+
+def _start_job(threads: int) -> None:
+    torch.set_num_threads(threads)
+    die_with_parent(signal.SIGTERM)  # at which a network in training is saved
 
 
 def _narrations(share: float) -> str:

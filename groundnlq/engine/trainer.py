@@ -142,7 +142,7 @@ class Trainer:
         """The rate of a step; as published it grows with the number of processes, if so configured."""
         config = self.config.train
         base = config.learning_rate * (self.rate_factor if config.scale_rate_with_processes else 1)
-        warmup_steps = config.warmup_epochs * self.steps_per_epoch
+        warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
         return learning_rate_at(step, base, warmup_steps, self.total_steps)
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Batch], float]]:

@@ -33,6 +33,8 @@ SCALES = {
         num_test_clips=333,
         clip_length_sec=480.0,
         queries_per_clip=11,
+        objects_per_clip=18,
+        verbs_per_clip=6,
         action_width=2048,
         scene_width=256,
     ),

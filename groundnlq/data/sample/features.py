@@ -12,7 +12,7 @@ from groundnlq.data.sample.world import ClipLog, WorldConfig, stream
 
 # slot -> (source, amplitude): what a camera shows clearly is strong, what it shows vaguely is weak
 SLOTS = {
-    "verb": ("action", 1.0),
+    "verb": ("action", 1.3),
     "object": ("action", 1.6),
     "container": ("action", 1.0),
     "place": ("scene", 0.7),

@@ -183,9 +183,18 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                         source,
                         str(index),
                         *times,
-                        narrate(event),
+                        _sentence(random, log.events, index) if narrator == 2 else narrate(event),
                         event.verb,
                         noun,
                     ]
                 )
     return rows
+
+
+def _sentence(random: np.random.Generator, events: Sequence[Event], index: int) -> str:
+    """What the second narrator says: more of the story, so that "before" and "after" can be learned."""
+    relation, step = (("before", 1), ("after", -1))[int(random.integers(2))]
+    event, beside = events[index], index + step
+    if 0 <= beside < len(events) and events[beside].object not in (None, event.object):
+        return narrate(event, relation, events[beside])
+    return narrate(event)

@@ -78,7 +78,7 @@ def _words(asked: dict[str, str]) -> dict[str, str]:
     if "object" in asked:
         words["objects"] = plural(asked["object"])
     if "other_verb" in asked:
-        words["other_past"] = VERBS[asked["other_verb"]][0]
+        words["other_past"], _, words["other_doing"] = VERBS[asked["other_verb"]]
     return words
 
 
@@ -109,17 +109,16 @@ def _put_somewhere(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
 
 
 def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
-    """The one event of an object before (after) another event that happens once."""
-    for anchor in log.events:
+    """What was done to an object right before (after) another event, which happens once."""
+    for place, anchor in enumerate(log.events):
         if anchor.object is None or _only(log, verb=anchor.verb, object=anchor.object) is not anchor:
             continue
-        for name in dict.fromkeys(e.object for e in log.events if e.object not in (None, anchor.object)):
-            mine = [e for e in log.events if e.object == name]
-            for word in ("before", "after"):
-                side = [e for e in mine if (e.start_sec < anchor.start_sec) == (word == "before")]
-                if len(side) == 1 and len(mine) > 1:
-                    asked = {"object": name, "relation": word}
-                    yield side[0], asked | {"other_verb": anchor.verb, "other_object": anchor.object}
+        for word, beside in (("before", place - 1), ("after", place + 1)):
+            if 0 <= beside < len(log.events):
+                event = log.events[beside]
+                if event.object not in (None, anchor.object):
+                    asked = {"verb": event.verb, "object": event.object, "relation": word}
+                    yield event, asked | {"other_verb": anchor.verb, "other_object": anchor.object}
 
 
 def _category(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
@@ -154,8 +153,8 @@ TEMPLATES = (
         750,
         _relative,
         (
-            "Where was the {object} {relation} I {other_past} the {other_object}?",
-            "What did I do with the {object} {relation} I {other_past} the {other_object}?",
+            "Where did I {verb} the {object} right {relation} I {other_past} the {other_object}?",
+            "Where was the {object} that I {past} right {relation} {other_doing} the {other_object}?",
         ),
     ),
     Template(
@@ -247,16 +246,20 @@ TEMPLATES = (
 )
 
 
-def narrate(event: Event) -> str:
-    """A narrator's sentence about an event, in EgoClip's manner.
+def narrate(event: Event, relation: str = "", other: Event | None = None) -> str:
+    """A narrator's sentence about an event, in EgoClip's manner; perhaps with what happened beside it.
 
-    >>> narrate(Event(0.0, 1.0, "put", "kitchen", object="cup", container="sink"))
+    >>> cup = Event(0.0, 1.0, "put", "kitchen", object="cup", container="sink")
+    >>> narrate(cup)
     '#C C puts the cup in the sink'
+    >>> narrate(cup, "before", Event(2.0, 3.0, "wash", "kitchen", object="pan"))
+    '#C C puts the cup in the sink right before washing the pan'
     """
     says = VERBS[event.verb][1]
     if event.object is None:
         return f"#C C {says} the {event.container or event.person}"
     where = {"put": "in", "take": "from"}.get(event.verb)
     tail = f" {where} the {event.container}" if where and event.container else ""
-    while_talking = f" and talks to the {event.person}" if event.person else ""
-    return f"#C C {says} the {event.object}{tail}{while_talking}"
+    tail += f" and talks to the {event.person}" if event.person else ""
+    tail += f" right {relation} {VERBS[other.verb][2]} the {other.object}" if other else ""
+    return f"#C C {says} the {event.object}{tail}"

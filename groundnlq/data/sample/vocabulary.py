@@ -9,15 +9,43 @@ PLACES = (
 
 # category -> objects; a question such as "What tool did I wash?" names the category
 OBJECTS = {
-    "tool": ("hammer", "screwdriver", "wrench", "drill", "saw", "clamp", "shovel"),
-    "food": ("apple", "onion", "carrot", "bread", "cheese", "tomato", "lemon"),
-    "dish": ("plate", "cup", "bowl", "pan", "spoon", "knife", "kettle"),
-    "clothing": ("shirt", "sock", "jacket", "towel", "glove", "hat", "scarf"),
-    "stationery": ("book", "pen", "notebook", "ruler", "envelope", "stapler", "folder"),
-    "cleaning thing": ("sponge", "broom", "brush", "mop", "duster", "soap", "dustpan"),
-    "device": ("phone", "laptop", "charger", "camera", "lamp", "radio", "clock"),
-    "toy": ("ball", "doll", "puzzle", "kite", "robot", "balloon", "drum"),
-}
+    "tool": (
+        "hammer", "screwdriver", "wrench", "drill", "saw", "clamp", "shovel", "rake", "axe",
+        "chisel", "crowbar", "ladder", "trowel", "nail", "screw", "rope", "bolt", "wheelbarrow",
+    ),
+    "food": (
+        "apple", "onion", "carrot", "bread", "cheese", "tomato", "lemon", "banana", "egg",
+        "potato", "pepper", "cucumber", "orange", "mushroom", "sausage", "cookie", "melon",
+        "pizza",
+    ),
+    "dish": (
+        "plate", "cup", "bowl", "pan", "spoon", "knife", "kettle", "fork", "mug", "jug", "saucer",
+        "ladle", "spatula", "teapot", "bottle", "jar", "lid", "whisk",
+    ),
+    "clothing": (
+        "shirt", "sock", "jacket", "towel", "glove", "hat", "scarf", "shoe", "belt", "sweater",
+        "dress", "skirt", "coat", "boot", "apron", "blanket", "pillow", "tie",
+    ),
+    "stationery": (
+        "book", "pen", "notebook", "ruler", "envelope", "stapler", "folder", "pencil", "eraser",
+        "marker", "magazine", "newspaper", "calendar", "letter", "stamp", "sticker", "crayon",
+        "map",
+    ),
+    "cleaning thing": (
+        "sponge", "broom", "brush", "mop", "duster", "soap", "dustpan", "bucket", "rag", "hose",
+        "detergent", "vacuum", "napkin", "plunger", "squeegee", "toothbrush", "comb", "tissue",
+    ),
+    "device": (
+        "phone", "laptop", "charger", "camera", "lamp", "radio", "clock", "keyboard", "tablet",
+        "printer", "headset", "speaker", "television", "router", "flashlight", "toaster",
+        "blender", "fan",
+    ),
+    "toy": (
+        "ball", "doll", "puzzle", "kite", "robot", "balloon", "drum", "whistle", "marble",
+        "domino", "frisbee", "racket", "skateboard", "guitar", "flute", "dart", "puppet",
+        "scooter",
+    ),
+}  # fmt: skip
 CATEGORY_OF = {name: category for category, names in OBJECTS.items() for name in names}
 ALL_OBJECTS = tuple(CATEGORY_OF)
 

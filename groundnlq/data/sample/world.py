@@ -32,16 +32,16 @@ class WorldConfig:
 
     seed: int = 0
     num_train_clips: int = 80
-    num_narrated_clips: int = 100  # further clips with narrations, but without questions
+    num_narrated_clips: int = 280  # further clips with narrations, but without questions
     num_val_clips: int = 60
     num_test_clips: int = 20
     clip_length_sec: float = 110.0
     queries_per_clip: int = 9
-    objects_per_clip: int = 9  # fewer: more look-alike events of one object
-    verbs_per_clip: int = 5  # fewer: more look-alike events of one verb
-    num_unseen_objects: int = 8  # occur in val and test only
+    objects_per_clip: int = 6  # fewer: more look-alike events of one object
+    verbs_per_clip: int = 4  # fewer: more look-alike events of one verb
+    num_unseen_objects: int = 20  # occur in val and test only
     event_length_sec: float = 3.4  # median
-    pause_sec: float = 1.0  # median between events
+    pause_sec: float = 0.6  # median between events
     feature_noise: float = 0.1
     clutter: float = 0.5  # how strongly objects lie about that nobody touches
     action_width: int = 96
