@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis.baselines import constant_segment, random_segments
+from groundnlq.analysis.baselines import constant_by_template, constant_segment, random_segments
 from groundnlq.analysis.metrics import evaluate
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
@@ -78,3 +78,23 @@ def test_records_without_moments_can_fit_nothing():
     for baseline in (constant_segment, random_segments):
         with pytest.raises(DataError, match="no moments"):
             baseline(test, test)
+
+
+def test_a_template_that_lies_elsewhere_is_answered_elsewhere():
+    kinds = {"early": (10.0, 16.0), "late": (80.0, 86.0)}
+    train = [
+        Record(f"{kind}_{i}", f"c{i}", "q", 100.0, ((start + i % 3, end + i % 3),), template=kind)
+        for kind, (start, end) in kinds.items()
+        for i in range(20)
+    ]
+    asked = [
+        Record(f"x_{i}", "x", "q", 100.0, template=kind) for i, kind in enumerate(("late", "early", "new"))
+    ]
+    ranked = constant_by_template(train, asked)
+    assert list(ranked) == ["x_0", "x_1", "x_2"]
+    assert ranked["x_0"][0, 0] > 70
+    assert ranked["x_1"][0, 1] < 30
+    assert ranked["x_2"].tolist() == constant_segment(train, asked)["x_2"].tolist()
+    of_train = evaluate(constant_by_template(train, train), train).strict["R@1 IoU=0.3"]
+    assert of_train == 100
+    assert evaluate(constant_segment(train, train), train).strict["R@1 IoU=0.3"] == 50

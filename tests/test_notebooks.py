@@ -32,10 +32,10 @@ def test_every_notebook_runs_and_keeps_its_pictures(walk):
     *_, notebooks = walk
     found = {name: pictures(notebook) for name, notebook in notebooks.items()}
     wanted = {
-        "01_data_inspection": 6,
-        "02_pretraining": 4,
-        "03_finetuning": 3,
-        "04_evaluation": 4,
+        "01_data_inspection": 11,
+        "02_pretraining": 8,
+        "03_finetuning": 9,
+        "04_evaluation": 8,
         "05_error_analysis": 8,
         "06_model_tour": 8,
     }
@@ -55,7 +55,7 @@ def test_no_cell_complains(walk):
 @pytest.mark.slow
 def test_the_walk_leaves_metrics_of_every_run_and_a_submission(walk):
     run, *_ = walk
-    names = {"constant", "random", "scratch", "pretrain", "finetune", "ensemble"}
+    names = {"constant", "random", "linear", "scratch", "pretrain", "finetune", "ensemble"}
     metrics = {path.stem: json.loads(path.read_text()) for path in (run / "metrics").glob("*.json")}
     assert metrics.keys() == names
     for content in metrics.values():

@@ -65,6 +65,19 @@ def test_a_swapped_question_names_another_object_of_its_clip_and_nothing_else_ch
         assert names.sub("X", record.query) == names.sub("X", old.query)
 
 
+def test_a_statement_tells_the_event_that_answers_its_question(controls, tiny_world):
+    logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
+    told = {record.query_id: record for record in controls.as_statements()}
+    assert len(told) > 0.97 * len(controls.records)
+    for record in controls.records:
+        if record.query_id in told:
+            one = told[record.query_id]
+            event = max(logs[record.clip_uid], key=lambda e, r=record: overlap(e, r.moments_sec[0]))
+            assert one.query.startswith("C ")
+            assert (event["object"] or event["container"] or event["person"]) in one.query
+            assert (one.clip_uid, one.moments_sec) == (record.clip_uid, record.moments_sec)
+
+
 def test_unseen_objects_are_those_that_no_training_clip_has(controls, tiny_world):
     unseen = set(read_world(tiny_world)["unseen_objects"])
     seen = {e["object"] for log in read_events(tiny_world) if log["split"] == "train" for e in log["events"]}

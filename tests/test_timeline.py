@@ -74,6 +74,14 @@ def test_a_timeline_draws_with_nothing_little_and_much(moments, answers, scores)
     assert png(figure)
 
 
+def test_the_shares_of_another_data_set_stand_beside_the_templates_counts():
+    records = [record(i, template="often") for i in range(3)] + [record(9, template="rare $")]
+    (axis,) = plots.template_bars(records, {"often": 25.0, "rare $": 75.0}).axes
+    assert [bar.get_width() for bar in axis.patches] == [3, 1]
+    assert axis.lines[0].get_xdata().tolist() == [1.0, 3.0]
+    png(axis.figure)
+
+
 def test_a_timeline_shows_each_prediction_where_it_is_with_its_numbers():
     figure = timeline.query_timeline(record(), ranked((10, 14, 0.7), (60, 70, 0.2)), keep=2)
     bars = [(p.get_x(), p.get_width()) for p in figure.axes[0].patches]

@@ -1,4 +1,4 @@
-"""What one gets without looking: the best constant segment, and random ones."""
+"""What one gets without looking: the best constant segment, for each kind of question, and random ones."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def constant_segment(train: Sequence[Record], records: Sequence[Record], keep: i
         chosen.append(shares[best])
         is_open &= ~hits[best]
     return {r.query_id: _ranked(np.array(chosen) * r.duration_sec) for r in records}
+
+
+def constant_by_template(train: Sequence[Record], records: Sequence[Record], keep: int = 5) -> Ranked:
+    """For every template the constant segments of its own training queries: what the *kind* of question
+    alone gives away; of a template that was not trained, those of all.
+
+    Raises:
+        DataError: the training records have no moments.
+    """
+    ranked, known = {}, {record.template for record in train if record.moments_sec}
+    for template in dict.fromkeys(record.template for record in records):
+        own = [record for record in train if record.template == template] if template in known else train
+        ranked |= constant_segment(own, [r for r in records if r.template == template], keep)
+    return {record.query_id: ranked[record.query_id] for record in records}
 
 
 def random_segments(

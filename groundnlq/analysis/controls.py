@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from groundnlq.data.narrations import clean_narration
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.sample import read_events, read_world
+from groundnlq.data.sample.queries import narrate
 from groundnlq.data.sample.vocabulary import plural
+from groundnlq.data.sample.world import Event as SampleEvent
 
 HIT = 0.3
 Event = Mapping[str, Any]
@@ -72,6 +75,18 @@ class Controls:
                 text = re.sub(rf"\b({'|'.join(forms)})\b", lambda m, forms=forms: forms[m[1]], record.query)
                 swapped.append(replace(record, query=text))
         return swapped
+
+    def as_statements(self) -> list[Record]:
+        """The questions as what a narrator says of the events that answer them; ids and moments stay.
+
+        One who answers these but not the questions has found the event and not understood the question.
+        """
+        told = []
+        for record in self.records:
+            if (event := self._answer(record)) is not None:
+                text = clean_narration(narrate(SampleEvent(**event)))
+                told.append(replace(record, query=text, raw_query=None, query_type="nlq_narration"))
+        return told
 
     def _by_query(self, of_record: Any) -> pd.Series:
         return pd.Series({record.query_id: of_record(record) for record in self.records})

@@ -159,18 +159,28 @@ def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: 
     Raises:
         DataError: the two are not about the same queries.
     """
-    left, right = (e.hits.set_index("query_id") for e in (one, other))
-    if set(left.index) != set(right.index):
-        raise DataError("the two evaluations are not about the same queries -- evaluate both on one split")
-    difference = 100 * (right[key].reindex(left.index) - left[key]).to_numpy(float)
-    draws = bootstrap_means(left["clip_uid"].to_numpy(), difference[:, None], seed)[:, 0]
+    clips, difference = differences(one, other, key)
+    draws = bootstrap_means(clips, difference[:, None], seed)[:, 0]
     low, high = np.percentile(draws, [2.5, 97.5])
     return {
         "difference": float(difference.mean()),
         LOW: float(low),
         HIGH: float(high),
-        "p": sign_flip_p(left["clip_uid"].to_numpy(), difference, seed),
+        "p": sign_flip_p(clips, difference, seed),
     }
+
+
+def differences(one: Evaluation, other: Evaluation, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The clip of every query (Q,) and ``other - one`` in points (Q,).
+
+    Raises:
+        DataError: the two are not about the same queries.
+    """
+    left, right = (e.hits.set_index("query_id") for e in (one, other))
+    if set(left.index) != set(right.index):
+        raise DataError("the two evaluations are not about the same queries -- evaluate both on one split")
+    difference = 100 * (right[key].reindex(left.index) - left[key]).to_numpy(float)
+    return left["clip_uid"].to_numpy(), difference
 
 
 def bootstrap_means(clips: np.ndarray, values: np.ndarray, seed: int, num: int = NUM_BOOTSTRAP) -> np.ndarray:

@@ -40,7 +40,7 @@ def length_distributions(records: Sequence[Record]) -> Figure:
     lengths = moments[:, 1] - moments[:, 0]
     figure = new_figure(10, 5)
     (a, b), (c, d) = figure.subplots(2, 2)
-    a.hist(list(clips.values()), bins=30, color=BLUE)
+    a.hist(list(clips.values()), bins=15, color=BLUE)
     a.set(xlabel="clip length [s]", ylabel="clips", title=f"{len(clips)} clips")
     _log_histogram(b, lengths, "s")
     b.set(xlabel="moment length [s]", ylabel="queries", title=f"{len(lengths)} moments")
@@ -62,14 +62,23 @@ def _log_histogram(axis: Axes, values: np.ndarray, unit: str) -> None:
         axis.xaxis.set_major_formatter("{x:.3g}")
 
 
-def template_bars(records: Sequence[Record]) -> Figure:
-    """How often each template is asked."""
+def template_bars(records: Sequence[Record], beside: Mapping[str, float] | None = None) -> Figure:
+    """How often each template is asked.
+
+    Args:
+        beside: the share [%] of each template in another data set, such as Ego4D.
+    """
     counts = Counter(record.template or "(none)" for record in records).most_common()
     figure = new_figure(9, 0.7 + 0.28 * len(counts))
     axis = figure.subplots()
     axis.barh([plain(name, 70) for name, _ in counts], [n for _, n in counts], color=BLUE)
+    expected = [(beside or {}).get(name, np.nan) * len(records) / 100 for name, _ in counts]
     for row, (_, n) in enumerate(counts):
-        axis.text(n, row, f" {n}", va="center", fontsize=8)
+        axis.text(np.nanmax([n, expected[row]]), row, f"  {n}", va="center", fontsize=8)
+    if beside is not None:
+        axis.plot(expected, range(len(counts)), "D", markersize=6, markerfacecolor="white",
+                  markeredgecolor=BLACK, label="if as often as in Ego4D")  # fmt: skip
+        axis.legend(fontsize=8, loc="lower right")
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
     axis.set_xlabel("queries")
@@ -94,6 +103,7 @@ def rate_fit(report: FeatureReport) -> Figure:
     right.axvline(configured, color=VERMILION, linestyle="--", label=f"configured {configured:.3f}")
     right.set(xlabel="frames per step", ylabel="clips")
     right.legend(fontsize=8)
+    right.xaxis.get_major_locator().set_params(nbins=5)
     return figure
 
 

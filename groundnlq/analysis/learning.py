@@ -1,0 +1,244 @@
+"""What training does, drawn: moments that are drawn anew, points that learn them, losses, rates, averages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from groundnlq.analysis.rows import at_finest_steps
+from groundnlq.analysis.style import (
+    BLACK,
+    BLUE,
+    CURVES,
+    GREEN,
+    SKY,
+    VERMILION,
+    YELLOW,
+    new_figure,
+    plain,
+)
+from groundnlq.config import TrainConfig
+from groundnlq.data.dataset import Batch
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
+from groundnlq.engine.optim import learning_rate_at
+from groundnlq.engine.predict import infer
+from groundnlq.model.decode import to_segments
+from groundnlq.model.grounder import Grounder
+from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
+from groundnlq.model.points import Points, assign_targets, make_points
+
+
+def positive_shares(
+    draws_sec: np.ndarray, num_steps: int, grid: StepGrid, ranges_grid: Sequence[Sequence[float]]
+) -> tuple[Points, np.ndarray]:
+    """The points of a clip and in which share of the draws (D, 2) of one moment each is positive: (N,)."""
+    points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
+    moments = torch.from_numpy(grid.to_grid(draws_sec)).float()
+    labels = [assign_targets(points, moment[None])[0] for moment in moments]
+    return points, torch.stack(labels).mean(dim=0).numpy()
+
+
+def jitter_figure(
+    record: Record, draws_sec: np.ndarray, grid: StepGrid, ranges_grid: Sequence[Sequence[float]],
+    true_sec: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Draws of one narration's moment and, below, how often each point of the pyramid becomes positive.
+
+    Args:
+        draws_sec: (D, 2); the first few are drawn, all are counted.
+        true_sec: when the action really was, where that is known.
+    """
+    num_steps = int(np.ceil(record.duration_sec / grid.step_sec))
+    points, shares = positive_shares(draws_sec, num_steps, grid, ranges_grid)
+    figure = new_figure(10, 2.6 + 0.28 * len(ranges_grid))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.8, 0.3 + 0.28 * len(ranges_grid)))
+    for row, (start, end) in enumerate(draws_sec[:10]):
+        label = None if row else "as drawn, epoch by epoch"
+        above.plot([start, end], [row, row], color=SKY, linewidth=4, solid_capstyle="butt", label=label)
+    (start, end), *_ = record.moments_sec
+    above.axvspan(start, end, fill=False, edgecolor=BLACK, linewidth=1.5, label="as narrated")
+    if true_sec is not None:
+        for axis in (above, below):
+            axis.axvspan(*true_sec, color=YELLOW, alpha=0.4, linewidth=0, zorder=0)
+        above.plot([], [], color=YELLOW, alpha=0.4, linewidth=8, label="the true action")
+    above.set(ylabel="draws", ylim=(9.8, -0.8), yticks=[])
+    above.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    above.set_title(plain(record.query, 60), fontsize=10, loc="left", pad=20)
+    time, level = grid.to_sec(points.time_grid).numpy(), points.level.numpy()
+    below.plot(time, level, ".", color="0.8", markersize=2)
+    lit = shares > 0
+    image = below.scatter(time[lit], level[lit], s=90, c=100 * shares[lit], cmap="Greens", vmin=0,
+                          edgecolor=BLACK, linewidth=0.6)  # fmt: skip
+    figure.colorbar(image, ax=below, label="positive [% of draws]", pad=0.01)
+    _levels(below, len(ranges_grid))
+    room = 2 * float(np.abs(draws_sec - (start + end) / 2).max())
+    below.set(
+        xlabel="time in the clip [s]", xlim=(max(0, start - room), min(record.duration_sec, end + room))
+    )
+    return figure
+
+
+@torch.inference_mode()
+def point_losses(model: Grounder, batch: Batch, criterion: Criterion, query: int = 0) -> pd.DataFrame:
+    """Every valid point of one query of a batch: what it says, what it should, and what that costs.
+
+    Returns:
+        ``time_grid``, ``level``, ``score``, ``is_positive``, ``focal`` (its share of the classification
+        loss, undivided), the segment that it predicts on the step grid (``start``, ``end``); ``tiou`` and
+        ``diou`` (its share of the regression loss) are NaN where the point is not positive.
+    """
+    predictions = infer(model, batch)
+    points, valid = predictions.points, predictions.mask[query]
+    labels, distances = assign_targets(points, batch.moments_grid[query], criterion.center_radius)
+    smoothed = labels * (1 - criterion.label_smoothing) + criterion.label_smoothing / 2
+    segments = to_segments(predictions)[query]
+    true = torch.stack([points.time_grid - distances[:, 0] * points.stride,
+                        points.time_grid + distances[:, 1] * points.stride], dim=-1)  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "time_grid": points.time_grid,
+            "level": points.level,
+            "score": predictions.logits[query].sigmoid(),
+            "is_positive": labels > 0,
+            "focal": sigmoid_focal_loss(predictions.logits[query].float(), smoothed),
+            "start": segments[:, 0],
+            "end": segments[:, 1],
+            "tiou": tiou(segments.numpy(), true.numpy()),
+            "diou": distance_iou_loss(predictions.offsets[query].float(), distances),
+        }
+    )
+    frame.loc[~frame["is_positive"], ["tiou", "diou"]] = np.nan
+    return frame[valid.numpy()].reset_index(drop=True)
+
+
+def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterion) -> pd.DataFrame:
+    """The loss of a batch taken apart, for several networks, as means over its queries' points.
+
+    The first three rows add up to the total if regression is weighted by 1: all are divided by the number
+    of positive points, as in training (there by its running mean).
+    """
+    columns = {}
+    for name, model in models.items():
+        losses = [point_losses(model, batch, criterion, query) for query in range(len(batch.query_ids))]
+        table = pd.concat(losses)
+        positive, negative = table[table["is_positive"]], table[~table["is_positive"]]
+        count = max(1, len(positive))
+        columns[name] = {
+            "classification: positive points": positive["focal"].sum() / count,
+            "classification: all other points": negative["focal"].sum() / count,
+            "regression: positive points": positive["diou"].sum() / count,
+            "score, mean of positive points": positive["score"].mean(),
+            "score, mean of all others": negative["score"].mean(),
+            "tIoU of positive points' segments": positive["tiou"].mean(),
+            "other points for each positive one": len(negative) / count,
+        }
+    return pd.DataFrame(columns)
+
+
+def losses_figure(
+    tables: Mapping[str, pd.DataFrame], record: Record, moment_grid: Any, grid: StepGrid
+) -> Figure:
+    """A column a network: scores of all points, what each costs, and the segments of the positive ones.
+
+    Args:
+        tables: of `point_losses`; moment_grid: (1, 2) the moment that they were computed for.
+    """
+    levels = int(next(iter(tables.values()))["level"].max()) + 1
+    figure = new_figure(5.4 * len(tables), 5.6)
+    rows = figure.subplots(
+        3, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 1, 0.9)
+    )
+    figure.suptitle(plain(record.query), fontsize=11)
+    start, end = grid.to_sec(np.asarray(moment_grid, dtype=float).reshape(-1, 2)[0])
+    most = {name: max(float(t[name].max()) for t in tables.values()) for name in ("score", "focal")}
+    for column, (name, table) in enumerate(tables.items()):
+        scores, costs, segments = rows[:, column]
+        positive = table[table["is_positive"]]
+        for axis, value, cmap in ((scores, "score", "cividis"), (costs, "focal", "Greys")):
+            image = _heat_map(axis, table, value, levels, grid, most[value], cmap)
+            if column == len(tables) - 1:
+                label = "score" if value == "score" else "focal loss"
+                figure.colorbar(image, ax=rows[0 if value == "score" else 1, :], label=label, pad=0.01)
+            axis.plot(grid.to_sec(positive["time_grid"]), positive["level"], "o", markersize=6,
+                      markerfacecolor="none", markeredgecolor=VERMILION, label="positive points")  # fmt: skip
+        lit = positive["focal"].sum()
+        title = f"classification: {lit:.2f} of positive, {table['focal'].sum() - lit:.2f} of all other points"
+        costs.set_title(title, fontsize=9)
+        scores.set_title(plain(name), fontsize=10)
+        _segments(segments, positive, start, end, grid)
+    rows[0, 0].legend(fontsize=7, loc="upper right")
+    rows[-1, 0].set_ylabel("positive points'\nsegments", fontsize=9)
+    middle, room = (start + end) / 2, max(15.0, 3 * (end - start))
+    rows[-1, 0].set_xlim(max(0, middle - room), min(record.duration_sec, middle + room))
+    return figure
+
+
+def schedule_figure(
+    config: TrainConfig, steps_per_epoch: int, history: Sequence[Mapping[str, Any]] = ()
+) -> Figure:
+    """Left, the learning rate over the run; right, what the averaged weights (EMA) are made of.
+
+    Args:
+        history: of the run; its rates at the ends of epochs are drawn as dots.
+    """
+    figure = new_figure(10, 2.8)
+    left, right = figure.subplots(1, 2)
+    total, warmup = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+    steps = np.arange(total)
+    rates = [learning_rate_at(int(step), config.learning_rate, warmup, total) for step in steps]
+    left.plot(steps, rates, color=BLUE, label="warm-up, then cosine")
+    if history:
+        left.plot([row["step"] - 1 for row in history], [row["learning_rate"] for row in history], "o",
+                  color=VERMILION, markersize=4, label="of this run, ends of epochs")  # fmt: skip
+    left.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
+    left.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    left.legend(fontsize=8)
+    right.plot(steps, 100 * config.ema_decay**steps, color=BLACK, linestyle=":", label="the first weights")
+    for (color, dash), last in zip(CURVES, (1, 5), strict=False):
+        span = last * steps_per_epoch
+        share = 100 * (1 - config.ema_decay ** np.minimum(steps, span))
+        label = f"the last {last} epochs" if last > 1 else "the last epoch"
+        right.plot(steps, share, dash, color=color, label=label)
+    half = np.log(0.5) / np.log(config.ema_decay)
+    right.set(xlabel="training step", ylabel="share in the average [%]", ylim=(0, 104))
+    right.set_title(f"decay {config.ema_decay:g}: half of it is of the last {half:.0f} steps", fontsize=9)
+    right.legend(fontsize=8)
+    return figure
+
+
+def _heat_map(
+    axis: Axes, table: pd.DataFrame, value: str, levels: int, grid: StepGrid, most: float, cmap: str
+) -> Any:
+    rows = at_finest_steps([table.loc[table["level"] == n, value].to_numpy() for n in range(levels)])
+    extent = (0, rows.shape[1] * grid.step_sec, levels - 0.5, -0.5)
+    _levels(axis, levels)
+    return axis.imshow(
+        rows, aspect="auto", extent=extent, cmap=cmap, vmin=0, vmax=most, interpolation="nearest"
+    )
+
+
+def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid: StepGrid) -> None:
+    """The best-scored positive points' segments, each with what it costs, over the moment."""
+    axis.axvspan(start, end, color=YELLOW, alpha=0.4, linewidth=0)
+    for row, (_, point) in enumerate(positive.nlargest(6, "score").iterrows()):
+        first, last = grid.to_sec(point["start"]), grid.to_sec(point["end"])
+        axis.barh(row, last - first, left=first, height=0.7, color=GREEN, edgecolor=BLACK, linewidth=0.6)
+        axis.text(0.99, row, f"tIoU {point['tiou']:.2f}, loss {point['diou']:.2f}", fontsize=7.5, va="center",
+                  ha="right", transform=axis.get_yaxis_transform())  # fmt: skip
+    axis.set(xlabel="time in the clip [s]", ylim=(5.6, -0.6), yticks=[])
+    axis.set_title(
+        f"regression: {positive['diou'].sum():.2f} over {len(positive)} positive points", fontsize=9
+    )
+
+
+def _levels(axis: Axes, count: int) -> None:
+    axis.set_yticks(range(count), [f"stride {2**level}" for level in range(count)], fontsize=8)
+    axis.set_ylim(count - 0.5, -0.5)

@@ -1,0 +1,138 @@
+"""What a recall means, held to slow loops and known cases."""
+
+import numpy as np
+import pytest
+
+from groundnlq.analysis import scoring
+from groundnlq.analysis.controls import Controls
+from groundnlq.analysis.metrics import evaluate
+from groundnlq.data.annotations import read_nlq
+from groundnlq.data.recall import best_tiou
+from groundnlq.data.records import Record
+
+KEY = "R@1 IoU=0.3"
+MOMENT = (10.0, 20.0)
+RIGHT, LOOSE, WRONG = (10.0, 20.0), (10.0, 14.0), (50.0, 60.0)  # tIoU 1, 0.4 and 0
+
+
+def record(name, clip="c"):
+    return Record(f"{name}_0", clip, "?", 100.0, (MOMENT,))
+
+
+def ranked(*segments):
+    return np.array([(*segment, 0.9 - 0.1 * rank) for rank, segment in enumerate(segments)])
+
+
+def clustered(num_clips=40, per_clip=6):
+    """Clips that are all right or all wrong."""
+    records, answers = [], {}
+    for clip in range(num_clips):
+        for number in range(per_clip):
+            records.append(Record(f"a{clip}_{number}", f"c{clip}", "?", 100.0, (MOMENT,)))
+            answers[f"a{clip}_{number}"] = ranked(RIGHT if clip % 2 else WRONG)
+    return answers, records
+
+
+def test_an_instructive_query_is_one_on_which_the_recalls_disagree():
+    answers = {
+        "all_0": ranked(RIGHT, WRONG),
+        "none_0": ranked(WRONG, WRONG),
+        "late_0": ranked(WRONG, RIGHT, WRONG, WRONG, WRONG),
+        "mixed_0": ranked(LOOSE, RIGHT),
+    }
+    names = ["all", "none", "late", "mixed"]
+    records = [record(name) for name in names]
+    assert scoring.instructive_query(evaluate(answers, records)) == "mixed_0"
+    del answers["mixed_0"]
+    assert scoring.instructive_query(evaluate(answers, records[:3])) == "late_0"
+
+
+def test_the_cells_of_the_example_are_hits_where_recall_counts_one(tmp_path):
+    figure = scoring.recall_example_figure(record("a"), ranked(WRONG, LOOSE, RIGHT))
+    cells = [text.get_text() for text in figure.axes[1].texts]
+    assert cells == ["miss", "hit", "hit", "miss", "miss", "hit"]  # 0.3 for k = 1, 2, 3, then 0.5
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert said == ["tIoU 0.00", "tIoU 0.40", "tIoU 1.00"]
+    figure.savefig(tmp_path / "figure.png")
+
+
+def some_answers():
+    random = np.random.default_rng(0)
+    records, answers = [record(f"q{i}") for i in range(60)], {}
+    for one in records[:-1]:  # the last one is not answered
+        start = random.uniform(5, 25, 5)
+        answers[one.query_id] = np.column_stack(
+            [start, start + random.uniform(2, 15, 5), np.linspace(0.9, 0.1, 5)]
+        )
+    return answers, records
+
+
+def test_the_curves_pass_through_the_recalls_and_enclose_the_mean_overlap():
+    answers, records = some_answers()
+    evaluation = evaluate(answers, records)
+    for k in (1, 5):
+        curve = scoring.threshold_curves({"run": answers}, records, k)["run"]
+        for threshold in (0.3, 0.5):
+            at = curve.iloc[np.abs(curve.index - threshold).argmin()]
+            assert at == pytest.approx(evaluation.strict[f"R@{k} IoU={threshold:g}"])
+        assert (curve.diff().dropna() <= 0).all()
+    first = scoring.threshold_curves({"run": answers}, records, 1)["run"]
+    assert np.mean((first.to_numpy()[1:] + first.to_numpy()[:-1]) / 2) == pytest.approx(
+        evaluation.strict["mIoU"], abs=0.5
+    )
+    label = scoring.threshold_figure({"run": answers}, records).axes[0].get_legend().get_texts()[0].get_text()
+    assert float(label.split()[-1]) == pytest.approx(evaluation.strict["mIoU"], abs=0.5)
+
+
+def test_clips_that_hang_together_have_the_design_effect_of_their_size():
+    evaluation = evaluate(*clustered())
+    assert scoring.design_effect(evaluation, KEY) == pytest.approx(6, rel=0.25)
+    answers, records = some_answers()
+    single = evaluate(answers, [Record(r.query_id, r.query_id, "?", 100.0, r.moments_sec) for r in records])
+    assert scoring.design_effect(single, KEY) == pytest.approx(1, rel=0.25)
+    nothing = evaluate({"a_0": ranked(WRONG)}, [record("a")])
+    assert scoring.design_effect(nothing, KEY) == 1.0
+
+
+def test_the_outline_is_as_many_clips_as_there_are(tmp_path):
+    figure = scoring.resampling_figure(evaluate(*clustered()))
+    left, right = figure.axes
+    outline = next(patch for patch in left.patches if type(patch).__name__ == "StepPatch")
+    assert outline.get_data().values.sum() == pytest.approx(40)
+    assert sum(bar.get_height() for bar in left.patches if bar is not outline) == 40
+    assert len(right.get_legend().get_texts()) == 2
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_guessers_are_those_of_the_controls_and_the_log_itself_is_right(tiny_world, tmp_path):
+    records = read_nlq(tiny_world / "official" / "nlq_val.json").records
+    controls = Controls(tiny_world, records)
+    blank = evaluate({r.query_id: np.array([[0.0, 0.1, 0.5]]) for r in records}, records)
+    perfect = evaluate({r.query_id: np.array([[*r.moments_sec[0], 0.5]]) for r in records}, records)
+    table = scoring.guesser_table(controls, {"blank": blank, "perfect": perfect})
+    assert table[KEY].is_monotonic_increasing
+    assert table.loc["perfect", KEY] == 100
+    assert table.loc["blank", KEY] == 0
+    assert table.loc["guesser: any event of the object", KEY] == pytest.approx(
+        100 * controls.guesser("object").mean()
+    )
+    assert (table["95 % low"] <= table[KEY]).all()
+    figure = scoring.guesser_bars(table)
+    assert sum(bool(bar.get_hatch()) for bar in figure.axes[0].patches) == 4
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_the_curve_of_coverage_is_a_slow_count_and_ends_at_the_recall(tmp_path):
+    answers, records = some_answers()
+    for number, segments in enumerate(answers.values()):
+        segments[0, 2] = number / 100
+    evaluation = evaluate(answers, records)
+    curve = scoring.coverage_curve(answers, evaluation)
+    surest = sorted(answers, key=lambda query_id: -answers[query_id][0, 2])
+    right = [best_tiou(answers[q][:1], (MOMENT,))[0] > 0.3 for q in surest]
+    for count in (1, 10, 59):
+        assert curve["right"].iloc[count - 1] == pytest.approx(100 * np.mean(right[:count]))
+    assert curve["answered"].iloc[-1] == pytest.approx(100 * 59 / 60)
+    assert curve["right"].iloc[-1] == pytest.approx(evaluation.official[KEY])
+    figure = scoring.coverage_figure({"run": curve})
+    figure.savefig(tmp_path / "figure.png")
