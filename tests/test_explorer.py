@@ -9,11 +9,14 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis import explorer as module
 from groundnlq.analysis import kept
-from groundnlq.analysis.explorer import ALL, GROUND_TRUTH, NONE, PAGE, WHOLE_CLIP, Explorer, words_of_query
+from groundnlq.analysis.asked import words_of_query
+from groundnlq.analysis.explorer import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Explorer
 from groundnlq.analysis.kept import FixedRun
+from groundnlq.analysis.listing import PAGE
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError, FeatureError
 from tests.said import live_run
+from tests.test_timeline import bars, row_names
 
 RECORDS = [
     Record("a_0", "kitchen", "Where is the knife?", 100.0, ((10.0, 14.0),), template="Where"),
@@ -75,16 +78,8 @@ def explorer(screen):
     return made
 
 
-def bars(figure: Figure) -> set[tuple[float, float]]:
-    return {(p.get_x(), round(p.get_x() + p.get_width(), 4)) for p in figure.axes[0].patches}
-
-
 def offered(explorer) -> list[str]:
     return [query_id for _, query_id in explorer.query.options]
-
-
-def labels(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].get_yticklabels()]
 
 
 def test_the_panel_and_a_figure_are_shown_first_and_the_figure_is_replaced_in_place(explorer, screen):
@@ -124,11 +119,11 @@ def test_one_turn_of_any_widget_draws_one_picture(explorer, screen, turn):
 
 def test_choosing_a_query_draws_its_moment_and_its_answers(explorer, screen):
     explorer.query.value = "a_1"
-    assert {(60.0, 64.0), (40.0, 44.0), (10.0, 15.0)} <= bars(screen.shown[-1])
+    assert {(60.0, 64.0), (40.0, 44.0), (10.0, 15.0)} <= bars(screen.shown[-1].axes[0])
     assert screen.shown[-1].axes[0].get_title(loc="left") == "Where is the knife?"
     explorer.run.value = "good"
     assert explorer.query.value == "a_1"  # the same query, another run
-    assert (40.0, 44.0) not in bars(screen.shown[-1])
+    assert (40.0, 44.0) not in bars(screen.shown[-1].axes[0])
 
 
 def test_queries_of_the_same_words_are_told_apart(explorer):
@@ -242,10 +237,10 @@ def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_re
 
 def test_two_runs_are_drawn_and_told_side_by_side(explorer, screen):
     explorer.beside.value = "good"
-    assert labels(screen.shown[-1])[:5] == ["ground truth", "weak 1", "2", "good 1", "2"]
+    assert row_names(screen.shown[-1].axes[0])[:5] == ["ground truth", "weak 1", "2", "good 1", "2"]
     assert explorer.summary.value.count("<tr>") == 3
     explorer.beside.value = "weak"  # the same one twice is one
-    assert labels(screen.shown[-1])[1] == "rank 1"
+    assert row_names(screen.shown[-1].axes[0])[1] == "rank 1"
     explorer.beside.value = NONE
     assert explorer.summary.value.count("<tr>") == 2
 
@@ -254,11 +249,11 @@ def test_a_question_of_ones_own_is_asked_of_the_clip_that_is_shown(explorer, scr
     explorer.query.value = "b_0"
     explorer.question.value = "Where is <i>my</i> hat?"
     assert explorer.asked == [("garden", "Where is <i>my</i> hat?", explorer.weak_rules)]
-    assert (70.0, 75.0) in bars(screen.shown[-1])
+    assert (70.0, 75.0) in bars(screen.shown[-1].axes[0])
     assert screen.shown[-1].axes[0].get_title(loc="left") == "Where is <i>my</i> hat?"
     assert "&lt;i&gt;my" in explorer.summary.value
     assert "<i>" not in explorer.summary.value
-    assert labels(screen.shown[-1])[0] == "not annotated"
+    assert row_names(screen.shown[-1].axes[0])[0] == "not annotated"
     explorer.prediction.value = 1
     assert len(explorer.asked) == 1  # looked at again, not asked again
     explorer.query.value = "a_0"
@@ -287,10 +282,9 @@ def test_a_question_is_encoded_as_the_queries_were_or_not_at_all(explorer, encod
 
 def test_attention_is_drawn_with_the_words_of_the_query(explorer, screen):
     explorer.attention.value = True
-    axis = screen.shown[-1].axes[3]
-    assert [t.get_text() for t in axis.get_yticklabels()] == ["Where", "is", "the", "knife?"]
+    assert row_names(screen.shown[-1].axes[3]) == ["Where", "is", "the", "knife?"]
     explorer.run.value = "good"  # a file has no attention
-    assert len(screen.shown[-1].axes) == 2
+    assert len(screen.shown[-1].axes) == 1
 
 
 def test_tokens_without_known_words_are_numbered():

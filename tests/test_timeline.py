@@ -4,6 +4,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -41,6 +42,17 @@ def png(figure: Figure) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=40)
     return buffer.getvalue()
+
+
+def bars(axis: Axes) -> set[tuple[float, float]]:
+    """Start and end in time of all boxes."""
+    boxes = [path.get_extents() for collection in axis.collections for path in collection.get_paths()]
+    return {(round(box.x0, 4), round(box.x1, 4)) for box in boxes}
+
+
+def row_names(axis: Axes) -> list[str]:
+    """The words at the left of the rows, from the top."""
+    return [text.get_text() for text in axis.texts if text.get_position()[0] < 0]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -84,9 +96,7 @@ def test_the_shares_of_another_data_set_stand_beside_the_templates_counts():
 
 def test_a_timeline_shows_each_prediction_where_it_is_with_its_numbers():
     figure = timeline.query_timeline(record(), ranked((10, 14, 0.7), (60, 70, 0.2)), keep=2)
-    bars = [(p.get_x(), p.get_width()) for p in figure.axes[0].patches]
-    assert (10.0, 4.0) in bars
-    assert (60.0, 10.0) in bars
+    assert bars(figure.axes[0]) >= {(10.0, 14.0), (60.0, 70.0)}
     assert {"✓ 1.00", "0.700", "0.00", "0.200"} <= set(texts(figure))
 
 
@@ -98,19 +108,28 @@ def test_the_threshold_decides_what_is_ticked():
 
 def test_no_more_than_the_kept_are_drawn_and_without_truth_no_overlap_is_claimed():
     many = ranked(*((i, i + 1, 0.5) for i in range(8)))
-    labels = [t.get_text() for t in timeline.query_timeline(record(), many, keep=3).axes[0].get_yticklabels()]
-    assert labels == ["ground truth", "rank 1", "rank 2", "rank 3"]
+    figure = timeline.query_timeline(record(), many, keep=3)
+    assert row_names(figure.axes[0]) == ["ground truth", "rank 1", "rank 2", "rank 3"]
     assert "tIoU" not in texts(timeline.query_timeline(record(moments=()), many))
 
 
 def test_heat_map_cells_lie_around_the_times_of_their_points():
     one = record(duration=64.0)  # a second a step
     figure = timeline.query_timeline(one, ranked(), pyramid(64, 3))
-    (image,) = figure.axes[1].images
+    image, _scale = figure.axes[1].images
     assert tuple(image.get_extent()[:2]) == (0.0, 64.0)
     # point 1 of stride 4 is step 4, its cell reaches half a stride to both sides: steps 2 to 5
-    of_stride_4 = image.get_array()[2]
-    assert np.flatnonzero(of_stride_4 == pyramid(64, 3)[2][1]).tolist() == [2, 3, 4, 5]
+    of_stride_4, color = image.get_array()[2], colormaps["cividis"](pyramid(64, 3)[2][1], bytes=True)
+    assert np.flatnonzero((of_stride_4 == color).all(axis=1)).tolist() == [2, 3, 4, 5]
+
+
+def test_beside_cells_stands_the_scale_that_they_are_coloured_by():
+    figure = timeline.query_timeline(record(), ranked(), [level * 0.123 for level in pyramid()])
+    cells, scale = (image.get_array() for image in figure.axes[1].images)
+    assert (scale[0] == cells[0, -1]).all()  # the highest score, on top
+    assert (scale[-1] == cells[0, 0]).all()
+    words = {t.get_text(): t.get_position()[1] for t in figure.axes[1].texts}
+    assert (words["0.123"], words["0"]) == (1, 0)
 
 
 def test_the_window_is_what_is_shown():
@@ -121,10 +140,11 @@ def test_the_window_is_what_is_shown():
 def test_two_runs_stand_under_each_other_with_a_heat_map_each():
     answers = {"weak $": ranked((9, 15, 0.5)), "good": ranked((10, 14, 0.7), (60, 70, 0.2))}
     figure = timeline.query_timeline(record(), answers, {name: pyramid() for name in answers})
-    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
-    assert labels == ["ground truth", r"weak \$ 1", "good 1", "2"]
-    assert [len(axis.images) for axis in figure.axes[:3]] == [0, 1, 1]
-    assert [t.get_text() for t in figure.axes[3].get_legend().get_texts()] == [r"weak \$", "good"]
+    assert row_names(figure.axes[0]) == ["ground truth", r"weak \$ 1", "good 1", "2"]
+    assert [bool(axis.images) for axis in figure.axes] == [False, True, True, False]
+    assert [t.get_text() for t in figure.axes[3].texts] == [r"weak \$", "good"]
+    curves, samples = figure.axes[3].lines[::2], figure.axes[3].lines[1::2]
+    assert [c.get_linestyle() for c in curves] == [s.get_linestyle() for s in samples] == ["-", "--"]
     assert png(figure)
 
 
@@ -132,9 +152,18 @@ def test_attention_has_a_row_a_word_and_a_cell_a_step():
     weights = np.linspace(0, 1, 64 * 3).reshape(64, 3)
     figure = timeline.query_timeline(record(), ranked(), attention=(["where", "$x$", "</b>"], weights))
     axis = figure.axes[1]
-    assert axis.images[0].get_array().shape == (3, 64)
-    assert [t.get_text() for t in axis.get_yticklabels()] == ["where", r"\$x\$", "</b>"]
+    assert axis.images[0].get_array().shape == (3, 64, 4)
+    assert row_names(axis) == ["where", r"\$x\$", "</b>"]
     assert png(figure)
+
+
+def test_a_film_leaves_the_time_to_the_rows_below_it():
+    film = np.array([10.0, 12.0]), np.zeros((2, 9, 16, 3), np.uint8)
+    pictures, segments = timeline.query_timeline(record(), ranked((9, 15, 0.5)), film=film).axes
+    assert not pictures.axison
+    assert [t.get_text() for t in pictures.child_axes[0].get_xticklabels()] == ["10.0 s", "12.0 s"]
+    assert segments.get_xlabel() == "time in the clip [s]"
+    assert segments.xaxis.get_visible()
 
 
 def test_overlap_colors_darken():
@@ -216,7 +245,7 @@ FIGURES = {  # what makes it, and the labels that its axes must have
     "event log": (lambda: timeline.event_log(LOG, NARRATED), TIME),
     "query": (
         lambda: timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), MANY, NARRATED),
-        TIME | {"pyramid level", "score", "best score"},
+        TIME | {"pyramid level\n(stride)", "best score"},
     ),
 }
 

@@ -6,6 +6,7 @@ papermill's output and in an offline page; the widgets beside it only choose wha
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,21 +18,20 @@ import numpy as np
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
+from groundnlq.analysis.asked import Question, words_of_query
 from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
 from groundnlq.analysis.film import cut_video, film_strip, find_video
 from groundnlq.analysis.kept import FixedRun, LiveRun
-from groundnlq.analysis.panel import ALL, NONE, Panel
+from groundnlq.analysis.listing import QueryList, by_clip
+from groundnlq.analysis.panel import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, describe, places_to_go
 from groundnlq.analysis.timeline import query_timeline
 from groundnlq.data.recall import best_tiou, recall_key
 from groundnlq.data.records import Record
-from groundnlq.data.text import TextEncoder, clip_query
-from groundnlq.data.tokens import TokenStore
+from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
 
-WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank
 MARGIN_SEC = 8.0  # shown around what one went to
 PLAYED_AROUND_SEC = 1.0  # and played around it
-PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
 OUTCOME_NAMES = dict(enumerate(OUTCOMES)) | {NO_MOMENT: "not annotated"}
 
 
@@ -63,16 +63,13 @@ class Explorer(Panel):
             raise DataError("there is nothing to explore -- give at least one run over some records")
         if any([r.query_id for r in run.records] != [r.query_id for r in records] for run in runs.values()):
             raise DataError("the runs are not over the same records -- answer one split with all of them")
-        self.records = records
-        self.narrations, self.by_clip = _by_clip(narrations), _by_clip(records)
-        self._place = {record.query_id: place for place, record in enumerate(records)}
-        self._texts = [record.query.lower() for record in records]
-        self._fitting = np.arange(len(records))
-        self._asked: dict[str, tuple] = {}
+        self.narrations, self.by_clip = by_clip(narrations), by_clip(records)
+        self.queries = QueryList(records)
+        self._own: Question | None = None
         self._outcomes = lru_cache(maxsize=8)(
             lambda name, *cuts, **rules: outcome_codes(self.runs[name], *cuts, **rules)
         )
-        self._own: Record | None = None
+        self._heard = lru_cache(maxsize=4)(self._hear)
         self._handle: DisplayHandle | None = None
         self._is_setting = False
         live = [run for run in self.runs.values() if run.is_live]
@@ -86,6 +83,8 @@ class Explorer(Panel):
             has_film=video_folder is not None,
         )
         self._connect()
+        for name in self.runs:  # now, not at the turn that shows it first
+            self._codes(name)
         self._filter()
 
     def _connect(self) -> None:
@@ -104,17 +103,18 @@ class Explorer(Panel):
         """Display the controls and the figure; the figure alone survives in a file."""
         display(self.panel)
         self._handle = display(self.figure(), display_id=True)
+        gc.unfreeze()  # what an explorer before this one has left behind
+        gc.collect()
+        gc.freeze()  # else the collector walks through all that is loaded, 0.2 s long, at every tenth turn
 
     def figure(self) -> Figure:
         """What is chosen now, as a figure."""
         record, shown = self.record, self._shown()
-        answers = {name: self._answers(name) for name in shown}
-        scores = {name: self._level_scores(name) for name in shown}
-        alone = next(iter(shown)) if len(shown) == 1 else None
+        names = shown if len(shown) > 1 else [""]
         return query_timeline(
             record,
-            answers[alone] if alone else answers,
-            scores[alone] if alone else scores,
+            dict(zip(names, map(self._answers, shown), strict=True)),
+            dict(zip(names, map(self._level_scores, shown), strict=True)),
             others=[r for r in self.by_clip[record.clip_uid] if r is not record],
             narrations=self.narrations.get(record.clip_uid, ()),
             window_sec=self._window(),
@@ -130,16 +130,13 @@ class Explorer(Panel):
         Raises:
             DataError: it does not fit the filters, or is none of the split's.
         """
-        place = self._place.get(query_id, -1)
-        if place not in self._fitting:
-            raise DataError(f"query {query_id} is not among those that fit the filters -- clear them")
-        self._list(place)
-        self._choose()
+        self.queries.choose(query_id)
+        self._list()
 
     @property
     def record(self) -> Record:
         """The query that is looked at: the chosen one, or the one just asked."""
-        return self._own or self.records[self._place[self.query.value]]
+        return self._own.record if self._own else self.queries.record
 
     def recall(self, name: str, keep: int) -> float:
         """Percent of all annotated queries of which one of the first `keep` answers of a run is right."""
@@ -151,54 +148,38 @@ class Explorer(Panel):
 
     def _filter(self) -> None:
         """Keep the queries that fit all filters; the chosen one stays if it does."""
-        text, codes = self.search.value.lower(), self._codes(self.run.value)
         wanted = [code for code, name in OUTCOME_NAMES.items() if self.outcome.value in (ALL, name)]
-        fitting = [
-            place
-            for place in np.flatnonzero(np.isin(codes, wanted)).tolist()
-            if text in self._texts[place]
-            and self.template.value in (ALL, self.records[place].template or NONE)
-            and self.clip.value in (ALL, self.records[place].clip_uid)
-        ]
-        if not fitting:
+        is_wanted = np.isin(self._codes(self.run.value), wanted)
+        if self.queries.narrow(self.search.value, self.template.value, self.clip.value, is_wanted):
+            self._list()
+        else:
             self.summary.value = "<b>No query fits these filters.</b> The last one is still shown."
-            return
-        self._fitting = np.array(fitting)
-        chosen = self._place.get(self.query.value, -1)
-        self._list(chosen if chosen in self._fitting else fitting[0])
-        self._choose()
 
-    def _list(self, chosen: int) -> None:
-        """Offer the page of fitting queries on which the chosen one stands."""
-        first = int(np.searchsorted(self._fitting, chosen)) // PAGE * PAGE
-        codes = self._codes(self.run.value)
-        page = [
-            (
-                f"{self.records[place].query:.80}  [{OUTCOME_NAMES[codes[place]]}]",
-                self.records[place].query_id,
-            )
-            for place in self._fitting[first : first + PAGE].tolist()
-        ]
+    def _list(self) -> None:
+        """Offer the page of fitting queries on which the chosen one stands, and look at that one."""
+        codes, records = self._codes(self.run.value), self.queries.records
         with self._setting():
-            self.query.options = page
-            self.query.value = self.records[chosen].query_id
+            self.query.options = [
+                (f"{records[place].query:.80}  [{OUTCOME_NAMES[codes[place]]}]", records[place].query_id)
+                for place in self.queries.page
+            ]
+            self.query.value = self.queries.record.query_id
+        self._choose()
 
     def _step(self, by: int) -> None:
-        """Go to the next or previous fitting query, around the ends."""
-        now = int(np.searchsorted(self._fitting, self._place[self.query.value]))
-        self._list(int(self._fitting[(now + by) % len(self._fitting)]))
-        self._choose()
+        self.queries.step(by)
+        self._list()
 
     def _choose(self) -> None:
         """A query was chosen: it is looked at, no longer the question just asked."""
+        self.queries.choose(self.query.value)
         self._own = None
         self._look()
 
     def _ask(self) -> None:
         """A question was typed: it is looked at, over the shown clip; none leads back to the query."""
-        clip, text = self.record, self.question.value.strip()
-        self._own = Record("own_0", clip.clip_uid, text, clip.duration_sec) if text else None
-        self._asked.clear()
+        text = self.question.value.strip()
+        self._own = Question(text, self.record, self.encoder) if text else None
         try:
             self._look()
         except KitError as error:
@@ -207,16 +188,8 @@ class Explorer(Panel):
 
     def _look(self) -> None:
         """List the answers, tell the numbers, draw the picture."""
-        record, answers = self.record, self._answers(self.run.value)
-        overlaps = best_tiou(answers, record.moments_sec)
-        options = [("the whole clip", WHOLE_CLIP)]
-        if record.moments_sec:
-            options.append(("ground truth", GROUND_TRUTH))
-        for rank, ((start, end, score), overlap) in enumerate(zip(answers, overlaps, strict=True), 1):
-            right = f", tIoU {overlap:.2f}" if record.moments_sec else ""
-            options.append((f"{rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{right}", rank))
         with self._setting():
-            self.prediction.options = options
+            self.prediction.options = places_to_go(self.record, self._answers(self.run.value))
             self.prediction.value = WHOLE_CLIP
         self.summary.value = self._describe()
         self._redraw()
@@ -254,37 +227,30 @@ class Explorer(Panel):
         return self._outcomes(name, self.threshold.value, self.keep.value, **self._rules())
 
     def _answers(self, name: str) -> np.ndarray:
-        if self._own is not None:
-            return self._ask_run(name)[0][: self.keep.value]
-        return self._decoded(name).of(self._place[self.query.value], self.keep.value)
+        if self._own:
+            return self._asked(name)[0][: self.keep.value]
+        return self._decoded(name).of(self.queries.chosen, self.keep.value)
 
     def _level_scores(self, name: str) -> Sequence[np.ndarray]:
-        if not self.runs[name].is_live:
-            return ()
-        if self._own is not None:
-            return self._ask_run(name)[1]
-        return self.runs[name].level_scores(self._place[self.query.value])
+        if self._own:
+            return self._asked(name)[1]
+        run = self.runs[name]
+        return run.level_scores(self.queries.chosen) if run.is_live else ()
 
-    def _ask_run(self, name: str) -> tuple:
-        """What a run says of the question just asked; a file has nothing to say of it."""
-        run, key = self.runs[name], f"{name} {self._rules()}"
-        if not run.is_live:
-            return np.zeros((0, 3)), (), None
-        if key not in self._asked:
-            require_same_encoder(self.encoder, run.dataset.tokens)
-            (tokens,) = self.encoder.encode([self._own.query])
-            self._asked[key] = run.ask(self._own, tokens, **self._rules())
-        return self._asked[key]
+    def _asked(self, name: str) -> tuple:
+        return self._own.ask(self.runs[name], **self._rules())
 
     def _attention(self) -> tuple[list[str], np.ndarray] | None:
-        run = self.runs[self.run.value]
-        if not (self.attention.value and run.is_live):
+        name, record = self.run.value, self.record
+        if not (self.attention.value and self.runs[name].is_live):
             return None
-        if self._own is not None:
-            weights = self._ask_run(self.run.value)[2]
-        else:
-            weights = run.ask(self.record, run.dataset.tokens.read(self.record.query_id))[2]
-        return words_of_query(self.encoder, self.record.query, weights.shape[2]), weights.mean(axis=0)
+        weights = self._asked(name)[2] if self._own else self._heard(name, self.queries.chosen)
+        return words_of_query(self.encoder, record.query, weights.shape[2]), weights.mean(axis=0)
+
+    def _hear(self, name: str, place: int) -> np.ndarray:
+        """Attention of a run to a query of the split; the network is asked, since none was kept."""
+        run, record = self.runs[name], self.queries.records[place]
+        return run.ask(record, run.dataset.tokens.read(record.query_id))[2]
 
     def _window(self) -> tuple[float, float] | None:
         """The part of the clip around what one went to."""
@@ -311,61 +277,20 @@ class Explorer(Panel):
         """A player that begins at the moment; the video is cut, so that the page need not hold all of it."""
         path, stretch = find_video(self.video_folder, self.record.clip_uid), self._stretch()
         if path and stretch:
-            piece = cut_video(path, stretch[0] - PLAYED_AROUND_SEC, stretch[1] + PLAYED_AROUND_SEC)
-            video = widgets.Video(value=piece, format="mp4", autoplay=True, loop=False, height=240)
-            self.player.outputs = ()
-            self.player.append_display_data(video)
+            self.play_video(cut_video(path, stretch[0] - PLAYED_AROUND_SEC, stretch[1] + PLAYED_AROUND_SEC))
 
     def _describe(self) -> str:
-        """The numbers beside the picture, as a table with a row a run."""
-        record, keep, threshold = self.record, self.keep.value, self.threshold.value
-        where = f"asked of clip {escape(record.clip_uid)}"
-        if record.moments_sec:
-            where += ", answered at {:.1f} – {:.1f} s".format(*record.moments_sec[0])
-        recalls = dict.fromkeys(recall_key(k, threshold) for k in (1, keep))
+        """The numbers beside the picture."""
+        recalls = dict.fromkeys(recall_key(k, self.threshold.value) for k in (1, self.keep.value))
         table = [["run", "outcome", "right answers", *recalls], *map(self._row, self._shown())]
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
-        return (
-            f"<div style='line-height:1.5'><b>{escape(record.query)}</b><br>{where}"
-            f"<table cellpadding=4>{rows}</table>recalls are of the whole split, as decoded now; "
-            f"{len(self._fitting)} of {len(self.records)} queries fit the filters</div>"
-        )
+        fitting = f"{len(self.queries.fitting)} of {len(self.queries.records)} queries fit the filters"
+        return describe(self.record, table, f"recalls are of the whole split, as decoded now; {fitting}")
 
     def _row(self, name: str) -> list[str]:
         answers, keep = self._answers(name), self.keep.value
         right = int((best_tiou(answers, self.record.moments_sec) > self.threshold.value).sum())
         recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, keep))]
-        if self._own is not None:
+        if self._own:
             return [name, "your own question", "–", *recalls]
-        outcome = OUTCOME_NAMES[self._codes(name)[self._place[self.query.value]]]
+        outcome = OUTCOME_NAMES[self._codes(name)[self.queries.chosen]]
         return [name, outcome, f"{right} of {len(answers)}", *recalls]
-
-
-def require_same_encoder(encoder: TextEncoder, tokens: TokenStore) -> None:
-    """Refuse to encode a question otherwise than the queries were: the network would misread it.
-
-    Raises:
-        DataError: names both encoders. Of imported tokens nothing but the width is known.
-    """
-    is_other = encoder.name != tokens.encoder and not tokens.encoder.startswith("import of ")
-    if is_other or encoder.width != tokens.width:
-        raise DataError(
-            f"the queries were encoded by {tokens.encoder} ({tokens.width} wide), this question would be by "
-            f"{encoder.name} ({encoder.width} wide) -- give the explorer the encoder of the queries"
-        )
-
-
-def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> list[str]:
-    """What stands for each token of a query; numbers where that is not known."""
-    if encoder is not None:
-        pieces = encoder.tokenizer.tokenize(clip_query(text) if encoder.as_clip_query else text)
-        if len(pieces) == num_tokens:
-            return [piece.replace("</w>", "") for piece in pieces]
-    return [f"token {number}" for number in range(1, num_tokens + 1)]
-
-
-def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
-    clips: dict[str, list[Record]] = {}
-    for record in records:
-        clips.setdefault(record.clip_uid, []).append(record)
-    return clips

@@ -6,6 +6,7 @@ Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .webm, .m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def find_video(folder: str | Path, clip_uid: str) -> Path | None:
     return next((path for path in names if path.is_file()), None)
 
 
+@lru_cache(maxsize=4)  # the same frames stand in many pictures
 def film_strip(
     path: Path, start_sec: float, end_sec: float, num_frames: int = 8, height: int = 108
 ) -> tuple[np.ndarray, np.ndarray]:

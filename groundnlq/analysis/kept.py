@@ -25,7 +25,7 @@ from groundnlq.model.nms import soft_nms
 from groundnlq.model.points import Points, assign_targets, make_points
 
 FEW, KEEP = 5, 10  # answers to every query; the first k of them are what decoding with `keep=k` gives
-BEST = (64, 512)  # candidates that are decoded at first; all of them where these do not settle it
+BEST = (6, 50)  # candidates for each answer that are decoded at first; all where these do not settle it
 TINY = float(np.finfo(np.float32).tiny)  # a score of 0 would say "no answer"
 
 
@@ -113,7 +113,7 @@ class LiveRun:
         """
         segments, scores = torch.zeros(len(self.records), keep, 2), torch.zeros(len(self.records), keep)
         rows = torch.arange(len(self.records))
-        for width in (*BEST, int(self._first.diff().max())):
+        for width in (*(keep * many for many in BEST), int(self._first.diff().max())):
             is_all = len(rows) == len(self.records)
             some, their_scores, left_out = (
                 self._best_of_all(width) if is_all else self._best_candidates(rows, width)
@@ -154,17 +154,22 @@ class LiveRun:
         return torch.stack([a + self._scores[a:b].argmax() for a, b in self._first.unfold(0, 2, 1)])
 
     @cached_property
-    def _overlaps(self) -> np.ndarray:
-        """tIoU of the segments of all points."""
+    def _near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Query, tIoU and score as a candidate of the few points whose segment overlaps a moment."""
         query = torch.arange(len(self.records)).repeat_interleave(self._first.diff())
         seconds = self._to_sec(self._segments, query).numpy()
-        return np.nan_to_num(tiou(seconds[:, None], self._moments[query])).max(axis=1, initial=0)
+        overlaps = np.nan_to_num(tiou(seconds[:, None], self._moments[query])).max(axis=1, initial=0)
+        near = np.flatnonzero(overlaps)
+        return query.numpy()[near], overlaps[near], (self._scores * self._is_candidate).numpy()[near]
 
     def right_candidates(self, threshold: float, min_score: float) -> tuple[np.ndarray, np.ndarray]:
         """For each query: is any candidate above the minimum score right, and is the segment of any point?"""
-        is_right, firsts = self._overlaps > threshold, self._first[:-1].numpy()
-        is_alive = is_right & (self._is_candidate & (self._scores > min_score)).numpy()
-        return np.logical_or.reduceat(is_alive, firsts), np.logical_or.reduceat(is_right, firsts)
+        query, overlaps, scores = self._near
+        is_right = overlaps > threshold
+        found = np.zeros((2, len(self.records)), bool)
+        found[0, query[is_right & (scores > min_score)]] = True
+        found[1, query[is_right]] = True
+        return found[0], found[1]
 
     def candidates(self, index: int) -> np.ndarray:
         """(N, 4) of all points of one query: start_sec, end_sec, score, level."""

@@ -4,12 +4,17 @@ need nothing of ours."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import ipywidgets as widgets
+import numpy as np
 
 from groundnlq.analysis.kept import KEEP
+from groundnlq.data.recall import best_tiou
+from groundnlq.data.records import Record
 
 ALL, NONE = "(all)", "(none)"
+WHOLE_CLIP, GROUND_TRUTH = 0, -1  # where one can go to, besides a rank
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "7em"}}
@@ -68,6 +73,37 @@ class Panel:
         right += [self.prediction, self.attention]
         columns = [widgets.VBox(left, layout=half), widgets.VBox(right, layout=half)]
         return widgets.VBox([widgets.HBox(columns), self.summary, *self._film])
+
+    def play_video(self, piece: bytes) -> None:
+        """Replace what is played by this MP4."""
+        self.player.outputs = ()
+        self.player.append_display_data(
+            widgets.Video(value=piece, format="mp4", autoplay=True, loop=False, height=240)
+        )
+
+
+def places_to_go(record: Record, answers: np.ndarray) -> list[tuple[str, int]]:
+    """What stands in the list "go to", with the numbers of each answer (K, 3), and what it stands for."""
+    options = [("the whole clip", WHOLE_CLIP)]
+    if record.moments_sec:
+        options.append(("ground truth", GROUND_TRUTH))
+    overlaps = best_tiou(answers, record.moments_sec)
+    for rank, ((start, end, score), overlap) in enumerate(zip(answers, overlaps, strict=True), 1):
+        right = f", tIoU {overlap:.2f}" if record.moments_sec else ""
+        options.append((f"{rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{right}", rank))
+    return options
+
+
+def describe(record: Record, table: Sequence[Sequence[str]], note: str) -> str:
+    """HTML of a query, of where its moment is, and of a table; no text of theirs is ever run."""
+    where = f"asked of clip {escape(record.clip_uid)}"
+    if record.moments_sec:
+        where += ", answered at {:.1f} – {:.1f} s".format(*record.moments_sec[0])
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
+    return (
+        f"<div style='line-height:1.5'><b>{escape(record.query)}</b><br>{where}"
+        f"<table cellpadding=4>{rows}</table>{escape(note)}</div>"
+    )
 
 
 def _button(text: str, width: str = "8em") -> widgets.Button:

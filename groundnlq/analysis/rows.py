@@ -1,4 +1,8 @@
-"""The rows of a query's picture: segments, film, scores of the pyramid, attention, all over one time axis."""
+"""The rows of a query's picture: segments, film, scores of the pyramid, attention, all over one time axis.
+
+It is drawn anew at every turn of a slider: all is placed by hand, what repeats is one artist, and beside rows
+stand bare words, since a tick costs as much as three words, and an axis as much as all boxes together.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +12,36 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, plain
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 
+LEFT_INCH, WIDE, GAP_INCH = 1.1, 0.77, 0.12  # margin, share of the figure's width, between rows
+RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # what stands beside a row, in widths of the row
 
-def time_axes(heights_inch: Sequence[float], width_inch: float = 9.5) -> list[Axes]:
-    """Rows of axes over one time axis, with room at the right of each for its numbers (`_side`).
 
-    Placed by hand: the layout engine would take as long as all the drawing, at every turn of a slider.
-    """
-    height = 0.85 + sum(heights_inch) + 0.12 * (len(heights_inch) - 1)
+def time_axes(
+    heights_inch: Sequence[float], span_sec: tuple[float, float], width_inch: float = 9.5
+) -> list[Axes]:
+    """Rows of axes over the same time, with room at the right of each; the lowest has the ticks of all."""
+    height = 0.85 + sum(heights_inch) + GAP_INCH * (len(heights_inch) - 1)
     figure = Figure(figsize=(width_inch, height), facecolor="white")
     axes: list[Axes] = []
     top = height - 0.32
     for inches in heights_inch:
-        place = (1.1 / width_inch, (top - inches) / height, 0.77, inches / height)
-        axes.append(figure.add_axes(place, sharex=axes[0] if axes else None))
-        top -= inches + 0.12
-    for axis in axes:
-        axis.yaxis.set_label_coords(-0.1, 0.5)  # finding the place beside the ticks takes as long as drawing
-        axis.tick_params(axis="x", labelbottom=axis is axes[-1])
+        place = (LEFT_INCH / width_inch, (top - inches) / height, WIDE, inches / height)
+        axes.append(figure.add_axes(place, xlim=span_sec))
+        axes[-1].yaxis.set_label_coords(-0.1, 0.5)  # to find the place beside the ticks takes long
+        top -= inches + GAP_INCH
+    for axis in axes[:-1]:
+        axis.xaxis.set_visible(False)
     axes[-1].xaxis.set_label_coords(0.5, -0.32 / heights_inch[-1])
+    axes[-1].set_xlabel("time in the clip [s]")
     return axes
-
-
-def _side(axis: Axes, width: float) -> Axes:
-    """Axes at the right of others; of the figure's width."""
-    left, bottom, wide, height = axis.get_position().bounds
-    return axis.figure.add_axes((left + wide + 0.01, bottom, width, height))
 
 
 def draw_segments(
@@ -52,41 +53,56 @@ def draw_segments(
     threshold: float,
 ) -> None:
     """Rows of segments, with the numbers of the predictions beside them."""
-    side = _side(axis, 0.1)
-    side.set_axis_off()
     rows = ["ground truth" if record.moments_sec else "not annotated"]
     _mark_moments(axis, record)
-    draw_moments(axis, 0, [record], color=BLACK, hatch="//", edgecolor="white")
+    draw_moments(axis, 0, [record], facecolor=BLACK, hatch="//", edgecolor="white")
     for name, segments in ranked.items():
         overlaps = best_tiou(segments, record.moments_sec) if record.moments_sec else None
         _draw_answers(axis, len(rows), segments, overlaps)
-        _write_numbers(side, len(rows), segments, overlaps, threshold)
+        _write_numbers(axis, len(rows), segments, overlaps, threshold)
         names = [f"rank {rank}" if not name else f"{rank}" for rank in range(1, len(segments) + 1)]
         rows += [f"{plain(name, 12)} 1", *names[1:]] if name and names else names
         if name:
-            axis.axhline(len(rows) - 0.5, color="0.6", linewidth=0.7)
-    _write_heads(side, bool(record.moments_sec))
+            below, whole = len(rows) - 0.5, [(0, record.duration_sec)]
+            _boxes(axis, whole, below, below, edgecolor="0.6", linewidth=0.7)
+    _write(axis, TIOU_AT, 0, "tIoU" if record.moments_sec else "")
+    _write(axis, SCORE_AT, 0, "score")
     if others:
-        draw_moments(axis, len(rows), others, color="0.8", edgecolor="0.5")
+        draw_moments(axis, len(rows), others, facecolor="0.8", edgecolor="0.5")
         rows.append("other queries")
     if narrations:
         times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
         axis.plot(times, [len(rows)] * len(times), "|", color=BLUE, markersize=8)
         rows.append("narrations")
-    axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    for one in (axis, side):
-        one.set_ylim(len(rows) - 0.4, -0.6)
+    _name_rows(axis, rows)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _write(axis: Axes, place: float, row: float, text: str, **style: Any) -> None:
+    """A word beside a row, ending at `place` in widths of the axes."""
+    style = {"fontsize": 8, "va": "center", "ha": "right"} | style
+    axis.text(place, row, text, transform=axis.get_yaxis_transform(), **style)
+
+
+def _name_rows(axis: Axes, names: Sequence[str], **style: Any) -> None:
+    axis.set_yticks([])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    for row, name in enumerate(names):
+        _write(axis, -0.013, row, name, **style)
+
+
+def _boxes(axis: Axes, spans: Sequence[Sequence[float]], lows: Any, highs: Any, **style: Any) -> None:
+    """Boxes over start and end in time and from low to high, as one artist."""
+    starts, ends = np.reshape(np.asarray(spans, float), (-1, 2)).T
+    corners = np.broadcast_arrays(starts, lows, starts, highs, ends, highs, ends, lows)
+    boxes = PolyCollection(np.stack(corners, axis=-1).reshape(-1, 4, 2), **style)
+    axis.add_collection(boxes, autolim=False)
 
 
 def _draw_answers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None) -> None:
-    colors = [SKY] * len(segments) if overlaps is None else [overlap_color(overlap) for overlap in overlaps]
-    for row, ((start, end, _), color) in enumerate(zip(segments, colors, strict=True), first):
-        axis.barh(row, end - start, left=start, height=0.7, color=color, edgecolor=BLACK)
-
-
-def _write_heads(axis: Axes, has_truth: bool) -> None:
-    for place, head in ((0.5, "tIoU" if has_truth else ""), (1, "score")):
-        axis.text(place, 0, head, fontsize=8, va="center", ha="right")
+    colors = SKY if overlaps is None else [overlap_color(overlap) for overlap in overlaps]
+    rows = first + np.arange(len(segments))
+    _boxes(axis, segments[:, :2], rows - 0.35, rows + 0.35, facecolor=colors, edgecolor=BLACK)
 
 
 def _write_numbers(
@@ -95,21 +111,23 @@ def _write_numbers(
     """tIoU and score beside each prediction; hits are ticked and bold."""
     for row, score in enumerate(segments[:, 2]):
         is_hit = overlaps is not None and overlaps[row] > threshold
-        style = {"fontsize": 8, "va": "center", "ha": "right", "fontweight": "bold" if is_hit else "normal"}
-        axis.text(1, first + row, f"{score:.3f}", **style)
+        weight = "bold" if is_hit else "normal"
+        _write(axis, SCORE_AT, first + row, f"{score:.3f}", fontweight=weight)
         if overlaps is not None:
-            axis.text(0.5, first + row, f"{'✓ ' if is_hit else ''}{overlaps[row]:.2f}", **style)
+            tick = "✓ " if is_hit else ""
+            _write(axis, TIOU_AT, first + row, f"{tick}{overlaps[row]:.2f}", fontweight=weight)
 
 
 def draw_moments(axis: Axes, row: int, records: Sequence[Record], **style: Any) -> None:
     """Bars of all moments of the records, in one row."""
-    for start, end in (moment for record in records for moment in record.moments_sec):
-        axis.barh(row, end - start, left=start, height=0.7, **style)
+    moments = [moment for record in records for moment in record.moments_sec]
+    _boxes(axis, moments, row - 0.35, row + 0.35, **style)
 
 
-def _mark_moments(axis: Axes, record: Record) -> None:
-    for start, end in record.moments_sec:
-        axis.axvspan(start, end, color=YELLOW, alpha=0.35, linewidth=0, zorder=0)
+def _mark_moments(axis: Axes, record: Record, **style: Any) -> None:
+    """The ground truth over the whole height."""
+    style = style or {"facecolor": YELLOW, "alpha": 0.35, "linewidth": 0, "zorder": 0}
+    _boxes(axis, record.moments_sec, -0.1, 1.1, transform=axis.get_xaxis_transform(), **style)
 
 
 def overlap_color(overlap: float) -> tuple[float, ...]:
@@ -120,44 +138,57 @@ def overlap_color(overlap: float) -> tuple[float, ...]:
 def draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:
     """A row for each level; a point's cell reaches half a stride to both sides of its time."""
     scores = at_finest_steps(level_scores)
-    norm = Normalize(0, max(float(np.nanmax(scores, initial=0)), 1e-6))
-    extent = (0, record.duration_sec, len(scores) - 0.5, -0.5)
-    axis.imshow(scores, aspect="auto", extent=extent, cmap="cividis", norm=norm, interpolation="nearest")
-    for time in (time for moment in record.moments_sec for time in moment):
-        axis.axvline(time, color="white", linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(scores)), [f"stride {2**level}" for level in range(len(scores))])
-    axis.tick_params(axis="y", labelsize=7)
-    axis.set_ylabel(f"{plain(name, 20)}\nlevels" if name else "pyramid level", fontsize=9)
+    highest = max(float(np.nanmax(scores, initial=0)), 1e-6)
+    _draw_cells(axis, record, scores, "cividis", (0.0, highest), "score")
+    _mark_moments(axis, record, facecolor="none", edgecolor="white", linestyle="--", linewidth=1)
+    _name_rows(axis, [f"{2**level}" for level in range(len(scores))], fontsize=7)
+    axis.set_ylabel(f"{plain(name, 14)} levels\n(stride)" if name else "pyramid level\n(stride)", fontsize=9)
     axis.set_facecolor("0.85")
-    bar = axis.figure.colorbar(ScalarMappable(norm, "cividis"), cax=_side(axis, 0.012), label="score")
-    bar.ax.yaxis.set_label_coords(5.2, 0.5)
+
+
+def _draw_cells(
+    axis: Axes, record: Record, values: np.ndarray, cmap: str, ends: tuple[float, float], label: str
+) -> None:
+    """A row of cells over the clip for each of (R, T) values, and at the right the scale from end to end.
+
+    Colours are looked up here, of T values a row; matplotlib would do it for every pixel.
+    """
+    extent = (0, record.duration_sec, len(values) - 0.5, -0.5)
+    show = {"aspect": "auto", "interpolation": "nearest"}
+    axis.imshow(colormaps[cmap]((values - ends[0]) / (ends[1] - ends[0]), bytes=True), extent=extent, **show)
+    ramp = colormaps[cmap](np.linspace(1, 0, 64)[:, None], bytes=True)
+    axis.imshow(ramp, extent=(RIGHT, RIGHT + 0.016, 0, 1), transform=axis.transAxes, clip_on=False, **show)
+    style = {"fontsize": 8, "transform": axis.transAxes}
+    for place, end, align in zip((0, 1), ends, ("bottom", "top"), strict=True):
+        axis.text(RIGHT + 0.022, place, f"{round(end, 3):g}", va=align, **style)
+    axis.text(RIGHT + 0.055, 0.5, label, va="center", rotation=90, **style)
 
 
 def draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]]) -> None:
     """For each run the best score of any level over time."""
-    for (name, levels), (color, dash) in zip(scored.items(), CURVES, strict=False):
+    highest = 1e-6
+    beside = {"transform": axis.transAxes, "clip_on": False}
+    for number, ((name, levels), (color, dash)) in enumerate(zip(scored.items(), CURVES, strict=False)):
         best = np.nanmax(at_finest_steps(levels), axis=0)
+        highest = max(highest, float(np.nanmax(best, initial=0)))
         time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
-        axis.plot(time, best, dash, color=color, linewidth=1, drawstyle="steps-mid", label=plain(name, 12))
+        style = {"color": color, "linestyle": dash, "linewidth": 1}
+        axis.plot(time, best, drawstyle="steps-mid", label=plain(name, 12), **style)
+        if len(scored) > 1:
+            height = 0.75 - 0.25 * number
+            axis.add_line(Line2D([RIGHT, RIGHT + 0.025], [height, height], **style, **beside))
+            axis.text(RIGHT + 0.033, height, plain(name, 12), fontsize=8, va="center", **beside)
     _mark_moments(axis, record)
-    axis.set(ylabel="best score", ylim=(0, None))
-    if len(scored) > 1:
-        axis.legend(
-            loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=7, handlelength=1.2, frameon=False
-        )
+    axis.set(ylabel="best score", ylim=(0, 1.05 * highest))
 
 
 def draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: np.ndarray) -> None:
     """A row for each word; dark where the video looks at it more."""
-    norm = Normalize(float(weights.min()), float(weights.max()))
-    extent = (0, record.duration_sec, len(words) - 0.5, -0.5)
-    axis.imshow(weights.T, aspect="auto", extent=extent, cmap="Greys", norm=norm, interpolation="nearest")
-    for start, end in record.moments_sec:
-        axis.axvspan(start, end, fill=False, edgecolor=VERMILION, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(words)), [plain(word, 14) for word in words], fontsize=8)
+    low, high = float(weights.min()), float(weights.max())
+    _draw_cells(axis, record, weights.T, "Greys", (low, max(high, low + 1e-6)), "share")
+    _mark_moments(axis, record, facecolor="none", edgecolor=VERMILION, linestyle="--", linewidth=1)
+    _name_rows(axis, [plain(word, 14) for word in words])
     axis.set_ylabel("attention", fontsize=9)
-    bar = axis.figure.colorbar(ScalarMappable(norm, "Greys"), cax=_side(axis, 0.012), label="share")
-    bar.ax.yaxis.set_label_coords(5.2, 0.5)
 
 
 def draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:

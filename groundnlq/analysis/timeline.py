@@ -52,24 +52,21 @@ def query_timeline(
     ranked = {name: segments[:keep] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
     num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
-    heights = (
-        [0.45 + 0.24 * num_rows] + [0.95] * (film is not None) + [1.4] * len(scored) + [0.9] * bool(scored)
-    )
+    heights = [0.95] * (film is not None) + [0.45 + 0.24 * num_rows]
+    heights += [1.4] * len(scored) + [0.9] * bool(scored)
     heights += [0.3 + 0.16 * len(attention[0])] if attention else []
-    axes = time_axes(heights)
+    axes = time_axes(heights, window_sec or (0, record.duration_sec))
     axes[0].set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
-    draw_segments(axes[0], record, ranked, others, narrations, threshold)
-    below = iter(axes[1:])
+    rows = iter(axes)
     if film is not None:
-        draw_film(next(below), *film)
+        draw_film(next(rows), *film)
+    draw_segments(next(rows), record, ranked, others, narrations, threshold)
     for name, levels in scored.items():
-        draw_heat_map(next(below), record, levels, name)
+        draw_heat_map(next(rows), record, levels, name)
     if scored:
-        draw_best_scores(next(below), record, scored)
+        draw_best_scores(next(rows), record, scored)
     if attention:
-        draw_attention(next(below), record, *attention)
-    axes[-1].set_xlabel("time in the clip [s]")
-    axes[-1].set_xlim(*(window_sec or (0, record.duration_sec)))
+        draw_attention(next(rows), record, *attention)
     return axes[0].figure
 
 

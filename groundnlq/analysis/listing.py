@@ -1,0 +1,87 @@
+"""Queries of a split that fit what one looks for, the one that is looked at, and the page it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from groundnlq.analysis.panel import ALL, NONE
+from groundnlq.data.records import Record
+from groundnlq.errors import DataError
+
+PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
+
+
+def by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each clip, clips and records in the order given."""
+    clips: dict[str, list[Record]] = {}
+    for record in records:
+        clips.setdefault(record.clip_uid, []).append(record)
+    return clips
+
+
+class QueryList:
+    """At first all queries fit, and the first one is chosen.
+
+    Attributes:
+        fitting: places among the records, ascending; never empty.
+        chosen: the place that is looked at.
+    """
+
+    def __init__(self, records: Sequence[Record]):
+        self.records, self.fitting, self.chosen = records, np.arange(len(records)), 0
+        self._place = {record.query_id: place for place, record in enumerate(records)}
+        self._texts = [record.query.lower() for record in records]
+
+    @property
+    def record(self) -> Record:
+        return self.records[self.chosen]
+
+    def narrow(self, text: str, template: str, clip_uid: str, is_wanted: np.ndarray) -> bool:
+        """Keep the queries that fit; the chosen one stays chosen if it does.
+
+        Args:
+            text: a part of the query, in any case; template, clip_uid: one of them, or `ALL`.
+            is_wanted: (Q,) bool, what else there is to say.
+
+        Returns:
+            whether any fits; if none does, all stays as it was.
+        """
+        text = text.lower()
+        fitting = [
+            place
+            for place in np.flatnonzero(is_wanted).tolist()
+            if text in self._texts[place]
+            and template in (ALL, self.records[place].template or NONE)
+            and clip_uid in (ALL, self.records[place].clip_uid)
+        ]
+        if fitting:
+            self.fitting = np.array(fitting)
+            self.chosen = self.chosen if self.chosen in self.fitting else fitting[0]
+        return bool(fitting)
+
+    def choose(self, query_id: str) -> None:
+        """Look at this query.
+
+        Raises:
+            DataError: it does not fit, or is none of the split's.
+        """
+        place = self._place.get(query_id, -1)
+        if place not in self.fitting:
+            raise DataError(f"query {query_id} is not among those that fit the filters -- clear them")
+        self.chosen = place
+
+    def step(self, by: int) -> None:
+        """Look at the query so many further on among those that fit, around the ends."""
+        self.chosen = int(self.fitting[(self._number + by) % len(self.fitting)])
+
+    @property
+    def page(self) -> list[int]:
+        """Places of at most `PAGE` fitting queries, the chosen one among them."""
+        first = self._number // PAGE * PAGE
+        return self.fitting[first : first + PAGE].tolist()
+
+    @property
+    def _number(self) -> int:
+        return int(np.searchsorted(self.fitting, self.chosen))
