@@ -1,5 +1,7 @@
 """The explorer, driven as a person would: a turn of a widget changes the picture, once, and the numbers."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +90,22 @@ def test_the_panel_and_a_figure_are_shown_first_and_the_figure_is_replaced_in_pl
     assert isinstance(figure, Figure)
     explorer.query.value = "a_1"
     assert isinstance(screen.shown[2], Figure)
+
+
+def test_the_collector_leaves_alone_what_is_loaded_but_gets_what_an_explorer_before_left(explorer):
+    class Left:
+        """Something in a circle, as a run is."""
+
+        def __init__(self):
+            self.itself = self
+
+    left = Left()
+    explorer.show()
+    assert gc.get_freeze_count() > 0
+    gone = weakref.ref(left)
+    del left
+    explorer.show()
+    assert gone() is None
 
 
 TURNS = {
@@ -213,6 +231,36 @@ def test_nothing_but_sigma_and_minimum_score_decodes_the_split_again(explorer, m
     assert len(calls) == 1
 
 
+def test_no_turn_waits_for_a_run_that_was_not_shown_before(screen, monkeypatch):
+    explorer = Explorer({name: live_run(RECORDS, said) for name, said in (("weak", WEAK), ("other", WEAK))})
+    calls, real = [], kept.soft_nms
+    monkeypatch.setattr(kept, "soft_nms", lambda *a: calls.append(a) or real(*a))
+    explorer.beside.value = "other"
+    explorer.run.value = "other"
+    assert calls == []
+    explorer.sigma.value = 0.05
+    assert len(calls) == 1  # of the shown one alone
+
+
+def test_the_network_is_asked_for_attention_once_a_query(explorer):
+    explorer.attention.value = True
+    assert len(explorer.asked) == 1
+    explorer.keep.value, explorer.prediction.value = 1, GROUND_TRUTH
+    assert len(explorer.asked) == 1
+    explorer.query.value = "a_1"
+    assert len(explorer.asked) == 2
+
+
+def test_a_figure_of_ones_own_stays_as_it_is_while_the_shown_one_is_drawn_on_again(explorer, screen):
+    own = explorer.figure()
+    explorer.query.value = "a_1"
+    assert own is not screen.shown[-1]
+    assert own.axes[0].get_title(loc="left") == "Where is the knife?"
+    assert (10.0, 14.0) in bars(own.axes[0])
+    explorer.on.click()
+    assert screen.shown[-1] is screen.shown[-2]
+
+
 def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_reached(screen):
     """What is done at a turn is bounded: the split is decoded at once, and a page of queries is sent."""
     many = [
@@ -284,7 +332,7 @@ def test_attention_is_drawn_with_the_words_of_the_query(explorer, screen):
     explorer.attention.value = True
     assert row_names(screen.shown[-1].axes[3]) == ["Where", "is", "the", "knife?"]
     explorer.run.value = "good"  # a file has no attention
-    assert len(screen.shown[-1].axes) == 1
+    assert [axis.get_visible() for axis in screen.shown[-1].axes] == [True, False, False, False]
 
 
 def test_tokens_without_known_words_are_numbered():

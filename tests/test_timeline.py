@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis import plots, rows, timeline
 from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.sheet import Sheet
 from groundnlq.data.feature_check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
@@ -164,6 +165,34 @@ def test_a_film_leaves_the_time_to_the_rows_below_it():
     assert [t.get_text() for t in pictures.child_axes[0].get_xticklabels()] == ["10.0 s", "12.0 s"]
     assert segments.get_xlabel() == "time in the clip [s]"
     assert segments.xaxis.get_visible()
+
+
+TWO = {"one": ranked((9, 15, 0.5)), "other": ranked((10, 14, 0.7), (60, 70, 0.2))}
+PICTURES = [  # one after another on a sheet, each with other rows than the one before
+    {"ranked": TWO["one"], "level_scores": pyramid()},
+    {"ranked": TWO, "level_scores": dict.fromkeys(TWO, pyramid()), "narrations": [record(2)]},
+    {"ranked": TWO["one"], "window_sec": (5.0, 20.0)},
+    {"ranked": ranked(), "film": (np.array([10.0]), np.zeros((1, 9, 16, 3), np.uint8))},
+    {"ranked": TWO["other"], "attention": (["where", "cup"], np.linspace(0, 1, 128).reshape(64, 2))},
+    {"ranked": TWO, "level_scores": {"one": pyramid(), "other": pyramid(128, 5)}, "others": [record(1)]},
+    {"ranked": TWO["one"], "level_scores": [level * 0.2 for level in pyramid()], "window_sec": (0.0, 30.0)},
+]
+
+
+def test_a_sheet_that_was_drawn_on_shows_nothing_of_the_pictures_before():
+    sheet = Sheet()
+    for number, shown in enumerate([*PICTURES, *PICTURES[::-1]]):
+        one = record(number, text=f"Where is cup {number}?")
+        fresh = png(timeline.query_timeline(one, **shown))
+        assert png(timeline.query_timeline(one, **shown, sheet=sheet)) == fresh, number
+    assert len({png(timeline.query_timeline(record(), **shown)) for shown in PICTURES}) == len(PICTURES)
+
+
+def test_a_picture_leaves_nothing_behind_on_its_sheet():
+    sheet = Sheet()
+    for _ in range(3):
+        figure = timeline.query_timeline(record(), **PICTURES[1], sheet=sheet)
+    assert len(figure.findobj()) == len(timeline.query_timeline(record(), **PICTURES[1]).findobj())
 
 
 def test_overlap_colors_darken():

@@ -24,6 +24,7 @@ from groundnlq.analysis.film import cut_video, film_strip, find_video
 from groundnlq.analysis.kept import FixedRun, LiveRun
 from groundnlq.analysis.listing import QueryList, by_clip
 from groundnlq.analysis.panel import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, describe, places_to_go
+from groundnlq.analysis.sheet import Sheet
 from groundnlq.analysis.timeline import query_timeline
 from groundnlq.data.recall import best_tiou, recall_key
 from groundnlq.data.records import Record
@@ -71,6 +72,7 @@ class Explorer(Panel):
         )
         self._heard = lru_cache(maxsize=4)(self._hear)
         self._handle: DisplayHandle | None = None
+        self._sheet = Sheet()
         self._is_setting = False
         live = [run for run in self.runs.values() if run.is_live]
         super().__init__(
@@ -83,8 +85,9 @@ class Explorer(Panel):
             has_film=video_folder is not None,
         )
         self._connect()
-        for name in self.runs:  # now, not at the turn that shows it first
+        for name, run in self.runs.items():  # now, not at the turn that shows a run or more answers first
             self._codes(name)
+            run.answers(**self._rules())
         self._filter()
 
     def _connect(self) -> None:
@@ -102,13 +105,13 @@ class Explorer(Panel):
     def show(self) -> None:
         """Display the controls and the figure; the figure alone survives in a file."""
         display(self.panel)
-        self._handle = display(self.figure(), display_id=True)
-        gc.unfreeze()  # what an explorer before this one has left behind
+        self._handle = display(self.figure(self._sheet), display_id=True)
+        gc.unfreeze()  # what an explorer before this one left
         gc.collect()
-        gc.freeze()  # else the collector walks through all that is loaded, 0.2 s long, at every tenth turn
+        gc.freeze()  # else the collector walks through all that is loaded, 0.2 s long, at one turn in twenty
 
-    def figure(self) -> Figure:
-        """What is chosen now, as a figure."""
+    def figure(self, sheet: Sheet | None = None) -> Figure:
+        """What is chosen now, as a figure; of its own, or drawn on a sheet that was used before."""
         record, shown = self.record, self._shown()
         names = shown if len(shown) > 1 else [""]
         return query_timeline(
@@ -122,6 +125,7 @@ class Explorer(Panel):
             threshold=self.threshold.value,
             attention=self._attention(),
             film=self._frames(),
+            sheet=sheet,
         )
 
     def go_to(self, query_id: str) -> None:
@@ -196,7 +200,7 @@ class Explorer(Panel):
 
     def _redraw(self) -> None:
         if self._handle is not None:
-            self._handle.update(self.figure())
+            self._handle.update(self.figure(self._sheet))
 
     def _observe(self, controls: Sequence[widgets.Widget], act: Callable[[], None]) -> None:
         for control in controls:

@@ -1,7 +1,7 @@
 """The rows of a query's picture: segments, film, scores of the pyramid, attention, all over one time axis.
 
-It is drawn anew at every turn of a slider: all is placed by hand, what repeats is one artist, and beside rows
-stand bare words, since a tick costs as much as three words, and an axis as much as all boxes together.
+They are drawn anew at every turn of a slider: what repeats is one artist, and beside rows stand bare words,
+which cost less than ticks.
 """
 
 from __future__ import annotations
@@ -13,35 +13,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, plain
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 
-LEFT_INCH, WIDE, GAP_INCH = 1.1, 0.77, 0.12  # margin, share of the figure's width, between rows
 RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # what stands beside a row, in widths of the row
-
-
-def time_axes(
-    heights_inch: Sequence[float], span_sec: tuple[float, float], width_inch: float = 9.5
-) -> list[Axes]:
-    """Rows of axes over the same time, with room at the right of each; the lowest has the ticks of all."""
-    height = 0.85 + sum(heights_inch) + GAP_INCH * (len(heights_inch) - 1)
-    figure = Figure(figsize=(width_inch, height), facecolor="white")
-    axes: list[Axes] = []
-    top = height - 0.32
-    for inches in heights_inch:
-        place = (LEFT_INCH / width_inch, (top - inches) / height, WIDE, inches / height)
-        axes.append(figure.add_axes(place, xlim=span_sec))
-        axes[-1].yaxis.set_label_coords(-0.1, 0.5)  # to find the place beside the ticks takes long
-        top -= inches + GAP_INCH
-    for axis in axes[:-1]:
-        axis.xaxis.set_visible(False)
-    axes[-1].xaxis.set_label_coords(0.5, -0.32 / heights_inch[-1])
-    axes[-1].set_xlabel("time in the clip [s]")
-    return axes
 
 
 def draw_segments(
@@ -100,7 +78,7 @@ def _boxes(axis: Axes, spans: Sequence[Sequence[float]], lows: Any, highs: Any, 
 
 
 def _draw_answers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None) -> None:
-    colors = SKY if overlaps is None else [overlap_color(overlap) for overlap in overlaps]
+    colors = SKY if overlaps is None else overlap_color(overlaps)
     rows = first + np.arange(len(segments))
     _boxes(axis, segments[:, :2], rows - 0.35, rows + 0.35, facecolor=colors, edgecolor=BLACK)
 
@@ -130,9 +108,9 @@ def _mark_moments(axis: Axes, record: Record, **style: Any) -> None:
     _boxes(axis, record.moments_sec, -0.1, 1.1, transform=axis.get_xaxis_transform(), **style)
 
 
-def overlap_color(overlap: float) -> tuple[float, ...]:
-    """From white (tIoU 0) to dark green (1); dark is good in greyscale as well."""
-    return colormaps["YlGn"](float(np.clip(overlap, 0, 1)))
+def overlap_color(overlap: float | np.ndarray) -> tuple[float, ...] | np.ndarray:
+    """RGBA from white (tIoU 0) to dark green (1); dark is good in greyscale as well."""
+    return colormaps["YlGn"](np.clip(overlap, 0.0, 1.0))
 
 
 def draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:

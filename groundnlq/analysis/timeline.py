@@ -18,8 +18,8 @@ from groundnlq.analysis.rows import (
     draw_heat_map,
     draw_moments,
     draw_segments,
-    time_axes,
 )
+from groundnlq.analysis.sheet import Sheet
 from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, new_figure, plain
 from groundnlq.data.records import Record
 
@@ -35,6 +35,7 @@ def query_timeline(
     threshold: float = 0.3,
     attention: tuple[Sequence[str], np.ndarray] | None = None,
     film: tuple[np.ndarray, np.ndarray] | None = None,
+    sheet: Sheet | None = None,
 ) -> Figure:
     """All that is known about one query on one time axis.
 
@@ -48,26 +49,29 @@ def query_timeline(
         threshold: the tIoU above which a prediction is ticked as a hit.
         attention: words of the query and (T, L), how much each step looks at each of them.
         film: times (F,) and pictures (F, height, width, 3) of a moment, as `film.film_strip` gives them.
+        sheet: to draw on again; its figure then is what is returned.
     """
     ranked = {name: segments[:keep] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
     num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
-    heights = [0.95] * (film is not None) + [0.45 + 0.24 * num_rows]
-    heights += [1.4] * len(scored) + [0.9] * bool(scored)
-    heights += [0.3 + 0.16 * len(attention[0])] if attention else []
-    axes = time_axes(heights, window_sec or (0, record.duration_sec))
-    axes[0].set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
-    rows = iter(axes)
+    heights = {"film": 0.95} if film is not None else {}
+    heights |= {"segments": 0.45 + 0.24 * num_rows}
+    heights |= {f"scores {number}": 1.4 for number in range(len(scored))}
+    heights |= {"best": 0.9} if scored else {}
+    heights |= {"attention": 0.3 + 0.16 * len(attention[0])} if attention else {}
+    sheet = sheet or Sheet()
+    rows = sheet.rows(heights, window_sec or (0, record.duration_sec))
+    next(iter(rows.values())).set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
     if film is not None:
-        draw_film(next(rows), *film)
-    draw_segments(next(rows), record, ranked, others, narrations, threshold)
-    for name, levels in scored.items():
-        draw_heat_map(next(rows), record, levels, name)
+        draw_film(rows["film"], *film)
+    draw_segments(rows["segments"], record, ranked, others, narrations, threshold)
+    for number, (name, levels) in enumerate(scored.items()):
+        draw_heat_map(rows[f"scores {number}"], record, levels, name)
     if scored:
-        draw_best_scores(next(rows), record, scored)
+        draw_best_scores(rows["best"], record, scored)
     if attention:
-        draw_attention(next(rows), record, *attention)
-    return axes[0].figure
+        draw_attention(rows["attention"], record, *attention)
+    return sheet.figure
 
 
 def _by_run(given: Any) -> Mapping[str, Any]:
