@@ -228,7 +228,7 @@ TABLE: dict[str, list[tuple]] = {
     "notebooks": [
         ("unknown parameter", nothing, "notebooks 02 --run out -p presett x", 2, "no notebook has a parameter 'presett'; did you mean preset?"),
         ("mistyped parameter", nothing, "notebooks 01 --run out -p make_world maybe", 2, "make_world='maybe' is of type str, expected bool"),
-        ("wrong order, or no run folder", nothing, "notebooks 03 --run out", 2, "03_finetuning: cell", "out/pretrain/best.pt is missing", "run 02_pretraining first"),
+        ("wrong order, or no run folder", nothing, "notebooks 03 --run out", 2, "03_finetuning: cell", "out/pretrain/last.pt is missing", "run 02_pretraining first"),
         ("no data", nothing, "notebooks 02 --run out -p data_folder nowhere", 2, "02_pretraining: cell", "nowhere/narrations.jsonl: No such file"),
         ("unknown notebook", nothing, "notebooks 99 --run out", 2, "no notebook '99'", "01_data_inspection"),
     ],
