@@ -342,6 +342,16 @@ def test_a_compiled_network_takes_the_same_steps(data, monkeypatch):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_a_network_that_cannot_be_compiled_is_one_clear_error(data, tmp_path, monkeypatch):
+    def refuse(_graph, _inputs):
+        raise NotImplementedError("no such product")
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **how: compile_with(network, backend=refuse, **how))
+    with pytest.raises(TrainingFailed, match=r"compiler failed: .*no such product.*train.compile at false"):
+        train(tiny_config(data, compile=True), tmp_path, progress=False)
+
+
 def test_tensorboard_gets_the_numbers_of_the_log(data, tmp_path):
     pytest.importorskip("tensorboard", reason="the optional extra is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

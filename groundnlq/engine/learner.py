@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -87,7 +89,7 @@ class Learner:
         """Add this batch's gradients; its classification and regression losses and number of positives."""
         batch = batch.to(self.world.device, non_blocking=True)
         is_bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=is_bfloat16):
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=is_bfloat16), _compiling():
             predictions = self.forward(batch)
         *losses, positives = self.criterion.sums(predictions, batch)
         if self.config.published_normaliser:
@@ -118,3 +120,21 @@ class Learner:
             f"loss {losses[2]:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
             "and the last checkpoint is intact; look at these queries' features, or lower train.learning_rate"
         )
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """PyTorch's compiler may not manage a network on a device (2.13: sequences of many lengths on a CPU)."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "torch._dynamo" not in sys.modules:  # importing it takes seconds; nothing was compiled
+            raise
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = " ".join(str(error).split())
+        raise TrainingFailed(
+            f"PyTorch's compiler failed: {reason:.200} -- leave train.compile at false; nothing else changes"
+        ) from error
