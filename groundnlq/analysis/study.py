@@ -142,7 +142,7 @@ class Study:
                 for done in as_completed(waiting):
                     done.result()
                     bar.update()
-            finally:  # at an error those in training end, and no further one begins
+            finally:  # at an error those in training are finished, and no further one begins
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def truth(self, seed: int) -> list[Record]:
