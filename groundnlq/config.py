@@ -137,6 +137,10 @@ class TrainConfig(Section):
     deterministic: bool = False  # only deterministic kernels, slower; an error where there is none
     tensorboard: bool = False  # also write the log for TensorBoard (extra `tensorboard`)
 
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        """Steps until the full learning rate."""
+        return round(self.warmup_epochs * steps_per_epoch)
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.warmup_epochs >= self.epochs:

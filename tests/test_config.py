@@ -169,3 +169,8 @@ def test_derived_values_follow_the_architecture():
     model = load_config("finetune").model
     assert (model.num_levels, model.coarsest_stride) == (7, 64)
     assert RunConfig(name="x").data.path("text.h5").as_posix() == "data/ego4d/text.h5"
+
+
+def test_a_warmup_may_be_a_part_of_an_epoch():
+    train = load_config("finetune", ["train.epochs=1", "train.warmup_epochs=0.25"]).train
+    assert train.warmup_steps(steps_per_epoch=100) == 25

@@ -8,26 +8,23 @@ import pytest
 import torch
 
 from groundnlq.analysis import learning
-from groundnlq.config import ModelConfig, TrainConfig
+from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.engine.optim import Ema, learning_rate_at
 from groundnlq.engine.predict import infer
-from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
+from tests.tiny_run import SMALL_RANGES, small_network
 
 GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
-RANGES = ((0, 4), (2, 8), (4, 10000))
+RANGES = SMALL_RANGES
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    shape = {"video_dim": 8, "text_dim": 8, "width": 16, "num_heads": 2, "window": 5, "scale_init": 0.5}
-    layers = {"num_text_layers": 1, "num_stem_layers": 1, "num_self_levels": 2, "max_seq_len": 128}
-    return Grounder.from_config(ModelConfig(**shape, **layers, regression_ranges_grid=RANGES)).eval()
+    return small_network(num_stem_layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -127,3 +127,20 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
 def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path):
     beside = Study(tmp_path, study.scale, study.overrides, progress=False)
     pd.testing.assert_frame_equal(run_study(beside, [0], jobs=os.cpu_count()), run_study(study, [0]))
+
+
+def test_every_amount_of_narrations_is_trained_in_about_as_many_steps(study, monkeypatch):
+    seen, usual = {}, Study(study.folder, study.scale, progress=False)
+    monkeypatch.setattr(
+        "groundnlq.analysis.study.train", lambda config, folder, progress: seen.update({folder.name: config})
+    )
+    for name in ("quarter of the narrations", "finetune", "four times the narrations"):
+        usual.train(0, name)
+    runs = {name: config for name, config in seen.items() if name.endswith("pretrain")}
+    assert len(runs) == 3
+    samples = {
+        config.train.epochs * len(read_records(config.data.path(config.data.train_records[0])))
+        for config in runs.values()
+    }
+    assert max(samples) < 1.25 * min(samples)
+    assert len({config.train.warmup_epochs / config.train.epochs for config in runs.values()}) == 1

@@ -8,24 +8,20 @@ import torch
 
 from groundnlq.analysis import lesson, tour
 from groundnlq.analysis.kept import Decoded
-from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
-from groundnlq.model.grounder import Grounder
 from groundnlq.model.nms import soft_nms
+from tests.tiny_run import SMALL_RANGES, small_network
 
 GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
-RANGES = ((0, 4), (2, 8), (4, 10000))
+RANGES = SMALL_RANGES
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    shape = {"video_dim": 8, "text_dim": 8, "width": 16, "num_heads": 2, "window": 5, "scale_init": 0.5}
-    layers = {"num_text_layers": 1, "num_stem_layers": 2, "num_self_levels": 2, "max_seq_len": 128}
-    return Grounder.from_config(ModelConfig(**shape, **layers, regression_ranges_grid=RANGES)).eval()
+    return small_network(num_stem_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groundnlq.config import RunConfig, parse_config
+from groundnlq.config import ModelConfig, RunConfig, parse_config
 from groundnlq.data.features import write_features
 from groundnlq.data.records import Record, write_records
 from groundnlq.data.tokens import write_tokens
+from groundnlq.model.grounder import Grounder
 
 NUM_STEPS, WIDTH, KINDS = 40, 8, 3
 
@@ -89,3 +90,15 @@ def same_weights(one: Path, other: Path) -> bool:
     """Bitwise equality of two exported models."""
     left, right = weights_of(one), weights_of(other)
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+SMALL_RANGES = ((0, 4), (2, 8), (4, 10000))
+
+
+def small_network(num_stem_layers: int) -> Grounder:
+    """Three levels over features and tokens of width 8, untrained, always the same."""
+    torch.manual_seed(0)
+    shape = {"video_dim": 8, "text_dim": 8, "width": 16, "num_heads": 2, "window": 5, "scale_init": 0.5}
+    layers = {"num_text_layers": 1, "num_self_levels": 2, "max_seq_len": 128}
+    layers |= {"num_stem_layers": num_stem_layers, "regression_ranges_grid": SMALL_RANGES}
+    return Grounder.from_config(ModelConfig(**shape, **layers)).eval()

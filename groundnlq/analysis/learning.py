@@ -191,7 +191,7 @@ def schedule_figure(
     """
     figure = new_figure(10, 2.8)
     left, right = figure.subplots(1, 2)
-    total, warmup = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+    total, warmup = config.epochs * steps_per_epoch, config.warmup_steps(steps_per_epoch)
     steps = np.arange(total)
     rates = [learning_rate_at(int(step), config.learning_rate, warmup, total) for step in steps]
     left.plot(steps, rates, color=BLUE, label="warm-up, then cosine")

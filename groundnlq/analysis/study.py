@@ -137,11 +137,10 @@ class Study:
         with ProcessPoolExecutor(jobs, context, _start_job, (threads,)) as pool:
             list(pool.map(quiet.world, seeds))
             waiting = [pool.submit(quiet.answers, seed, name) for name in names for seed in seeds]
-            bar = tqdm(total=len(waiting), desc="networks", disable=None if self.progress else True)
+            shown = {"desc": "networks", "total": len(waiting), "disable": None if self.progress else True}
             try:
-                for done in as_completed(waiting):
+                for done in tqdm(as_completed(waiting), **shown):
                     done.result()
-                    bar.update()
             finally:  # at an error those in training are finished, and no further one begins
                 pool.shutdown(wait=False, cancel_futures=True)
 

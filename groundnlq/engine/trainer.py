@@ -142,8 +142,7 @@ class Trainer:
         """The rate of a step; as published it grows with the number of processes, if so configured."""
         config = self.config.train
         base = config.learning_rate * (self.rate_factor if config.scale_rate_with_processes else 1)
-        warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
-        return learning_rate_at(step, base, warmup_steps, self.total_steps)
+        return learning_rate_at(step, base, config.warmup_steps(self.steps_per_epoch), self.total_steps)
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Batch], float]]:
         """This process's micro-batches of every step from `first` on, and the seconds waited for them."""
