@@ -9,7 +9,7 @@ import pytest
 
 from groundnlq.analysis.claims import KEY, amounts_curve, claims, run_study
 from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.study import ARMS, Study
+from groundnlq.analysis.study import AMOUNTS, ARMS, Study
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
 from groundnlq.data.sample import read_events, read_world
@@ -87,11 +87,13 @@ def test_unseen_objects_are_those_that_no_training_clip_has(controls, tiny_world
 
 def test_the_claims_are_measured_and_can_fail(study):
     table = claims(study, seed=0)
-    holds = table.set_index("claim")["holds"]
+    holds, asked = table.set_index("claim")["holds"], table.set_index("claim")["asked"]
     assert {"seed", "measured", "asked", "bound"} <= set(table.columns)
     assert holds["not saturated: recall"]
     assert not holds["points above a guesser that knows the verb"]
     assert np.isfinite(table["measured"]).all()
+    assert asked["scratch: recall"] == "reported"
+    assert (holds.isna() == (asked == "reported")).all()
 
 
 def test_a_study_goes_on_where_it_was(study):
@@ -117,11 +119,14 @@ def test_less_narrations_are_part_of_more(study):
 
 def test_the_curve_of_amounts_has_a_point_for_each(study):
     table = pd.DataFrame(
-        {"seed": s, "narrations": a, KEY: 20 + 5 * a, "95 % low": 15.0, "95 % high": 45.0}
-        for s in (1, 2) for a in (0.0, 0.25, 1.0, 4.0)
+        {"equal": e, "seed": s, "narrations": a, KEY: 20 + 5 * a, "95 % low": 15.0, "95 % high": 45.0}
+        for e in ("steps", "passes") for s in (1, 2) for a in (0.0, 0.25, 1.0, 4.0)
     )  # fmt: skip
-    (axis,) = amounts_curve(table).axes
-    assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
+    left, right = amounts_curve(table).axes
+    for axis, title in ((left, "as many steps"), (right, "as many passes")):
+        assert axis.get_title() == title
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
+        assert len(axis.containers) == 2
 
 
 def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path):
@@ -129,18 +134,32 @@ def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path
     pd.testing.assert_frame_equal(run_study(beside, [0], jobs=os.cpu_count()), run_study(study, [0]))
 
 
-def test_every_amount_of_narrations_is_trained_in_about_as_many_steps(study, monkeypatch):
+@pytest.fixture
+def pretrainings(study, monkeypatch):
+    """What each arm's pretraining is configured to be, and how many narrations it reads in all."""
     seen, usual = {}, Study(study.folder, study.scale, progress=False)
     monkeypatch.setattr(
         "groundnlq.analysis.study.train", lambda config, folder, progress: seen.update({folder.name: config})
     )
-    for name in ("quarter of the narrations", "finetune", "four times the narrations"):
-        usual.train(0, name)
-    runs = {name: config for name, config in seen.items() if name.endswith("pretrain")}
-    assert len(runs) == 3
-    samples = {
-        config.train.epochs * len(read_records(config.data.path(config.data.train_records[0])))
-        for config in runs.values()
+    for arms in AMOUNTS.values():
+        for name in arms.values():
+            usual.train(0, name)
+    runs = {name.removesuffix("_pretrain"): c for name, c in seen.items() if name.endswith("pretrain")}
+    return {
+        name: (c.train, len(read_records(c.data.path(c.data.train_records[0])))) for name, c in runs.items()
     }
+
+
+def test_every_amount_of_narrations_is_trained_in_about_as_many_steps(pretrainings):
+    runs = [pretrainings[name.replace(" ", "_")] for name in list(AMOUNTS["steps"].values())[1:]]
+    samples = [train.epochs * narrations for train, narrations in runs]
     assert max(samples) < 1.25 * min(samples)
-    assert len({config.train.warmup_epochs / config.train.epochs for config in runs.values()}) == 1
+    assert len({train.warmup_epochs / train.epochs for train, _ in runs}) == 1
+
+
+def test_every_amount_of_narrations_is_read_as_often_where_passes_are_equal(pretrainings):
+    runs = [pretrainings[name.replace(" ", "_")] for name in list(AMOUNTS["passes"].values())[1:]]
+    assert len({(train.epochs, train.warmup_epochs) for train, _ in runs}) == 1
+    (quarter, once, four) = [narrations for _, narrations in runs]
+    assert 3 < once / quarter < 5
+    assert 3 < four / once < 5

@@ -36,19 +36,24 @@ MOST = 4  # times the usual number of narrated clips, in the world that a study 
 class Arm:
     """One network: its preset, what is changed in it, the arm whose weights it starts from.
 
-    `narrations` is the share of the usual number of narrated clips that it reads, always in the usual number
-    of steps: what differs is how much there is to learn from, not for how long.
+    `narrations` is the share of the usual number of narrated clips that it reads. It takes the usual number
+    of steps, so that what differs is how much there is to learn from and not for how long; or, `as_often`, it
+    reads each narration as often as is usual, which takes as many times the steps.
     """
 
     preset: str
     changes: tuple[str, ...] = ()
     start: str | None = None
     narrations: float = 1.0
+    as_often: bool = False
 
 
-def _pair(name: str, narrations: float = 1.0, *both: str, pretrain: tuple[str, ...] = ()) -> dict[str, Arm]:
+def _pair(
+    name: str, *both: str, narrations: float = 1.0, as_often: bool = False, pretrain: tuple[str, ...] = ()
+) -> dict[str, Arm]:
+    first = Arm("sample_pretrain", (*both, *pretrain), narrations=narrations, as_often=as_often)
     return {
-        f"{name} pretrain": Arm("sample_pretrain", (*both, *pretrain), narrations=narrations),
+        f"{name} pretrain": first,
         name: Arm("sample_finetune", both, start=f"{name} pretrain"),
     }
 
@@ -57,11 +62,13 @@ ARMS: dict[str, Arm] = {
     "scratch": Arm("sample_scratch"),
     "scratch twice as long": Arm("sample_scratch", ("train.epochs=40",)),
     **_pair("finetune"),
-    **_pair("quarter of the narrations", 0.25),
-    **_pair("four times the narrations", 4.0),
+    **_pair("quarter of the narrations", narrations=0.25),
+    **_pair("quarter of the narrations as often", narrations=0.25, as_often=True),
+    **_pair("four times the narrations", narrations=4.0),
+    **_pair("four times the narrations as often", narrations=4.0, as_often=True),
     **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
-    **_pair("star", 1.0, "model.num_cross_levels=4", "model.num_self_levels=0"),
-    **_pair("legacy half window", 1.0, "data.half_window=legacy"),
+    **_pair("star", "model.num_cross_levels=4", "model.num_self_levels=0"),
+    **_pair("legacy half window", "data.half_window=legacy"),
 }
 FROM_SCRATCH = ("scratch", "scratch twice as long")  # the better one is what pretraining has to beat
 COMPARED = {  # what is held against `finetune`, paired
@@ -69,11 +76,19 @@ COMPARED = {  # what is held against `finetune`, paired
     "GroundNLQ*": "star",
     "legacy half window": "legacy half window",
 }
-AMOUNTS = {
-    0.0: "scratch",
-    0.25: "quarter of the narrations",
-    1.0: "finetune",
-    4.0: "four times the narrations",
+AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -> arm
+    "steps": {
+        0.0: "scratch",
+        0.25: "quarter of the narrations",
+        1.0: "finetune",
+        4.0: "four times the narrations",
+    },
+    "passes": {
+        0.0: "scratch",
+        0.25: "quarter of the narrations as often",
+        1.0: "finetune",
+        4.0: "four times the narrations as often",
+    },
 }
 
 
@@ -153,7 +168,7 @@ class Study:
         changes = [f"data.folder={self.world(seed)}", f"train.seed={seed}"]
         changes.append(f"train.validate_every_epochs={NEVER}")
         if arm.preset == "sample_pretrain":
-            usual, times = load_config(arm.preset).train, 1 / arm.narrations
+            usual, times = load_config(arm.preset).train, 1 if arm.as_often else 1 / arm.narrations
             changes.append(f"data.train_records=[{_narrations(arm.narrations)}]")
             changes.append(f"train.epochs={round(times * usual.epochs)}")
             changes.append(f"train.warmup_epochs={times * usual.warmup_epochs:g}")
