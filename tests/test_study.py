@@ -1,7 +1,12 @@
 """The study of the sample world: controls against slow loops, claims on a tiny world, resumption."""
 
+import json
 import os
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -132,6 +137,40 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
 def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path):
     beside = Study(tmp_path, study.scale, study.overrides, progress=False)
     pd.testing.assert_frame_equal(run_study(beside, [0], jobs=os.cpu_count()), run_study(study, [0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_nothing_of_a_killed_study_goes_on(tmp_path):
+    command = ["study", str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]
+    killed = subprocess.Popen([sys.executable, "-m", "groundnlq", *command], start_new_session=True)
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, killed)
+    finally:
+        killed.kill()
+        killed.wait()
+    wait_until(lambda: not is_alive(killed.pid))
+    states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("run-0/*/status.json")]
+    assert states == ["preempted"] * 2
+
+
+def wait_until(is_so, process=None, timeout_sec=180):
+    until = time.monotonic() + timeout_sec
+    while not is_so():
+        assert time.monotonic() < until
+        assert process is None or process.poll() is None
+        time.sleep(0.2)
+
+
+def is_alive(group):
+    """Whether a process of this group is more than a zombie, which nobody may come to bury in a container."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _parent, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue  # it ended while we looked
+        if int(its_group) == group and state != "Z":
+            return True
+    return False
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from groundnlq.data.text import encode_records
 from groundnlq.engine.predict import predict
 from groundnlq.engine.stop import die_with_parent
 from groundnlq.engine.train import train
+from groundnlq.errors import Preempted
 
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes
@@ -151,7 +152,7 @@ class Study:
         quiet = Study(self.folder, self.scale, self.overrides, progress=False, **self.changes)
         with ProcessPoolExecutor(jobs, context, _start_job, (threads,)) as pool:
             list(pool.map(quiet.world, seeds))
-            waiting = [pool.submit(quiet.answers, seed, name) for name in names for seed in seeds]
+            waiting = [pool.submit(_answer, quiet, seed, name) for name in names for seed in seeds]
             shown = {"desc": "networks", "total": len(waiting), "disable": None if self.progress else True}
             try:
                 for done in tqdm(as_completed(waiting), **shown):
@@ -194,6 +195,17 @@ class Study:
 def _start_job(threads: int) -> None:
     torch.set_num_threads(threads)
     die_with_parent(signal.SIGTERM)  # at which a network in training is saved
+
+
+def _answer(study: Study, seed: int, name: str) -> None:
+    """A job of the pool; without the study that waits for it, the process ends instead of taking the next."""
+    parent = os.getppid()
+    try:
+        study.answers(seed, name)
+    except Preempted:
+        if os.getppid() != parent:
+            os._exit(Preempted.exit_code)
+        raise
 
 
 def _narrations(share: float) -> str:
