@@ -7,9 +7,12 @@ trained with that, so masking more would change every answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is no NaN
 
@@ -124,8 +127,21 @@ class MLP(nn.Sequential):
         super().__init__(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        widen, _, narrow = self
+        widen, activation, narrow = self
+        if torch.is_grad_enabled():
+            return recomputed(lambda wide: narrow(activation(wide)), widen(x))
         return narrow(widen(x, gelu=True))
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`; what lies between the two is not kept for the backward pass but computed again there.
+
+    Where it is cheap (a LayerNorm, GELU) that saves an eighth of a training step's memory for a few percent
+    of its time. A last linear map is not computed twice: only what it reads is missing.
+    """
+    if not torch.is_grad_enabled():
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor, num_heads: int) -> Tensor:
@@ -175,10 +191,12 @@ class SelfAttention(nn.Module):
         stride: 2 halves the length.
     """
 
+    ROLES = ("query", "key", "value")
+
     def __init__(self, width: int, num_heads: int, window: int = 0, stride: int = 1):
         super().__init__()
         self.num_heads, self.window = num_heads, window
-        for role in ("query", "key", "value"):
+        for role in self.ROLES:
             self.add_module(f"{role}_conv", DepthwiseConv(width, stride))
             self.add_module(f"{role}_norm", LayerNorm(width))
             self.add_module(role, Linear(width, width))
@@ -186,12 +204,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, out_mask: Tensor) -> Tensor:
         """(B, T, D) and the mask of the result -> (B, T / stride, D); its invalid rows hold anything."""
-        q = self.query(self.query_norm(self.query_conv(x)))
-        k = self.key(self.key_norm(self.key_conv(x)))
-        v = self.value(self.value_norm(self.value_conv(x)))
+        q, k, v = (self._project(x, role) for role in self.ROLES)
         if self.window:
             return self.out(attend_window(q, k, v, out_mask, self.num_heads, self.window))
         return self.out(attend(q, k, v, out_mask, self.num_heads))
+
+    def _project(self, x: Tensor, role: str) -> Tensor:
+        conv, norm, linear = (getattr(self, name) for name in (f"{role}_conv", f"{role}_norm", role))
+        return recomputed(lambda rows: linear(norm(rows)), conv(x))
 
 
 class CrossAttention(nn.Module):
