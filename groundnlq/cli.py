@@ -109,7 +109,8 @@ def _add(actions: Any, name: str, verb: Verb, common: argparse.ArgumentParser) -
     open_list = None
     for names, options in verb.arguments:
         parser.add_argument(*names, **options)
-        open_list = names[0] if options.get("nargs") == "*" else open_list
+        is_open = options.get("nargs") == "*" and not names[0].startswith("-")
+        open_list = names[0] if is_open else open_list
     parser.set_defaults(verb=verb.run, open_list=open_list)
     parser.more = verb.more
 

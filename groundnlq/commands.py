@@ -35,6 +35,17 @@ def _flag(name: str, help: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return _arg(name, action="store_true", help=help)
 
 
+def _some(name: str, choices: Sequence[str], help: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Any of these; without a name behind it, all of them."""
+    help = f"{help}: {', '.join(choices)} (none named: all)"
+    return _arg(name, nargs="*", choices=choices, metavar="NAME", action=_Some, default=(), help=help)
+
+
+class _Some(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, tuple(values or self.choices))
+
+
 def _number(kind: type, text: str) -> Any:
     value = kind(text)
     if not (math.isfinite(value) and value > 0):
@@ -212,8 +223,8 @@ VERBS = (
             _arg("--seeds", type=int, nargs="+", required=True, metavar="N", help="worlds and weights"),
             _arg("--scale", default="demo", help="of the worlds (default demo)"),
             _arg("--val-clips", type=_count, default=100, help="clips that are scored (default 100)"),
-            _flag("--curves", "also the recall over the amount of narrations"),
-            _flag("--compared", "also jitter off, GroundNLQ*, half window, raw weights"),
+            _some("--curves", ("steps", "passes"), "also the recall over narrations, with equal"),
+            _some("--compared", ("no-jitter", "star", "half-window", "raw"), "also these settings, paired"),
             _arg("--jobs", type=_count, default=1, help="networks trained side by side (default 1)"),
         ),
     ),

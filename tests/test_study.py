@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from groundnlq.analysis.claims import KEY, amounts_curve, claims, run_study
+from groundnlq.analysis.claims import KEY, amounts_curve, claims, comparisons, run_study
 from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.study import AMOUNTS, ARMS, Study
+from groundnlq.analysis.study import AMOUNTS, ARMS, COMPARED, Study
+from groundnlq.cli import parse
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
 from groundnlq.data.sample import read_events, read_world
@@ -132,6 +133,25 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
         assert axis.get_title() == title
         assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
         assert len(axis.containers) == 2
+
+
+def test_what_can_be_compared_on_the_command_line_is_what_a_study_knows():
+    def parsed(*words):
+        return parse(["study", "DIR", "--seeds", "1", *words])
+
+    assert (parsed().curves, parsed().compared) == ((), ())
+    assert parsed("--curves", "--compared").curves == tuple(AMOUNTS)
+    assert parsed("--compared").compared == tuple(COMPARED)
+    assert parsed("--compared", "raw", "star").compared == ("raw", "star")
+    assert parsed("--jobs", "2", "train.epochs=2").overrides == ["train.epochs=2"]
+
+
+def test_a_setting_is_held_against_the_usual_one_question_by_question(study):
+    table = comparisons(study, [0], ["raw"])
+    (row,) = table.to_dict("records")
+    usual, raw = study.answers(0, "finetune").strict[KEY], study.answers(0, "finetune", "raw").strict[KEY]
+    assert (row["setting"], row[KEY]) == ("raw", raw)
+    assert row["difference"] == pytest.approx(raw - usual)
 
 
 def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path):

@@ -25,30 +25,35 @@ Row = tuple[str, float, str, float]  # claim, measured, at least or at most, bou
 
 
 def run_study(
-    study: Study, seeds: Sequence[int], curves: bool = False, compared: bool = False, jobs: int = 1
+    study: Study,
+    seeds: Sequence[int],
+    curves: Sequence[str] = (),
+    compared: Sequence[str] = (),
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """Train what is missing and hold every claim to every seed; writes ``claims.csv`` as seeds are done.
 
     Args:
-        curves: also the recall over the amount of narrations (``amounts.csv``, ``amounts.png``).
-        compared: also the settings that are only reported (``compared.csv``).
+        curves: also the recall over the amount of narrations, with equal ``steps``, ``passes`` or both
+            (``amounts.csv``, ``amounts.png``).
+        compared: also these settings of `COMPARED`, which are only reported (``compared.csv``).
         jobs: networks that are trained side by side.
     """
     if jobs > 1:
         names = ["finetune", *FROM_SCRATCH]
-        names += [*COMPARED.values()] if compared else []
-        names += [name for arms in AMOUNTS.values() for name in arms.values()] if curves else []
+        names += [name for equal in curves for name in AMOUNTS[equal].values()]
+        names += [COMPARED[setting][0] for setting in compared]
         study.prepare(seeds, list(dict.fromkeys(names)), jobs)
     tables = []
     for seed in seeds:
         tables.append(claims(study, seed))
         _write(study.folder / "claims.csv", pd.concat(tables))
     if curves:
-        table = amounts(study, seeds)
+        table = amounts(study, seeds, curves)
         _write(study.folder / "amounts.csv", table)
         amounts_curve(table).savefig(study.folder / "amounts.png", dpi=150)
     if compared:
-        _write(study.folder / "compared.csv", comparisons(study, seeds))
+        _write(study.folder / "compared.csv", comparisons(study, seeds, compared))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -63,28 +68,31 @@ def claims(study: Study, seed: int) -> pd.DataFrame:
     return table
 
 
-def amounts(study: Study, seeds: Sequence[int]) -> pd.DataFrame:
+def amounts(study: Study, seeds: Sequence[int], curves: Sequence[str] = tuple(AMOUNTS)) -> pd.DataFrame:
     """Recall with its interval for every seed and amount of narrations; 0 is training from scratch.
 
-    Once with as many steps for each amount, once with as many passes over its narrations.
+    With as many ``steps`` for each amount, or as many ``passes`` over its narrations.
     """
     return pd.DataFrame(
         {"equal": equal, "seed": seed, "narrations": amount, **_recall(study.answers(seed, name))}
-        for equal, arms in AMOUNTS.items()
+        for equal in curves
         for seed in seeds
-        for amount, name in arms.items()
+        for amount, name in AMOUNTS[equal].items()
     )
 
 
-def comparisons(study: Study, seeds: Sequence[int]) -> pd.DataFrame:
+def comparisons(
+    study: Study, seeds: Sequence[int], compared: Sequence[str] = tuple(COMPARED)
+) -> pd.DataFrame:
     """Settings against `finetune`, paired over the same questions; reported, whatever comes out."""
     rows = []
     for seed in seeds:
         usual = study.answers(seed, "finetune")
-        others = {what: study.answers(seed, name) for what, name in COMPARED.items()}
-        others["weights not averaged"] = study.answers(seed, "finetune", weights="raw")
-        for what, other in others.items():
-            rows.append({"seed": seed, "setting": what, KEY: other.strict[KEY], **compare(usual, other, KEY)})
+        for setting in compared:
+            other = study.answers(seed, *COMPARED[setting])
+            rows.append(
+                {"seed": seed, "setting": setting, KEY: other.strict[KEY], **compare(usual, other, KEY)}
+            )
     return pd.DataFrame(rows)
 
 

@@ -72,10 +72,11 @@ ARMS: dict[str, Arm] = {
     **_pair("legacy half window", "data.half_window=legacy"),
 }
 FROM_SCRATCH = ("scratch", "scratch twice as long")  # the better one is what pretraining has to beat
-COMPARED = {  # what is held against `finetune`, paired
-    "jitter off": "no jitter",
-    "GroundNLQ*": "star",
-    "legacy half window": "legacy half window",
+COMPARED = {  # what is held against `finetune`, paired -> arm, weights
+    "no-jitter": ("no jitter", "ema"),
+    "star": ("star", "ema"),
+    "half-window": ("legacy half window", "ema"),
+    "raw": ("finetune", "raw"),
 }
 AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -> arm
     "steps": {
