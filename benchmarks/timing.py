@@ -1,7 +1,8 @@
 """What the benchmarks share: inputs of Ego4D's sizes, and times whose ratios hold on a busy machine.
 
 What is compared takes turns within one run, and of every round's times the least counts. Beside the wall
-clock stands the processor time of all threads: other programs stretch the one far more than the other.
+clock stands the processor time of all threads. With ``--threads 1`` other programs stretch it far less than
+the wall clock; with several it says little, since a thread that waits for the others counts as working.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Mapping
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread would count as a working one
 
 import numpy as np
 import torch
