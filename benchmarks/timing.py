@@ -66,7 +66,7 @@ def champion(**changes: object) -> Grounder:
     return Grounder.from_config(ModelConfig(**({"scale_init": 0.5} | changes)))
 
 
-def make_batch(num_steps: int, num_queries: int, num_clips: int = 1, stride: int = 64) -> Batch:
+def make_batch(num_steps: int, num_queries: int, num_clips: int = 1) -> Batch:
     """Random features: `num_clips` clips of `num_steps` steps, queries dealt to them in turn."""
     queries = range(num_queries)
     center = num_steps / 2
@@ -78,5 +78,4 @@ def make_batch(num_steps: int, num_queries: int, num_clips: int = 1, stride: int
         query_ids=[f"q{i}" for i in queries],
         clip_uids=[f"c{i}" for i in range(num_clips)],
         durations_sec=[num_steps * STEP_SEC] * num_queries,
-        coarsest_stride=stride,
     )

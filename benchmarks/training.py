@@ -88,7 +88,6 @@ def seconds_to_read(batch: Batch) -> float:
                 batch.query_ids,
                 batch.clip_uids,
                 batch.durations_sec,
-                64,
             )
             times.append(time.perf_counter() - began)
     return min(times)

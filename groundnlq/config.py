@@ -53,10 +53,6 @@ class ModelConfig(Section):
     def num_levels(self) -> int:
         return 1 + self.num_cross_levels + self.num_self_levels
 
-    @property
-    def coarsest_stride(self) -> int:
-        return 2 ** (self.num_levels - 1)
-
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.window % 2 == 0:
@@ -73,8 +69,6 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"regression_ranges_grid has [{low:g}, {high:g}]: a range needs 0 <= low < high"
                 )
-        if self.max_seq_len % self.coarsest_stride:
-            raise ValueError(f"max_seq_len {self.max_seq_len} is no multiple of {self.coarsest_stride}")
         return self
 
 

@@ -209,7 +209,6 @@ TABLE: dict[str, list[tuple]] = {
         ("even window", nothing, TRAIN + " model.window=4", 2, "window 4 is even", "make it odd"),
         ("ranges that do not match the levels", nothing, TRAIN + " model.num_self_levels=3", 2, "3 regression_ranges_grid for 4 levels", "one range per level"),
         ("reversed range", nothing, TRAIN + " 'model.regression_ranges_grid=[[4, 0], [2, 8], [4, 10000]]'", 2, "regression_ranges_grid has [4, 0]", "0 <= low < high"),
-        ("T not divisible", nothing, TRAIN + " model.max_seq_len=63", 2, "max_seq_len 63 is no multiple of 4"),
         ("width that the heads do not divide", nothing, TRAIN + " model.width=18", 2, "width 18 must be a multiple of 2 x num_heads"),
         ("warm-up longer than the run", nothing, TRAIN + " train.warmup_epochs=9", 2, "warmup_epochs 9 must be smaller than epochs 1"),
         ("YAML tag that runs code", text("run.yaml", "name: !!python/object/apply:os.mkdir [harm]\n"), TRAIN, 2, "run.yaml: not plain YAML", "could not determine a constructor"),

@@ -67,7 +67,6 @@ def golden_batch(name: str, indices: list[int] | None = None) -> Batch:
         query_ids=[str(s["seed"]) for s in samples],
         clip_uids=[str(s["seed"]) for s in samples],
         durations_sec=[s["video_len"] * GRID.step_sec for s in samples],
-        coarsest_stride=golden_config(name).coarsest_stride,
     )
 
 

@@ -35,7 +35,7 @@ def dataset(**options):
         record("q3", "a", ()),
     ]
     clips, tokens = Store({"a": 20, "b": 31}, 3), Store({"q0": 4, "q1": 2, "q2": 6, "q3": 1}, 5)
-    return QueryDataset(records, clips, tokens, GRID, coarsest_stride=8, **options), clips
+    return QueryDataset(records, clips, tokens, GRID, row_multiple=8, **options), clips
 
 
 def test_a_clip_that_several_queries_share_is_read_once():

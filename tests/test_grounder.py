@@ -15,7 +15,7 @@ def valid_outputs(predictions, row):
     return torch.cat([predictions.logits[row, mask][:, None], predictions.offsets[row, mask]], dim=1)
 
 
-def batch_of(video_lengths, text_lengths, clip_index, coarsest_stride=8):
+def batch_of(video_lengths, text_lengths, clip_index, row_multiple=8):
     queries = range(len(text_lengths))
     return collate(
         clips=[features(100 + i, n, 24) for i, n in enumerate(video_lengths)],
@@ -25,7 +25,7 @@ def batch_of(video_lengths, text_lengths, clip_index, coarsest_stride=8):
         query_ids=[str(i) for i in queries],
         clip_uids=[str(i) for i in range(len(video_lengths))],
         durations_sec=[1.0 for _ in queries],
-        coarsest_stride=coarsest_stride,
+        row_multiple=row_multiple,
     )
 
 
@@ -39,12 +39,16 @@ def test_no_result_depends_on_the_other_members_of_a_batch(name):
         torch.testing.assert_close(valid_outputs(together, i), valid_outputs(alone, 0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny_star"])
+@pytest.mark.parametrize("num_steps", range(89, 98))
 @torch.no_grad()
-def test_much_longer_padding_does_not_change_valid_scores():
-    model = golden_model("tiny").eval()
-    short = model(batch_of([97], [4], [0]))
-    long = model(batch_of([97], [4], [0], coarsest_stride=256))
-    torch.testing.assert_close(valid_outputs(short, 0), valid_outputs(long, 0), rtol=1e-4, atol=1e-5)
+def test_the_number_of_padded_rows_does_not_change_valid_scores(name, num_steps):
+    """Also not where levels have odd numbers of rows, or no row to spare."""
+    model = golden_model(name).eval()
+    expected = valid_outputs(model(batch_of([num_steps], [4], [0], row_multiple=256)), 0)
+    for row_multiple in (1, 2, 6, 8):
+        found = model(batch_of([num_steps], [4], [0], row_multiple=row_multiple))
+        torch.testing.assert_close(valid_outputs(found, 0), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

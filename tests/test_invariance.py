@@ -73,9 +73,9 @@ def test_a_longer_neighbour_and_more_padding_do_not_matter(world, tmp_path):
     trained = load_trained(run)
     model, config = trained.model, trained.config
     tokens = TokenStore(folder / "text.h5")
-    stride = config.model.coarsest_stride
-    for neighbour, padding in ((FeatureStore(tmp_path / "longer.h5"), stride), (store, 16 * stride)):
-        batch = QueryDataset(records, neighbour, tokens, config.data.grid, padding).batch([0, 3, 1])
+    for neighbour, multiple in ((FeatureStore(tmp_path / "longer.h5"), 16), (store, 64), (store, 1)):
+        dataset = QueryDataset(records, neighbour, tokens, config.data.grid, row_multiple=multiple)
+        batch = dataset.batch([0, 3, 1])
         found = decode(
             infer(model, batch), config.data.grid, batch.durations_sec, **config.decode.model_dump()
         )

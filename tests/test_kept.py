@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     config = tiny_config(folder)
     records = read_records(folder / "val.jsonl")
     stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
-    dataset = QueryDataset(records, *stores, config.data.grid, config.model.coarsest_stride)
+    dataset = QueryDataset(records, *stores, config.data.grid)
     torch.manual_seed(0)
     model = Grounder.from_config(config.model).eval()
     for parameter in model.heads.parameters():  # an untrained head says the same of every point

@@ -23,7 +23,7 @@ def world(tmp_path_factory):
     model = Grounder.from_config(config.model)
     records = read_records(folder / "val.jsonl")
     stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
-    return model, QueryDataset(records, *stores, config.data.grid, config.model.coarsest_stride), config
+    return model, QueryDataset(records, *stores, config.data.grid), config
 
 
 def answers(world, **options):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # a batch can be made of plain tensors, without stores
     from groundnlq.data.tokens import TokenStore
 
 
+ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one of them serves again
+
+
 @dataclass(frozen=True)
 class Batch:
     """V clips and Q queries about them; query q looks at clip `clip_index[q]`.
@@ -51,16 +54,16 @@ class Batch:
         return replace(self, moments_grid=tuple(m.to(device) for m in self.moments_grid), **moved)
 
 
-def pad_length(num_steps: int, coarsest_stride: int) -> int:
-    """Rows that a clip is padded to: a multiple of the pyramid's coarsest stride, at least one row spare.
+def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
+    """Rows that a clip is padded to: a multiple of `row_multiple`, at least one row spare.
 
     The published program pads to 2560. LayerNorm is not masked there, so the row behind the last valid one
-    is part of the result; this is the shortest length that keeps it (the neck adds it on the higher levels).
+    is part of the result: here it is kept, on the higher levels by the halving blocks and by the neck.
 
-    >>> pad_length(900, 64), pad_length(960, 64)
-    (960, 1024)
+    >>> pad_length(900), pad_length(912)
+    (912, 928)
     """
-    return coarsest_stride * -(-(num_steps + 1) // coarsest_stride)
+    return row_multiple * -(-(num_steps + 1) // row_multiple)
 
 
 def collate(
@@ -71,10 +74,10 @@ def collate(
     query_ids: Sequence[str],
     clip_uids: Sequence[str],
     durations_sec: Sequence[float],
-    coarsest_stride: int,
+    row_multiple: int = ROW_MULTIPLE,
 ) -> Batch:
     """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim) into a `Batch`."""
-    num_rows = pad_length(max(len(clip) for clip in clips), coarsest_stride)
+    num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
     video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
     for row, clip in zip(video, clips, strict=True):
         row[: len(clip)] = clip
@@ -97,10 +100,10 @@ class QueryDataset:
     """Records with their features and tokens; makes the batches that the network takes.
 
     Args:
-        coarsest_stride: stride of the pyramid's last level (`ModelConfig.coarsest_stride`).
         jitter_max_scale: temporal jittering of moments (see `jitter`); 1 switches it off. Its random
             numbers depend on seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
+        row_multiple: of which batches have rows (see `pad_length`).
 
     Raises:
         FeatureError: clips longer than `max_seq_len`, all by name.
@@ -112,17 +115,17 @@ class QueryDataset:
         store: FeatureStore,
         tokens: TokenStore,
         grid: StepGrid,
-        coarsest_stride: int,
         jitter_max_scale: int = 1,
         seed: int = 0,
         max_seq_len: int | None = None,
+        row_multiple: int = ROW_MULTIPLE,
     ):
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
-        self.coarsest_stride, self.jitter_max_scale, self.seed = coarsest_stride, jitter_max_scale, seed
+        self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
         num_steps = [store.num_steps[record.clip_uid] for record in self.records]
         if max_seq_len is not None:
             self._refuse_beyond(max_seq_len, num_steps)
-        self.lengths = [pad_length(n, coarsest_stride) for n in num_steps]
+        self.lengths = [pad_length(n, row_multiple) for n in num_steps]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -140,7 +143,7 @@ class QueryDataset:
             query_ids=[record.query_id for record in records],
             clip_uids=clip_uids,
             durations_sec=[record.duration_sec for record in records],
-            coarsest_stride=self.coarsest_stride,
+            row_multiple=self.row_multiple,
         )
 
     def _moments(self, index: int, epoch: int) -> Tensor:

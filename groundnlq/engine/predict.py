@@ -65,7 +65,7 @@ def predict(
     require_inputs(records, store, tokens, config.model.video_dim, config.model.text_dim)
     trained.require_encoder(tokens.encoder, f"{checkpoint} with {text}", other_encoder)
     data = config.data
-    dataset = QueryDataset(records, store, tokens, data.grid, config.model.coarsest_stride)
+    dataset = QueryDataset(records, store, tokens, data.grid)
     rules = config.decode if keep is None else config.decode.model_copy(update={"keep": keep})
     with joined_world() as world:
         model = model.to(world.device)
@@ -208,7 +208,6 @@ def ask(
         ["question"],
         ["clip"],
         [duration_sec],
-        config.model.coarsest_stride,
     )
     predictions = infer(model, batch.to(next(model.parameters()).device))
     (moments,) = decode(predictions, config.data.grid, [duration_sec], **config.decode.model_dump())

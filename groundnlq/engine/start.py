@@ -37,7 +37,6 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
         store,
         tokens,
         data.grid,
-        model.coarsest_stride,
         jitter_max_scale=data.jitter_max_scale if is_training else 1,
         seed=config.train.seed,
         max_seq_len=model.max_seq_len if is_training else None,

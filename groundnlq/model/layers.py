@@ -298,6 +298,8 @@ class TransformerBlock(nn.Module):
 
     def attend_self(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """skip and attention, both (B, T / stride, D), and the new mask; of the query it knows nothing."""
+        if x.shape[1] % self.stride:  # the last step that is kept reads a row behind the valid ones
+            x, mask = F.pad(x, (0, 0, 0, 1)), F.pad(mask, (0, 1))
         skip = x if self.stride == 1 else halve(x)
         mask = mask[:, :: self.stride]
         return skip, self.self_attention(self.self_norm(x), mask), mask
