@@ -19,6 +19,7 @@ from timing import QUERIES_PER_CLIP, champion, make_batch
 from training import our_step, published_step
 
 from groundnlq.config import DataConfig, DecodeConfig
+from groundnlq.engine.memory import memory_kept
 from groundnlq.engine.predict import answer, evaluating, in_precision
 
 CASES = {
@@ -33,7 +34,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.case:
         work, who, size = chosen.case
-        before, after = measure(work, who, int(size))
+        with memory_kept():
+            before, after = measure(work, who, int(size))
         print(before, after)
         return
     for work, cases in CASES.items():

@@ -21,6 +21,7 @@ from timing import CLIP_STEPS, PUBLISHED_SEC, QUERIES_PER_CLIP, champion, compar
 from groundnlq.config import DataConfig, DecodeConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.engine.memory import memory_kept
 from groundnlq.engine.predict import answer, evaluating, in_precision
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder
@@ -54,7 +55,7 @@ def main() -> None:
     batches = {steps: replace(b, clip_uids=(f"clip{steps}",)) for steps, b in batches.items()}
     clips = {b.clip_uids[0]: b.video[0, :steps].clone() for steps, b in batches.items()}
     whole, stored = batches[900], compress(clips["clip900"])
-    with tempfile.TemporaryDirectory() as folder, evaluating(model):
+    with tempfile.TemporaryDirectory() as folder, evaluating(model), memory_kept():
         write_features(Path(folder, "f.h5"), clips.items(), dtype="float32")
         store = FeatureStore(Path(folder, "f.h5"))
         calls = {

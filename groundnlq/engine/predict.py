@@ -22,6 +22,7 @@ from groundnlq.data.submission import Answers, Ranked
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import checkpoint_file, load_trained
 from groundnlq.engine.distributed import World, joined_world
+from groundnlq.engine.memory import memory_kept
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder, Predictions
@@ -67,7 +68,7 @@ def predict(
     data = config.data
     dataset = QueryDataset(records, store, tokens, data.grid)
     rules = config.decode if keep is None else config.decode.model_copy(update={"keep": keep})
-    with joined_world() as world:
+    with joined_world() as world, memory_kept():
         model = model.to(world.device)
         answers = predict_dataset(model, dataset, data, rules, world, precision=precision, progress=progress)
     sources = made_by(

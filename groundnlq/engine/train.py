@@ -12,6 +12,7 @@ import torch
 
 from groundnlq.config import RunConfig
 from groundnlq.engine.distributed import World, joined_world
+from groundnlq.engine.memory import memory_kept
 from groundnlq.engine.run import RunFolder, read_status
 from groundnlq.engine.stop import StopRequest, stop_requests
 from groundnlq.engine.trainer import OnEpoch, OnStatus, Trainer
@@ -57,7 +58,7 @@ def train(
     _choose_kernels(config)
     with ExitStack() as held, joined_world(config.train.timeout_sec) as world:
         world.from_main(lambda: _enter(folder, config, held))
-        with stop_requests() as stop:
+        with stop_requests() as stop, memory_kept():
             trainer = _run(config, folder, world, stop, progress, on_epoch, on_status)
     return TrainResult(folder.path, folder.best, folder.last, trainer.history, trainer.resumed_from_step)
 
