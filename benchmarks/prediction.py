@@ -55,18 +55,21 @@ def main() -> None:
     batches = {steps: replace(b, clip_uids=(f"clip{steps}",)) for steps, b in batches.items()}
     clips = {b.clip_uids[0]: b.video[0, :steps].clone() for steps, b in batches.items()}
     whole, stored = batches[900], compress(clips["clip900"])
-    with tempfile.TemporaryDirectory() as folder, evaluating(model), memory_kept():
+    with tempfile.TemporaryDirectory() as folder, evaluating(model):
         write_features(Path(folder, "f.h5"), clips.items(), dtype="float32")
         store = FeatureStore(Path(folder, "f.h5"))
-        calls = {
+        published = {
             "published, batch 1": lambda: answer_as_published(base, only(whole, slice(1)), stored),
             "published, batch 16": lambda: answer_as_published(base, whole, stored),
         }
+        calls = {}
         for precision, ours in models.items():
             for steps, batch in batches.items():
                 part = only(batch, slice(QUERIES_PER_CLIP))
                 calls[f"{precision} {steps}"] = lambda m=ours, b=part: answer_from(store, m, b)
-        seconds = compare(calls, chosen.rounds)
+        seconds = compare(published, chosen.rounds)
+        with memory_kept():  # as `predict` does
+            seconds |= compare(calls, chosen.rounds)
         apart = largest_difference(
             answer_from(store, model, only(whole, slice(3))),
             answer_as_published(base, only(whole, slice(3)), stored),

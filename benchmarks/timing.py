@@ -1,6 +1,6 @@
 """What the benchmarks share: inputs of Ego4D's sizes, and times whose ratios hold on a busy machine.
 
-What is compared takes turns within one run, and of every round's times the least counts. Beside the wall
+What is compared is timed within one run, and of every round's times the least counts. Beside the wall
 clock stands the processor time of all threads. With ``--threads 1`` other programs stretch it far less than
 the wall clock; with several it says little, since a thread that waits for the others counts as working.
 """
