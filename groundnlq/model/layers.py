@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 unless
-# told otherwise, and with many lengths would make them again and again. It reads this at its first kernel.
+# Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 of
+# them unless told otherwise, and with many lengths would make them again and again. Read at the first kernel.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is no NaN
