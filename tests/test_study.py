@@ -124,8 +124,9 @@ def test_less_narrations_are_part_of_more(study):
 
 
 def test_the_curve_of_amounts_has_a_point_for_each(study):
+    top = {"steps": 45.0, "passes": 75.0}
     table = pd.DataFrame(
-        {"equal": e, "seed": s, "narrations": a, KEY: 20 + 5 * a, "95 % low": 15.0, "95 % high": 45.0}
+        {"equal": e, "seed": s, "narrations": a, KEY: 20 + 5 * a, "95 % low": 15.0, "95 % high": top[e]}
         for e in ("steps", "passes") for s in (1, 2) for a in (0.0, 0.25, 1.0, 4.0)
     )  # fmt: skip
     left, right = amounts_curve(table).axes
@@ -133,6 +134,8 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
         assert axis.get_title() == title
         assert [text.get_text() for text in axis.get_xticklabels()] == ["0 ×", "0.25 ×", "1 ×", "4 ×"]
         assert len(axis.containers) == 2
+        assert axis.get_ylim()[0] == 0
+        assert axis.get_ylim()[1] > table["95 % high"].max()
 
 
 def test_what_can_be_compared_on_the_command_line_is_what_a_study_knows():

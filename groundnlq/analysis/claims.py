@@ -102,9 +102,10 @@ def amounts_curve(table: pd.DataFrame) -> Figure:
     kinds = table["equal"].unique()
     for axis, equal in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
         _draw_amounts(axis, table[table["equal"] == equal])
-        axis.set(xlabel="narrations to pretrain on, beside the demo's", ylim=(0, None))
+        axis.set_xlabel("narrations to pretrain on, beside the demo's")
         axis.set_title(f"as many {equal}", fontsize=10)
     figure.axes[0].set_ylabel(f"{KEY} [%]")
+    figure.axes[0].set_ylim(0, None)  # when both are drawn: the scale is shared
     figure.axes[0].legend(fontsize=8)
     return figure
 
