@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundnlq.data.dataset import Batch
+from groundnlq.model.attention import SelfAttention
+from groundnlq.model.blocks import ScaledPath, TransformerBlock
 from groundnlq.model.grounder import Grounder, Predictions
-from groundnlq.model.layers import DepthwiseConv, MaskedConv, ScaledPath, SelfAttention, TransformerBlock
+from groundnlq.model.layers import DepthwiseConv, MaskedConv
 from groundnlq.model.points import make_points
 
 PADDED_STEPS = 2560

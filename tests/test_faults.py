@@ -26,6 +26,7 @@ from groundnlq.config import load_config, save_config
 from groundnlq.engine.checkpoint import committed_states, latest_state, read_checkpoint
 from groundnlq.engine.optim import learning_rate_at
 from groundnlq.engine.run import RunFolder, read_history, read_status
+from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,26 +136,6 @@ def flat(value, path=""):
             yield from flat(entry, f"{path}/{index}")
     else:
         yield path, value
-
-
-def wait_for(condition, what, seconds=120):
-    """Wait for something that must come about; how long it takes is not what is tested."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.05)
-
-
-def processes_of(folder):
-    """Processes whose command line names this run folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in entry.read_bytes():
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def is_left(folder):

@@ -30,7 +30,7 @@ def test_scores_offsets_and_pyramid_equal_the_published_ones(name):
         predictions = model(batch)
         text = model.query_encoder(batch.text, batch.text_mask)
         clips = model.video_encoder.embed(batch.video, batch.video_mask)
-        levels = model.neck(model.video_encoder.fuse(clips, text, batch.text_mask))
+        levels = model.neck(model.video_encoder.fuse(clips, batch.clip_index, text, batch.text_mask))
     for b in range(len(batch.query_ids)):
         for level in range(golden_config(name).num_levels):
             valid = predictions.mask[b] & (predictions.points.level == level)

@@ -5,8 +5,8 @@ import torch
 
 from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import collate
+from groundnlq.model.attention import attend, attend_window
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.layers import attend, attend_window
 from tests.golden_inputs import features, golden_batch, golden_model
 
 
@@ -165,7 +165,7 @@ def test_every_parameter_receives_a_gradient():
 
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
-    from groundnlq.model.layers import ScaledPath
+    from groundnlq.model.blocks import ScaledPath
 
     torch.manual_seed(0)
     path = ScaledPath(4, drop_rate=0.25, scale_init=1.0).train()

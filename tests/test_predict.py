@@ -40,7 +40,7 @@ def calls_of(monkeypatch, owner, name):
 
 def test_a_clip_is_read_and_embedded_once_for_all_its_queries(world, monkeypatch):
     model, dataset, _ = world
-    monkeypatch.setattr(predicting, "ROWS_AT_ONCE", (1, 1))  # every query passes alone
+    monkeypatch.setattr(predicting, "BYTES_AT_ONCE", (1, 1))  # every query passes alone
     reads = calls_of(monkeypatch, dataset.store, "read")
     embeds = calls_of(monkeypatch, model.video_encoder, "embed")
     texts = calls_of(monkeypatch, model.query_encoder, "forward")
@@ -52,18 +52,18 @@ def test_a_clip_is_read_and_embedded_once_for_all_its_queries(world, monkeypatch
     assert len(passes) == len(dataset.records) > len(clips)
 
 
-def test_no_more_rows_pass_at_once_than_were_set(world, monkeypatch):
+def test_no_more_pass_at_once_than_was_set(world, monkeypatch):
     model, dataset, _ = world
-    monkeypatch.setattr(predicting, "ROWS_AT_ONCE", (100, 100))
+    monkeypatch.setattr(predicting, "BYTES_AT_ONCE", (400, 400))
     passes = calls_of(monkeypatch, model, "ground")
     answers(world)
-    rows = [clips.mask.numel() for clips, *_ in passes]
-    assert max(rows) <= 100 < 3 * dataset.lengths[0]
+    rows = [clips.mask.shape[1] * len(index) for clips, index, *_ in passes]
+    assert 4 * max(rows) <= 400 < 4 * 3 * dataset.lengths[0]
 
 
 def test_answers_do_not_depend_on_how_many_queries_pass_at_once(world, monkeypatch):
     together = answers(world)
-    monkeypatch.setattr(predicting, "ROWS_AT_ONCE", (1, 1))
+    monkeypatch.setattr(predicting, "BYTES_AT_ONCE", (1, 1))
     alone = answers(world)
     assert together.keys() == alone.keys()
     for query_id, moments in together.items():

@@ -5,8 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +18,7 @@ from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
 from groundnlq.data.sample import read_events, read_world
 from groundnlq.data.sample.vocabulary import ALL_OBJECTS, plural
+from tests.processes import is_alive, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -167,33 +166,13 @@ def test_nothing_of_a_killed_study_goes_on(tmp_path):
     command = ["study", str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]
     killed = subprocess.Popen([sys.executable, "-m", "groundnlq", *command], start_new_session=True)
     try:
-        wait_until(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, killed)
+        wait_for(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, "both train", killed)
     finally:
         killed.kill()
         killed.wait()
-    wait_until(lambda: not is_alive(killed.pid))
+    wait_for(lambda: not is_alive(killed.pid), "its workers have ended")
     states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("run-0/*/status.json")]
     assert states == ["preempted"] * 2
-
-
-def wait_until(is_so, process=None, timeout_sec=180):
-    until = time.monotonic() + timeout_sec
-    while not is_so():
-        assert time.monotonic() < until
-        assert process is None or process.poll() is None
-        time.sleep(0.2)
-
-
-def is_alive(group):
-    """Whether a process of this group is more than a zombie, which nobody may come to bury in a container."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _parent, its_group = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue  # it ended while we looked
-        if int(its_group) == group and state != "Z":
-            return True
-    return False
 
 
 @pytest.fixture

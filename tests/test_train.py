@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import warnings
 from itertools import islice
 
 import numpy as np
@@ -139,9 +140,12 @@ def test_jitter_and_dropped_paths_follow_the_step_and_not_the_past(data, tmp_pat
     assert same_weights(whole.last, parts.last)
 
 
-def test_a_finished_run_does_nothing(data, calm):
+def test_a_finished_run_does_nothing_and_warns_of_nothing(data, calm, monkeypatch):
     before = calm.last.read_bytes()
-    again = train(tiny_config(data), calm.run_dir, progress=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 17)  # of no interest: nothing goes on
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = train(tiny_config(data), calm.run_dir, progress=False)
     assert again.history == calm.history
     assert calm.last.read_bytes() == before
 

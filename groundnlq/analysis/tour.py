@@ -16,8 +16,9 @@ from torch import nn
 from groundnlq.analysis.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
+from groundnlq.model.attention import attend_window
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.layers import attend_window
+from groundnlq.model.heads import Rows
 
 KERNEL_REACH = 1  # steps that a convolution of width 3 sees to each side
 
@@ -36,9 +37,9 @@ def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
     """The boxes of the network in the order of its `forward`, with the shapes that a batch has in them."""
     video = model.video_encoder
     text = model.query_encoder(batch.text, batch.text_mask)
-    clips = video.embed(batch.video, batch.video_mask).for_queries(batch.clip_index)
-    levels = video.fuse(clips, text, batch.text_mask)
-    logits, offsets, _ = model.heads(model.neck(levels))
+    clips = video.embed(batch.video, batch.video_mask)
+    levels = video.fuse(clips, batch.clip_index, text, batch.text_mask)
+    logits, offsets, _ = model.heads(Rows.join(model.neck(levels)))
     found = {
         "video": Part("video features", tuple(batch.video.shape), 0),
         "text": Part("query tokens", tuple(batch.text.shape), 0),

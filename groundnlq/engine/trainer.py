@@ -222,7 +222,7 @@ class Trainer:
             made | {"processes": n} for made, n in ((state["made_with"], before), (self._made_with(), now))
         )
         changes = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
-        if changes and self.world.is_main:
+        if changes and state["step"] < self.total_steps and self.world.is_main:
             # samples and rates stay the same; sums are rounded in another order, dropped paths are drawn anew
             warnings.warn(
                 f"{where}: {', '.join(changes)}: goes on at the same sample, but no longer bitwise as before",

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.layers import LayerNorm, Linear, MaskedConv, TransformerBlock
+from groundnlq.model.blocks import TransformerBlock
+from groundnlq.model.layers import LayerNorm, Linear, MaskedConv
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,9 @@ class VideoEncoder(nn.Module):
         x = self.embedding(video, mask)
         return ClipEncoding(*self.stem[0].attend_self(x, mask))
 
-    def fuse(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> list[Level]:
-        """Levels of the pyramid, finest first."""
-        mask = clips.mask
-        x = self.stem[0].finish(clips.skip, clips.attention, mask, text, text_mask)
+    def fuse(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> list[Level]:
+        """Levels of the pyramid of each query with its clip, finest first."""
+        x, mask = self._hear(clips.for_queries(clip_index), text, text_mask)
         for block in self.stem[1:]:
             x, mask = block(x, mask, text, text_mask)
         levels = [Level(x, mask)]
@@ -125,3 +125,7 @@ class VideoEncoder(nn.Module):
             x, mask = block(x, mask, text, text_mask)
             levels.append(Level(x, mask))
         return levels
+
+    def _hear(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem[0].finish(clips.skip, clips.attention, clips.mask, text, text_mask)
+        return x, clips.mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,37 @@ class Neck(nn.Module):
         ]
 
 
-class Head(nn.Module):
-    """Convolutions of width 3 with LayerNorm and ReLU, then one with bias, over all levels in one call.
+@dataclass(frozen=True)
+class Rows:
+    """The levels behind the neck, R rows one behind the other with a gap row behind each level.
 
-    The levels lie one behind the other with a gap row between them. The gap stays zero, so that the first
-    step of a level sees the zero padding that it would see alone.
+    The heads' convolutions keep the gap at zero, so that the first step of a level sees the zero padding that
+    it would see alone.
     """
+
+    x: Tensor  # (Q, R, D)
+    mask: Tensor  # (Q, R) bool
+    lengths: tuple[int, ...]  # points of each level, without the neck's row and the gap
+
+    @classmethod
+    def join(cls, levels: Sequence[Level]) -> Rows:
+        x = torch.cat([F.pad(level.x, (0, 0, 0, 1)) for level in levels], dim=1)
+        mask = torch.cat([F.pad(level.mask, (0, 1)) for level in levels], dim=1)
+        return cls(x, mask, tuple(level.x.shape[1] - 1 for level in levels))
+
+    def layout(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of the rows that are points, of the gap rows, and the level of each point."""
+        position = torch.cat([torch.arange(n + 2) for n in self.lengths])
+        level = torch.cat([torch.full((n + 2,), i) for i, n in enumerate(self.lengths)])
+        length = torch.tensor(self.lengths)[level]
+        is_point = position < length
+        rows, gaps = is_point.nonzero()[:, 0], (position == length + 1).nonzero()[:, 0]
+        device = self.x.device
+        return rows.to(device), gaps.to(device), level[is_point].to(device)
+
+
+class Head(nn.Module):
+    """Convolutions of width 3 with LayerNorm and ReLU, then one with bias, over all levels in one call."""
 
     def __init__(self, width: int, out_dim: int, num_layers: int = 2):
         super().__init__()
@@ -65,22 +91,10 @@ class Heads(nn.Module):
             self.classification.out.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         )
 
-    def forward(self, levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels -> logits (Q, N), offsets (Q, N, 2) in strides, mask (Q, N); finest level first."""
-        x = torch.cat([F.pad(level.x, (0, 0, 0, 1)) for level in levels], dim=1)
-        mask = torch.cat([F.pad(level.mask, (0, 1)) for level in levels], dim=1)
-        rows, gaps, level_of_row = self._layout([level.x.shape[1] for level in levels], x.device)
-        logits = self.classification(x, mask, gaps)[:, rows, 0]
-        distances = self.regression(x, mask, gaps)[:, rows]
-        offsets = F.relu(distances * self.level_scale[level_of_row][:, None])
-        return logits, offsets, mask[:, rows]
-
-    @staticmethod
-    def _layout(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices of the rows that are points, of the gap rows, and the level of each point."""
-        position = torch.cat([torch.arange(n + 1) for n in lengths])
-        level = torch.cat([torch.full((n + 1,), i) for i, n in enumerate(lengths)])
-        length = torch.tensor(lengths)[level]
-        is_point = position < length - 1
-        rows, gaps = is_point.nonzero()[:, 0], (position == length).nonzero()[:, 0]
-        return rows.to(device), gaps.to(device), level[is_point].to(device)
+    def forward(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (Q, N), offsets (Q, N, 2) in strides, mask (Q, N); finest level first."""
+        points, gaps, level = rows.layout()
+        logits = self.classification(rows.x, rows.mask, gaps)[:, points, 0]
+        distances = self.regression(rows.x, rows.mask, gaps)[:, points]
+        offsets = F.relu(distances * self.level_scale[level][:, None])
+        return logits, offsets, rows.mask[:, points]
