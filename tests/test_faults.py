@@ -286,6 +286,17 @@ def test_a_run_that_is_asked_to_stop_saves_and_is_continued_by_the_same_command(
     assert "nothing to do" in run(kit(config, tmp_path)).stdout
 
 
+def test_an_impatient_second_interrupt_stops_the_processes_as_well(config, tmp_path):
+    running = start(kit(config, tmp_path), ["sleep", -1, -1, -1, 2])
+    wait_for(lambda: read_status(tmp_path).get("step", 0) >= 1, "it trains", running)
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.02)  # less than the call takes to look again: it has not handed on the first
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=60) == 130
+    wait_for(lambda: is_left(tmp_path), "its processes are gone")
+    assert read_status(tmp_path)["state"] == "preempted"
+
+
 def test_sigterm_to_torchrun_itself_saves_as_well(config, calm, tmp_path):
     running = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3])
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")

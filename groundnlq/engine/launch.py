@@ -98,14 +98,19 @@ class _Watch:
 
     def until_the_end(self, stop: StopRequest, progress: bool) -> None:
         is_told = False
-        with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
-            while self._is_running():
-                status = self._look()
-                bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
-                bar.refresh()
-                if stop.signal_number and not is_told:
-                    is_told = self._ask_to_stop()
-                time.sleep(LOOK_EVERY_SEC)
+        try:
+            with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
+                while self._is_running():
+                    status = self._look()
+                    bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
+                    bar.refresh()
+                    if stop.signal_number and not is_told:
+                        is_told = self._ask_to_stop()
+                    time.sleep(LOOK_EVERY_SEC)
+        except KeyboardInterrupt:  # a second Ctrl-C waits for nothing, but may not leave them training
+            if not is_told:
+                self._ask_to_stop()
+            raise
         self._look()
 
     def _look(self) -> dict[str, Any]:
