@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 
-def wait_for(condition, what, process=None, seconds=180):
+def wait_for(condition, what, process=None, seconds=120):
     """Wait for something that must come about; how long it takes is not what is tested.
 
     It fails at once when the process that is to bring it about has ended.

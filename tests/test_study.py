@@ -166,11 +166,11 @@ def test_nothing_of_a_killed_study_goes_on(tmp_path):
     command = ["study", str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]
     killed = subprocess.Popen([sys.executable, "-m", "groundnlq", *command], start_new_session=True)
     try:
-        wait_for(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, "both train", killed)
+        wait_for(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, "both train", killed, 180)
     finally:
         killed.kill()
         killed.wait()
-    wait_for(lambda: not is_alive(killed.pid), "its workers have ended")
+    wait_for(lambda: not is_alive(killed.pid), "its workers have ended", seconds=180)
     states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("run-0/*/status.json")]
     assert states == ["preempted"] * 2
 

@@ -94,22 +94,20 @@ class _Watch:
         on_status: OnStatus | None,
     ):
         self.folder, self.torchrun, self.on_epoch, self.on_status = folder, torchrun, on_epoch, on_status
-        self.num_epochs, self.said_at = 0, 0.0
+        self.num_epochs, self.said_at, self.is_told = 0, 0.0, False
 
     def until_the_end(self, stop: StopRequest, progress: bool) -> None:
-        is_told = False
         try:
             with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
                 while self._is_running():
                     status = self._look()
                     bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
                     bar.refresh()
-                    if stop.signal_number and not is_told:
-                        is_told = self._ask_to_stop()
+                    if stop.signal_number:
+                        self._ask_to_stop()
                     time.sleep(LOOK_EVERY_SEC)
         except KeyboardInterrupt:  # a second Ctrl-C waits for nothing, but may not leave them training
-            if not is_told:
-                self._ask_to_stop()
+            self._ask_to_stop()
             raise
         self._look()
 
@@ -130,13 +128,13 @@ class _Watch:
         )  # is there while it starts its processes again, when nobody holds the folder
         return self.folder.is_held() or (launcher is not None and Path(f"/proc/{launcher}").exists())
 
-    def _ask_to_stop(self) -> bool:
+    def _ask_to_stop(self) -> None:
         launcher = self._launcher()
-        if launcher is None:  # its processes have not said yet who started them
-            return False
+        if self.is_told or launcher is None:  # or its processes have not said yet who started them
+            return
         with suppress(ProcessLookupError):
             os.kill(launcher, signal.SIGTERM)
-        return True
+        self.is_told = True
 
     def _launcher(self) -> int | None:
         if self.torchrun is not None:

@@ -127,5 +127,6 @@ class VideoEncoder(nn.Module):
         return levels
 
     def _hear(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The first block's answer; a call of its own, with which the copies for each query end."""
         x = self.stem[0].finish(clips.skip, clips.attention, clips.mask, text, text_mask)
         return x, clips.mask

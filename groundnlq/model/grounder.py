@@ -81,7 +81,7 @@ class Grounder(nn.Module):
 
     def ground(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> Predictions:
         """Encoded clips, Q queries with the index (Q,) of each one's clip and their words (Q, L, D)."""
-        # what is not named here is free before the next part begins: a twelfth of a prediction's memory
+        # what is not named here is free before the heads begin, where most memory was in use
         rows = Rows.join(self.neck(self.video_encoder.fuse(clips, clip_index, text, text_mask)))
         logits, offsets, mask = self.heads(rows)
         return Predictions(logits, offsets, mask, make_points(rows.lengths, self.ranges_grid, logits.device))
