@@ -7,7 +7,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, BinaryIO, Literal
 
 import h5py
 import numpy as np
@@ -20,12 +21,15 @@ from groundnlq.provenance import made_by
 
 SCHEMA = 1
 FLOAT16_MAX = 65504.0
+PIECE_BYTES = 2**18  # of a clip, read and widened at once
 
 
 class FeatureStore:
     """Features of many clips in one HDF5 file.
 
-    The file is opened at first use, once per process, never shared across a fork and never pickled.
+    HDF5 says at the start where each clip lies. Those that lie in one piece, as `write_features` leaves them,
+    are then read from the plain file, which is opened at first use, once per process, never shared across a
+    fork and never pickled.
 
     Raises:
         FeatureError: not HDF5, truncated, another schema, a link in place of data; named with the remedy.
@@ -33,20 +37,24 @@ class FeatureStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file: h5py.File | None = None
+        self._opened: tuple[BinaryIO, Lock] | None = None
         self._pid = -1
         root = open_hdf5(self.path, "features")
+        self._version = _version(os.fstat(root.id.get_vfd_handle()))
         try:
             self.attributes: dict[str, Any] = json.loads(read_text(root, "attributes", "{}"))
             self.width = int(root.attrs["width"])
             self.dtype = read_text(root, "dtype")
+            if self.dtype not in ("float16", "float32"):
+                raise ValueError(f"values are {self.dtype!r:.80}")
             self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
-            self.num_steps: dict[str, int] = _lengths(root, self.width, self.path)
+            self._places = _places(root, self.width, self.dtype, self.path)
         except (KeyError, ValueError, OSError, RuntimeError, TypeError) as error:
             reason = f"{self.path}: damaged ({error})"
             raise FeatureError(f"{reason} -- import the features again") from None
         finally:
             root.close()
+        self.num_steps: dict[str, int] = {uid: steps for uid, (_, steps) in self._places.items()}
 
     @property
     def clip_uids(self) -> list[str]:
@@ -57,15 +65,36 @@ class FeatureStore:
 
     def read(self, clip_uid: str) -> Tensor:
         """(T, width) float32 features of a clip."""
-        if clip_uid not in self.num_steps:
+        if clip_uid not in self._places:
             raise FeatureError(f"{self.path}: no features of clip {clip_uid} -- import them")
+        begins, num_steps = self._places[clip_uid]
         try:
-            # torch widens float16 several times faster than numpy
-            return torch.from_numpy(self._open()["clips"][clip_uid][()]).float()
+            if begins is None:
+                with h5py.File(self.path, "r") as root:
+                    return torch.from_numpy(root["clips"][clip_uid][()]).float()
+            file, lock = self._open()
+            with lock:
+                return self._read_at(file, begins, num_steps)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FeatureError(
                 f"{self.path}: clip {clip_uid} cannot be read ({error}) -- import the features again"
             ) from None
+
+    def _read_at(self, file: BinaryIO, begins: int, num_steps: int) -> Tensor:
+        """Piece by piece: while one is widened, the disk is at the next ones."""
+        values = torch.empty(num_steps, self.width)
+        bytes_a_step = self.width * np.dtype(self.dtype).itemsize
+        at_once = max(1, PIECE_BYTES // bytes_a_step)
+        buffer = np.empty((at_once, self.width), self.dtype)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), begins, num_steps * bytes_a_step, os.POSIX_FADV_WILLNEED)
+        file.seek(begins)
+        for piece in values.split(at_once):
+            part = buffer[: len(piece)]
+            if file.readinto(part) != part.nbytes:
+                raise OSError("the file ends too early")
+            piece.copy_(torch.from_numpy(part))
+        return values
 
     def is_as_written(self) -> bool:
         """Whether ids and values still have the checksum they were written with; reads the whole file."""
@@ -76,17 +105,22 @@ class FeatureStore:
         return self.sha256 in ("unknown", digest.hexdigest())
 
     def close(self) -> None:
-        if self._file is not None and self._pid == os.getpid():
-            self._file.close()
-        self._file = None
+        if self._opened is not None and self._pid == os.getpid():
+            self._opened[0].close()
+        self._opened = None
 
-    def _open(self) -> h5py.File:
-        if self._file is None or self._pid != os.getpid():
-            self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
-        return self._file
+    def _open(self) -> tuple[BinaryIO, Lock]:
+        """The file, and who may move its position."""
+        if self._opened is None or self._pid != os.getpid():
+            file = self.path.open("rb")
+            if _version(os.fstat(file.fileno())) != self._version:  # clips may lie elsewhere now
+                file.close()
+                raise FeatureError(f"{self.path}: was replaced while in use -- begin again")
+            self._opened, self._pid = (file, Lock()), os.getpid()
+        return self._opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_pid": -1}
+        return self.__dict__ | {"_opened": None, "_pid": -1}
 
 
 def write_features(
@@ -232,15 +266,25 @@ def plain_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     return dataset
 
 
-def _lengths(root: h5py.File, width: int, path: Path) -> dict[str, int]:
+def _version(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
+def _places(root: h5py.File, width: int, dtype: str, path: Path) -> dict[str, tuple[int | None, int]]:
+    """Of each clip, the byte at which it begins (None where only HDF5 can put it together) and its steps."""
     if not isinstance(root.get("clips", getlink=True), h5py.HardLink):
         raise FeatureError(f"{path}: 'clips' is a link to other data, which is refused -- copy the data in")
-    lengths, group, findings = {}, root["clips"], Findings(str(path), FeatureError)
+    places, group, findings = {}, root["clips"], Findings(str(path), FeatureError)
+    file_bytes, bytes_a_step = os.fstat(root.id.get_vfd_handle()).st_size, width * np.dtype(dtype).itemsize
     for name in group:
-        shape = plain_dataset(group, name, path).shape
+        dataset = plain_dataset(group, name, path)
+        shape = dataset.shape
+        begins = dataset.id.get_offset() if dataset.dtype == dtype else None
         if len(shape) != 2 or shape[1] != width or shape[0] == 0:
             findings.add(f"clip {name!r:.80} is {shape}, expected (T, {width})")
+        elif begins is not None and begins + shape[0] * bytes_a_step > file_bytes:
+            findings.add(f"clip {name!r:.80} goes beyond the end of the file")
         else:
-            lengths[name] = shape[0]
+            places[name] = (begins, shape[0])
     findings.raise_if_any("import the features again")
-    return lengths
+    return places
