@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import clip_grad_norm_
 
-from groundnlq.engine.optim import Ema, learning_rate_at, make_optimizer, parameter_groups, set_rate
+from groundnlq.config import TrainConfig
+from groundnlq.engine.distributed import World
+from groundnlq.engine.learner import Learner
+from groundnlq.engine.optim import learning_rate_at, make_optimizer, parameter_groups, set_rate
 from groundnlq.model.losses import Criterion
 from groundnlq.model.published import to_published
 from tests.golden_inputs import GOLDEN, META, golden_batch, golden_model
@@ -34,23 +38,41 @@ def test_the_backbone_factor_leaves_the_heads_alone():
     assert all(rates[id(p)] == pytest.approx(1e-4) for p in model.video_encoder.parameters())
 
 
+@pytest.mark.parametrize("published_normaliser", [False, True])
 @pytest.mark.parametrize("name", ["tiny", "tiny_star"])
-def test_eighteen_steps_follow_the_published_program(name):
+def test_eighteen_steps_follow_the_published_program(name, published_normaliser):
     golden = np.load(GOLDEN / f"{name}.npz")
-    model, batch = golden_model(name, drop_path=0.0).train(), golden_batch(name)
-    criterion, optimizer, ema = Criterion().train(), make_optimizer(model, 0.05), Ema(model, 0.999)
+    model, batch = golden_model(name, drop_path=0.0), golden_batch(name)
+    learner = Learner(model, TrainConfig(published_normaliser=published_normaliser), World())
     trace = []
     for step in range(18):
-        set_rate(optimizer, learning_rate_at(step, 1e-3, 6, 18))
-        optimizer.zero_grad()
-        losses = criterion(model(batch), batch)
-        losses.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        trace.append((losses.total.item(), norm.item(), optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        ema.update(model)
+        rate = learning_rate_at(step, 1e-3, 6, 18)
+        losses, norm = learner.step([batch], rate, seed=0)
+        trace.append((losses[2], norm, rate))
+    ema = learner.ema
     np.testing.assert_allclose(trace, golden["train_trace"], rtol=1e-3, atol=1e-6)
     for module, key in ((model, "final_param_sum"), (ema.module, "final_ema_sum")):
         state = to_published(dict(module.named_parameters()))
         sums = [state[name].double().sum().item() for name, _ in META["parameters"][name]]
         np.testing.assert_allclose(sums, golden[key], atol=1e-3)
+
+
+@pytest.mark.parametrize("limit", [0.05, 1e3])
+@pytest.mark.parametrize("published_normaliser", [False, True])
+def test_two_micro_batches_give_the_gradient_of_their_mean_loss_clipped(published_normaliser, limit):
+    batch, model = golden_batch("tiny"), golden_model("tiny", drop_path=0.0).train()
+    config = TrainConfig(clip_grad_norm=limit, published_normaliser=published_normaliser)
+    learner = Learner(golden_model("tiny", drop_path=0.0), config, World())
+    _, norm = learner.step([batch, batch], rate=0.0, seed=0)
+    criterion = Criterion().train()
+    if published_normaliser:  # the count runs on between the two
+        loss = sum(criterion(model(batch), batch).total for _ in range(2)) / 2
+    else:
+        *losses, positives = criterion.sums(model(batch), batch)
+        criterion.count(2 * positives)
+        loss = 2 * sum(losses) / criterion.positives
+    loss.backward()
+    assert norm == pytest.approx(clip_grad_norm_(model.parameters(), limit).item(), rel=1e-5)
+    assert (norm > limit) == (limit < 1)
+    for found, expected in zip(learner.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7)

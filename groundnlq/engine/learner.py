@@ -56,8 +56,10 @@ class Learner:
             with nullcontext() if self.world.size == 1 else self.network.no_sync():
                 sums += self._backward(batch)
         sums += self._backward(micro_batches[-1])  # here gradients cross over to the other processes
-        losses = self._divide(self.world.sum(sums), len(micro_batches))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm).item()
+        sums = self.world.sum(sums)
+        divisor = self._divisor(sums[2], len(micro_batches))
+        losses = self._losses(sums[:2] / divisor)
+        norm = self._divide_and_clip(divisor)
         self._require_finite(losses, norm, micro_batches)
         set_rate(self.optimizer, rate)
         self.optimizer.step()
@@ -98,18 +100,27 @@ class Learner:
         (losses[0] + self.config.regression_weight * losses[1]).backward()
         return torch.stack([losses[0].detach(), losses[1].detach(), positives])
 
-    def _divide(self, sums: Tensor, num_micro_batches: int) -> list[float]:
-        """Divide gradients and summed losses by what they count; classification, regression, total."""
+    def _divisor(self, positives: Tensor, num_micro_batches: int) -> Tensor:
+        """What the summed losses and their gradients count."""
         if self.config.published_normaliser:
-            divisor = torch.tensor(num_micro_batches * self.world.size, dtype=sums.dtype, device=sums.device)
-        else:
-            self.criterion.count(sums[2])
-            divisor = self.criterion.positives
+            return torch.full_like(positives, num_micro_batches * self.world.size)
+        self.criterion.count(positives)
+        return self.criterion.positives
+
+    def _losses(self, means: Tensor) -> list[float]:
+        """Classification, regression, total."""
+        classification, regression = means.tolist()
+        return [classification, regression, classification + self.config.regression_weight * regression]
+
+    def _divide_and_clip(self, divisor: Tensor) -> float:
+        """Both with one pass over the gradients; their norm once divided, before it was clipped."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         # what arrives from the other processes is an average
-        torch._foreach_mul_(gradients, (self.world.size / divisor).to(gradients[0].dtype))
-        classification, regression = (sums[:2] / divisor).tolist()
-        return [classification, regression, classification + self.config.regression_weight * regression]
+        factor = (self.world.size / divisor).to(gradients[0].dtype)
+        norm = factor * nn.utils.get_total_norm(gradients)
+        clipped = (self.config.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch clips
+        torch._foreach_mul_(gradients, factor * clipped)
+        return norm.item()
 
     def _require_finite(self, losses: list[float], norm: float, batches: list[Batch]) -> None:
         if all(map(math.isfinite, [*losses, norm])):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.layers import DepthwiseConv, LayerNorm, Linear, recomputed
+from groundnlq.model.layers import DepthwiseConv, LayerNorm, Linear
+from groundnlq.model.recomputed import normed_linear
 
 MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is no NaN
 
@@ -78,7 +79,7 @@ class SelfAttention(nn.Module):
 
     def _project(self, x: Tensor, role: str) -> Tensor:
         conv, norm, linear = (getattr(self, name) for name in (f"{role}_conv", f"{role}_norm", role))
-        return recomputed(lambda rows: linear(norm(rows)), conv(x))
+        return normed_linear(conv(x), norm, linear)
 
 
 class CrossAttention(nn.Module):

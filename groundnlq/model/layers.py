@@ -8,12 +8,12 @@ trained with that, so masking more would change every answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from groundnlq.model.recomputed import gelu_linear
 
 # Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 of
 # them unless told otherwise, and with many lengths would make them again and again. Read at the first kernel.
@@ -130,18 +130,7 @@ class MLP(nn.Sequential):
         super().__init__(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        widen, activation, narrow = self
+        widen, _, narrow = self
         if torch.is_grad_enabled():
-            return recomputed(lambda wide: narrow(activation(wide)), widen(x))
+            return gelu_linear(widen(x), narrow)
         return narrow(widen(x, gelu=True))
-
-
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function(x)`; what lies between the two is not kept for the backward pass but computed again there.
-
-    Where it is cheap (a LayerNorm, GELU) that saves an eighth of a training step's memory for a few percent
-    of its time. A last linear map is not computed twice: only what it reads is missing.
-    """
-    if not torch.is_grad_enabled():
-        return function(x)
-    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
