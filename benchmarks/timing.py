@@ -1,8 +1,9 @@
 """What the benchmarks share: inputs of Ego4D's sizes, and times whose ratios hold on a busy machine.
 
-What is compared is timed within one run, and of every round's times the least counts. Beside the wall
-clock stands the processor time of all threads. With ``--threads 1`` other programs stretch it far less than
-the wall clock; with several it says little, since a thread that waits for the others counts as working.
+What is compared takes turns within one run. The ratio is taken in every round and the median of the rounds
+counts: a busy while, which meets both sides of a round, neither helps nor hurts. Beside the wall clock stands
+the processor time of all threads. With ``--threads 1`` other programs stretch it far less than the wall
+clock; with several it says little, since a thread that waits for the others counts as working.
 """
 
 from __future__ import annotations
@@ -39,25 +40,29 @@ def options(**defaults: int) -> argparse.Namespace:
     return chosen
 
 
-def compare(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Least (wall, processor) seconds of every call; the calls take turns, after one that does not count."""
+def compare(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """(rounds, 2) wall and processor seconds of every call.
+
+    The calls take turns, after a round that does not count.
+    """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
             wall, cpu = time.perf_counter(), time.process_time()
             call()
-            if turn > 0 or rounds == 0:
+            if turn > 0:
                 seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {name: tuple(np.min(times, axis=0).tolist()) for name, times in seconds.items()}
+    return {name: np.array(times) for name, times in seconds.items()}
 
 
-def show(
-    name: str, ours: tuple[float, float], bases: Mapping[str, tuple[float, float]] | None = None
-) -> None:
-    """One line: seconds, and how many times faster than each base by wall clock and by processor time."""
-    line = f"{name:44s} {ours[0]:8.4f} s wall {ours[1]:8.4f} s cpu"
-    for base, (wall, cpu) in (bases or {}).items():
-        line += f" | {wall / ours[0]:5.1f} x wall {cpu / ours[1]:5.1f} x cpu of {base}"
+def show(name: str, ours: np.ndarray, bases: Mapping[str, np.ndarray] | None = None) -> None:
+    """One line: median seconds, and the median of the rounds' ratios to each base with its range."""
+    wall, cpu = np.median(ours, axis=0)
+    line = f"{name:36s} {wall:8.4f} s wall {cpu:8.4f} s cpu"
+    for base, theirs in (bases or {}).items():
+        ratios = theirs / ours
+        middle, (low, _), (high, _) = (f(ratios, axis=0) for f in (np.median, np.min, np.max))
+        line += f" | {middle[0]:5.1f} x ({low:.1f} - {high:.1f}) of {base}, {middle[1]:.1f} x cpu"
     print(line, flush=True)
 
 
