@@ -153,14 +153,15 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     epochs = [row["epoch"] for row in history]
     for (color, dash), name in zip(CURVES, ("total", "classification", "regression"), strict=False):
         left.plot(epochs, [row[f"loss {name}"] for row in history], dash, color=color, label=name, marker=".")
-    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="training loss")
     validated = [row for row in history if "raw mean R@1" in row]
     for (color, dash), weights in zip(CURVES, ("raw", "ema"), strict=False):
         values = [row[f"{weights} mean R@1"] for row in validated]
         label = "weights" if weights == "raw" else "averaged weights (EMA)"
         right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
-    right.set(xlabel="epoch", ylabel="val mean R@1 [%]", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="val mean R@1 [%]")
     for axis in (left, right):
+        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots lie within the frame
         axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
