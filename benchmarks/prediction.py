@@ -4,7 +4,7 @@
 
 From stored features to ranked moments, champion model. The stand-in answers query after query, or 16 at
 once, and inflates the clip for each (it pads all to the same length, so 16 queries stand for all); the kit
-answers a split of 20 clips and reads a clip once for its eleven queries. A round takes about a minute.
+answers a split of 20 clips and reads a clip once for its eleven queries. A round takes a good minute.
 """
 
 from __future__ import annotations

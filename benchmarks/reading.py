@@ -65,7 +65,7 @@ def main() -> None:
 
         def plain_bytes(uid: str) -> None:
             """As many bytes of the same file with one call of the system, and nothing else."""
-            first, size = store._places[uid][0], clips[uid].numel() * 2
+            first, size = store._begins[uid], clips[uid].numel() * 2
             file = os.open(whole(uid), os.O_RDONLY)
             os.preadv(file, [bytearray(size)], first)
             os.close(file)

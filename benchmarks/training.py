@@ -20,28 +20,26 @@ from standin import StandIn, update_average
 from timing import PUBLISHED_SEC, champion, compare, make_batch, options, show
 from torch import nn
 
+from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.engine.distributed import World
+from groundnlq.engine.learner import Learner
 from groundnlq.engine.memory import memory_kept
-from groundnlq.engine.optim import Ema, make_optimizer, parameter_groups, set_rate
+from groundnlq.engine.optim import parameter_groups
+from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
 
 RATE = 1e-6
 STEPS = 5  # of the kit beside one of the stand-in
 
 
-def our_step(model: nn.Module, batch: Batch, precision: str) -> Callable[[], None]:
-    criterion, optimizer, average = Criterion(), make_optimizer(model, 0.05), Ema(model)
-    set_rate(optimizer, RATE)
+def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None]:
+    """The trainer's own."""
+    learner = Learner(model, TrainConfig(precision=precision), World())
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            predictions = model(batch)
-        criterion(predictions, batch).total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model)
+        learner.step([batch], RATE, seed=0)
 
     return step
 

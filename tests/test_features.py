@@ -73,20 +73,40 @@ def test_a_store_stays_with_the_file_that_it_read_first(tmp_path):
     assert torch.equal(store.read("c1"), clips["c1"])
 
 
-def test_a_file_that_was_replaced_before_it_was_read_is_not_read_at_the_old_places(tmp_path):
-    write(tmp_path / "f.h5", (20, 30))
-    store = FeatureStore(tmp_path / "f.h5")
-    write(tmp_path / "f.h5", (30, 20))
-    with pytest.raises(FeatureError, match=r"f\.h5: was replaced while in use -- begin again"):
-        store.read("c1")
-
-
 def test_a_file_that_got_shorter_is_named(tmp_path):
     write(tmp_path / "f.h5", (20, 300))
     store = FeatureStore(tmp_path / "f.h5")
     store.read("c0")
     os.truncate(tmp_path / "f.h5", os.path.getsize(tmp_path / "f.h5") // 2)
     with pytest.raises(FeatureError, match=r"f\.h5: clip c1 cannot be read \(the file ends too early\)"):
+        store.read("c1")
+
+
+def test_a_clip_that_is_said_to_lie_behind_the_end_is_named_at_once(tmp_path):
+    write(tmp_path / "f.h5", (20, 300))
+    with h5py.File(tmp_path / "f.h5") as root:
+        begins = root["clips/c1"].id.get_offset()
+    damaged = (tmp_path / "f.h5").read_bytes()
+    said = begins.to_bytes(8, "little")
+    assert damaged.count(said) == 1
+    (tmp_path / "f.h5").write_bytes(damaged.replace(said, (begins + 10_000).to_bytes(8, "little")))
+    with pytest.raises(FeatureError, match=r"f\.h5: damaged \(.*invalid dataset size"):
+        FeatureStore(tmp_path / "f.h5")
+
+
+@pytest.mark.parametrize("chunks", [None, (7, 16)])
+def test_a_store_that_was_replaced_is_refused_however_it_is_stored(tmp_path, chunks):
+    clips = write(tmp_path / "f.h5", (20, 30))
+    if chunks:
+        with h5py.File(tmp_path / "f.h5", "r+") as root:
+            for uid, values in clips.items():
+                del root["clips"][uid]
+                root["clips"].create_dataset(uid, data=values.half(), chunks=chunks, compression="gzip")
+    store = FeatureStore(tmp_path / "f.h5")
+    if chunks:
+        assert torch.equal(store.read("c0"), clips["c0"])
+    write(tmp_path / "f.h5", (30, 20))
+    with pytest.raises(FeatureError, match=r"^[^:]*f\.h5: was replaced while in use -- begin again$"):
         store.read("c1")
 
 

@@ -40,7 +40,7 @@ class FeatureStore:
         self._opened: tuple[BinaryIO, Lock] | None = None
         self._pid = -1
         root = open_hdf5(self.path, "features")
-        self._version = _version(os.fstat(root.id.get_vfd_handle()))
+        self._version = _version(root.id.get_vfd_handle())
         try:
             self.attributes: dict[str, Any] = json.loads(read_text(root, "attributes", "{}"))
             self.width = int(root.attrs["width"])
@@ -48,13 +48,12 @@ class FeatureStore:
             if self.dtype not in ("float16", "float32"):
                 raise ValueError(f"values are {self.dtype!r:.80}")
             self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
-            self._places = _places(root, self.width, self.dtype, self.path)
+            self.num_steps, self._begins = _places(root, self.width, self.dtype, self.path)
         except (KeyError, ValueError, OSError, RuntimeError, TypeError) as error:
             reason = f"{self.path}: damaged ({error})"
             raise FeatureError(f"{reason} -- import the features again") from None
         finally:
             root.close()
-        self.num_steps: dict[str, int] = {uid: steps for uid, (_, steps) in self._places.items()}
 
     @property
     def clip_uids(self) -> list[str]:
@@ -65,16 +64,17 @@ class FeatureStore:
 
     def read(self, clip_uid: str) -> Tensor:
         """(T, width) float32 features of a clip."""
-        if clip_uid not in self._places:
+        if clip_uid not in self.num_steps:
             raise FeatureError(f"{self.path}: no features of clip {clip_uid} -- import them")
-        begins, num_steps = self._places[clip_uid]
+        begins = self._begins[clip_uid]
         try:
             if begins is None:
                 with h5py.File(self.path, "r") as root:
+                    self._require_same(root.id.get_vfd_handle())
                     return torch.from_numpy(root["clips"][clip_uid][()]).float()
             file, lock = self._open()
             with lock:
-                return self._read_at(file, begins, num_steps)
+                return self._read_at(file, begins, self.num_steps[clip_uid])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FeatureError(
                 f"{self.path}: clip {clip_uid} cannot be read ({error}) -- import the features again"
@@ -113,11 +113,13 @@ class FeatureStore:
         """The file, and who may move its position."""
         if self._opened is None or self._pid != os.getpid():
             file = self.path.open("rb")
-            if _version(os.fstat(file.fileno())) != self._version:  # clips may lie elsewhere now
-                file.close()
-                raise FeatureError(f"{self.path}: was replaced while in use -- begin again")
+            self._require_same(file.fileno())
             self._opened, self._pid = (file, Lock()), os.getpid()
         return self._opened
+
+    def _require_same(self, descriptor: int) -> None:
+        if _version(descriptor) != self._version:  # other clips, or elsewhere
+            raise FeatureError(f"{self.path}: was replaced while in use -- begin again")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None, "_pid": -1}
@@ -266,25 +268,26 @@ def plain_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     return dataset
 
 
-def _version(found: os.stat_result) -> tuple[int, int]:
+def _version(descriptor: int) -> tuple[int, int]:
+    """Bytes and time of the last change of an open file."""
+    found = os.fstat(descriptor)
     return found.st_size, found.st_mtime_ns
 
 
-def _places(root: h5py.File, width: int, dtype: str, path: Path) -> dict[str, tuple[int | None, int]]:
-    """Of each clip, the byte at which it begins (None where only HDF5 can put it together) and its steps."""
+def _places(
+    root: h5py.File, width: int, dtype: str, path: Path
+) -> tuple[dict[str, int], dict[str, int | None]]:
+    """Of each clip its steps, and the byte at which it begins (None where only HDF5 can put it together)."""
     if not isinstance(root.get("clips", getlink=True), h5py.HardLink):
         raise FeatureError(f"{path}: 'clips' is a link to other data, which is refused -- copy the data in")
-    places, group, findings = {}, root["clips"], Findings(str(path), FeatureError)
-    file_bytes, bytes_a_step = os.fstat(root.id.get_vfd_handle()).st_size, width * np.dtype(dtype).itemsize
+    num_steps, begins, group, findings = {}, {}, root["clips"], Findings(str(path), FeatureError)
     for name in group:
-        dataset = plain_dataset(group, name, path)
+        dataset = plain_dataset(group, name, path)  # HDF5 refuses one that would end behind the file
         shape = dataset.shape
-        begins = dataset.id.get_offset() if dataset.dtype == dtype else None
         if len(shape) != 2 or shape[1] != width or shape[0] == 0:
             findings.add(f"clip {name!r:.80} is {shape}, expected (T, {width})")
-        elif begins is not None and begins + shape[0] * bytes_a_step > file_bytes:
-            findings.add(f"clip {name!r:.80} goes beyond the end of the file")
         else:
-            places[name] = (begins, shape[0])
+            num_steps[name] = shape[0]
+            begins[name] = dataset.id.get_offset() if dataset.dtype == dtype else None
     findings.raise_if_any("import the features again")
-    return places
+    return num_steps, begins

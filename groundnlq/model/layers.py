@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.recomputed import gelu_linear
+from groundnlq.model.recomputed import autocast, gelu_linear
 
 # Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 of
 # them unless told otherwise, and with many lengths would make them again and again. Read at the first kernel.
@@ -77,8 +77,7 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm whose result has autocast's precision: its several readers would each cast it again."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y, device = super().forward(x), x.device.type
-        return y.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else y
+        return autocast(super().forward(x))
 
 
 def _find_fused_dtypes() -> frozenset[torch.dtype]:

@@ -15,27 +15,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def autocast(x: Tensor) -> Tensor:
+    """`x` in autocast's precision where that is on; it does not reach into a function of one's own."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 def normed_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
     """`linear(norm(x))` of (..., D)."""
     if not torch.is_grad_enabled():
         return linear(norm(x))
-    weight, bias = _cast(linear, x)
+    weight, bias = autocast(linear.weight), autocast(linear.bias)
     return _NormedLinear.apply(_for_norm(x, norm), norm.weight, norm.bias, weight, bias, norm.eps)
 
 
 def gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
     """`linear(gelu(x))` of (..., D) with the exact GELU; with gradients only."""
-    weight, bias = _cast(linear, x)
+    weight, bias = autocast(linear.weight), autocast(linear.bias)
     return _GeluLinear.apply(x.to(weight.dtype), weight, bias)
-
-
-def _cast(linear: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias as autocast would have them; it does not reach into a function of one's own."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return linear.weight, linear.bias
-    dtype = torch.get_autocast_dtype(device)
-    return linear.weight.to(dtype), linear.bias.to(dtype)
 
 
 def _for_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
