@@ -16,7 +16,7 @@ import torch
 
 from groundnlq.data.recall import recalls
 from groundnlq.data.records import read_records
-from groundnlq.engine.predict import predict
+from groundnlq.engine.predictor import predict
 
 
 def main() -> None:

@@ -20,14 +20,14 @@ from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 from traitlets.config import Config
 
-from groundnlq.analysis import explorer as module
-from groundnlq.analysis.explorer import ALL, NONE, Explorer
-from groundnlq.analysis.kept import LiveRun
+from groundnlq.analysis.candidates import LiveRun
 from groundnlq.config import load_config
 from groundnlq.data.records import Record
 from groundnlq.model.grounder import Predictions
 from groundnlq.model.points import make_points
 from groundnlq.notebook import workspace
+from groundnlq.view import explorer as module
+from groundnlq.view.explorer import ALL, NONE, Explorer
 
 NUM_QUERIES, NUM_CLIPS, CLIP_SEC = 4552, 415, 480.0
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from timing import champion, compare, make_batch
 
 from groundnlq.config import DataConfig, DecodeConfig
-from groundnlq.engine.predict import answer, evaluating
+from groundnlq.engine.predictor import answer, evaluating
 
 LENGTHS = (900, 1800, 3600, 5400, 9000)
 

@@ -22,8 +22,8 @@ from timing import CLIP_STEPS, PUBLISHED_SEC, QUERIES_PER_CLIP, champion, compar
 from groundnlq.config import DataConfig, DecodeConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
-from groundnlq.engine.memory import memory_kept
-from groundnlq.engine.predict import answer, evaluating, in_precision
+from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.predictor import answer, evaluating, in_precision
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder
 

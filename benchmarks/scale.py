@@ -27,7 +27,7 @@ from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.distributed import World
-from groundnlq.engine.predict import stream
+from groundnlq.engine.predictor import stream
 from groundnlq.model.grounder import Grounder
 
 CLIPS, WIDTH, STEPS, STEP_SEC = 415, 8, 60, 16.043 / 30

@@ -24,9 +24,9 @@ from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.distributed import World
-from groundnlq.engine.learner import Learner
-from groundnlq.engine.memory import memory_kept
+from groundnlq.engine.malloc import memory_kept
 from groundnlq.engine.optim import parameter_groups
+from groundnlq.engine.step import Learner
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
 

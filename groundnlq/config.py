@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from groundnlq import published_config
+from groundnlq import config_published
 from groundnlq.data.grid import HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
 from groundnlq.files import write_text
@@ -225,8 +225,8 @@ def _read_tree(source: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: {error.strerror} -- name a preset ({', '.join(known)}) or a file"
         ) from None
-    if published_config.is_published(tree):
-        tree, ignored = published_config.translate(tree, name)
+    if config_published.is_published(tree):
+        tree, ignored = config_published.translate(tree, name)
         if ignored:
             warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
     base = tree.pop("base", None)

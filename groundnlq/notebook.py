@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -51,6 +52,8 @@ def workspace() -> Path:
     pd.set_option("display.html.use_mathjax", False)
     folder = project_folder()
     os.chdir(folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # the notebooks' own figures are in notebooks/lessons
     if (shell := get_ipython()) is not None:
         # "tight" would draw everything twice; more effort would make pictures a tenth smaller, for 8 ms each
         select_figure_formats(shell, {"png"}, bbox_inches=None, pil_kwargs={"compress_level": 3})
@@ -180,7 +183,7 @@ def live_training(epochs: int) -> dict[str, Callable[[Any], None]]:
 
     >>> train(config, run_dir, **live_training(epochs=10))  # doctest: +SKIP
     """
-    from groundnlq.analysis.timeline import loss_curve
+    from groundnlq.view.timeline import loss_curve
 
     now, last, curve = Live("training ..."), Live(""), Live("")
 

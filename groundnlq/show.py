@@ -37,7 +37,7 @@ def _yaml(tree: dict[str, Any]) -> str:
 
 
 def _run_folder(path: Path) -> dict[str, Any]:
-    from groundnlq.engine.run import read_status
+    from groundnlq.engine.run_dir import read_status
 
     best = path / "best.pt"
     if not best.exists():

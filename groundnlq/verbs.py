@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def sample(args: Namespace) -> None:
-    from groundnlq.data.sample import make_sample, prepare_sample
+    from groundnlq.sample import make_sample, prepare_sample
 
     changes = dict(_setting(text) for text in args.settings)
     counts = make_sample(args.folder, seed=args.seed, scale=args.scale, **changes)
@@ -68,7 +68,7 @@ def features_import(args: Namespace) -> None:
 
 
 def features_check(args: Namespace) -> int:
-    from groundnlq.data.feature_check import check_features
+    from groundnlq.data.check import check_features
     from groundnlq.data.features import FeatureStore
     from groundnlq.data.grid import StepGrid
     from groundnlq.data.records import read_records
@@ -123,7 +123,7 @@ def train(args: Namespace) -> None:
 def predict(args: Namespace) -> None:
     from groundnlq.data.records import read_records
     from groundnlq.data.submission import write_submission
-    from groundnlq.engine.predict import predict as rank
+    from groundnlq.engine.predictor import predict as rank
 
     records = read_records(args.records)
     ranked = rank(
@@ -144,7 +144,7 @@ def predict(args: Namespace) -> None:
 
 
 def evaluate(args: Namespace) -> None:
-    from groundnlq.analysis.metrics import evaluate as score
+    from groundnlq.analysis.evaluation import evaluate as score
     from groundnlq.data.annotations import read_truth
     from groundnlq.data.submission import read_submission
     from groundnlq.errors import sample_of
@@ -190,8 +190,8 @@ def show(args: Namespace) -> None:
 
 
 def study(args: Namespace) -> int:
-    from groundnlq.analysis.claims import run_study
-    from groundnlq.analysis.study import Study
+    from benchmarks.study.claims import run_study
+    from benchmarks.study.study import Study
 
     asked = Study(args.folder, args.scale, args.overrides, num_val_clips=args.val_clips)
     table = run_study(asked, args.seeds, args.curves, args.compared, args.jobs)

@@ -25,8 +25,8 @@ from groundnlq.data.records import read_records
 from groundnlq.data.submission import write_submission
 from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.checkpoint import save_model
+from groundnlq.model.checkpoint_published import to_published
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.published import to_published
 from tests.tiny_run import make_tiny_data, tiny_config
 
 
@@ -205,7 +205,7 @@ def held_open() -> None:
 def in_use() -> None:
     """Another process works in the run folder."""
     code = (
-        "import sys\nfrom groundnlq.engine.run import RunFolder\n"
+        "import sys\nfrom groundnlq.engine.run_dir import RunFolder\n"
         "with RunFolder('out').locked():\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -12,8 +12,8 @@ import torch
 from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.data.grid import StepGrid
+from groundnlq.model.checkpoint_published import from_published
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.published import from_published
 
 GOLDEN = Path(__file__).parent / "golden"
 META = json.loads((GOLDEN / "meta.json").read_text())

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from groundnlq.analysis.kept import LiveRun
+from groundnlq.analysis.candidates import LiveRun
 from groundnlq.config import RunConfig, parse_config
 from groundnlq.data.records import Record
 from groundnlq.model.grounder import Predictions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from groundnlq.analysis.baselines import constant_by_template, constant_segment, random_segments
-from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.evaluation import evaluate
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis import comparison
-from groundnlq.analysis.metrics import compare, evaluate
+from groundnlq.analysis.evaluation import compare, evaluate
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
+from notebooks.lessons import comparison
 
 KEY = "R@1 IoU=0.3"
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from groundnlq.analysis.candidates import FixedRun
 from groundnlq.analysis.diagnosis import (
     OUTCOMES,
     by_level,
@@ -13,8 +14,7 @@ from groundnlq.analysis.diagnosis import (
     outcome_changes,
     worth,
 )
-from groundnlq.analysis.kept import FixedRun
-from groundnlq.analysis.metrics import evaluate, sign_flip_p
+from groundnlq.analysis.evaluation import evaluate, sign_flip_p
 from groundnlq.analysis.sensitivity import holm, kinds_of_query, paired_difference, sensitivity
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError

@@ -9,14 +9,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from groundnlq.analysis import explorer as module
-from groundnlq.analysis import kept
-from groundnlq.analysis.asked import words_of_query
-from groundnlq.analysis.explorer import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Explorer
-from groundnlq.analysis.kept import FixedRun
-from groundnlq.analysis.listing import PAGE
+from groundnlq.analysis import candidates as kept
+from groundnlq.analysis.candidates import FixedRun
+from groundnlq.analysis.free_form import words_of_query
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError, FeatureError
+from groundnlq.view import explorer as module
+from groundnlq.view.explorer import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Explorer
+from groundnlq.view.listing import PAGE
 from tests.said import live_run
 from tests.test_timeline import bars, row_names
 

@@ -25,7 +25,7 @@ import torch
 from groundnlq.config import load_config, save_config
 from groundnlq.engine.checkpoint import committed_states, latest_state, read_checkpoint
 from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.run import RunFolder, read_history, read_status
+from groundnlq.engine.run_dir import RunFolder, read_history, read_status
 from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, tiny_config
 

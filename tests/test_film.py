@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis import film
-from groundnlq.analysis.explorer import GROUND_TRUTH, Explorer
-from groundnlq.analysis.film import cut_video, film_strip, find_video
-from groundnlq.analysis.kept import FixedRun
+from groundnlq.analysis.candidates import FixedRun
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError, KitError
+from groundnlq.view import film
+from groundnlq.view.explorer import GROUND_TRUTH, Explorer
+from groundnlq.view.film import cut_video, film_strip, find_video
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 FPS, SECONDS = 10, 12
@@ -83,9 +83,7 @@ def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, mo
     ]
     run = FixedRun(records, {"a_0": np.array([[7.0, 9.0, 0.5]]), "b_0": np.array([[7.0, 9.0, 0.5]])})
     cut = []
-    monkeypatch.setattr(
-        "groundnlq.analysis.explorer.cut_video", lambda *a: cut.append(a) or film.cut_video(*a)
-    )
+    monkeypatch.setattr("groundnlq.view.explorer.cut_video", lambda *a: cut.append(a) or film.cut_video(*a))
     explorer = Explorer({"run": run}, video_folder=folder)
     assert "7.0 s" in times_shown(explorer.figure())
     explorer.prediction.value = GROUND_TRUTH

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from groundnlq.config import ModelConfig
+from groundnlq.model.checkpoint_published import to_published
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
-from groundnlq.model.published import to_published
 from tests.golden_inputs import GOLDEN, GRID, META, golden_batch, golden_config, golden_model
 
 NAMES = ["tiny", "tiny_star", "champion"]

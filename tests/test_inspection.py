@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from groundnlq.analysis import inspection
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record, read_records
-from groundnlq.data.sample import read_events
 from groundnlq.errors import DataError
+from groundnlq.sample import read_events
+from notebooks.lessons import inspection
 
 GRID = StepGrid(fps=30.0, snippet_stride_frames=15.0)
 

@@ -13,7 +13,7 @@ from groundnlq.data.records import read_records
 from groundnlq.data.submission import read_submission, write_submission
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import load_trained
-from groundnlq.engine.predict import infer, predict
+from groundnlq.engine.predictor import infer, predict
 from groundnlq.engine.train import train
 from groundnlq.model.decode import decode
 from tests.tiny_run import make_tiny_data, tiny_config

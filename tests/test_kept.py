@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.analysis import kept
-from groundnlq.analysis.kept import FixedRun, LiveRun, levels_reached
+from groundnlq.analysis import candidates as kept
+from groundnlq.analysis.candidates import FixedRun, LiveRun, levels_reached
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
@@ -13,7 +13,7 @@ from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.distributed import World
-from groundnlq.engine.predict import infer, level_scores, predict_dataset
+from groundnlq.engine.predictor import infer, level_scores, predict_dataset
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.points import assign_targets, make_points
 from tests.said import RANGES, live_run

@@ -13,7 +13,7 @@ from groundnlq.notebook import notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "groundnlq"
-ROOMS = ("data", "model", "engine", "analysis")  # in the order in which data flows
+ROOMS = ("data", "model", "engine", "analysis", "view")  # in the order in which data flows
 CORE = ROOMS[:3]
 FOUNDATION = {
     "config",
@@ -21,7 +21,7 @@ FOUNDATION = {
     "files",
     "plain_yaml",
     "provenance",
-    "published_config",
+    "config_published",
 }  # what every room may import
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from groundnlq.analysis import learning
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.engine.optim import Ema, learning_rate_at
-from groundnlq.engine.predict import infer
+from groundnlq.engine.predictor import infer
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
+from notebooks.lessons import learning
 from tests.tiny_run import SMALL_RANGES, small_network
 
 GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)

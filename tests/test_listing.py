@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis.listing import PAGE, QueryList, by_clip
-from groundnlq.analysis.panel import ALL, NONE
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
+from groundnlq.view.controls import ALL, NONE
+from groundnlq.view.listing import PAGE, QueryList, by_clip
 
 RECORDS = [
     Record(f"q_{i}", f"c{i % 3}", f"Where is Thing {i}?", 9.0, template="Where" if i % 2 else "")

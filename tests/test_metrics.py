@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groundnlq.analysis.metrics import bootstrap_means, by_unseen_words, compare, evaluate
+from groundnlq.analysis.evaluation import bootstrap_means, by_unseen_words, compare, evaluate
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import recall_key, recalls, tiou
 from groundnlq.data.records import Record

@@ -5,10 +5,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from groundnlq.config import TrainConfig
 from groundnlq.engine.distributed import World
-from groundnlq.engine.learner import Learner
 from groundnlq.engine.optim import learning_rate_at, make_optimizer, parameter_groups, set_rate
+from groundnlq.engine.step import Learner
+from groundnlq.model.checkpoint_published import to_published
 from groundnlq.model.losses import Criterion
-from groundnlq.model.published import to_published
 from tests.golden_inputs import GOLDEN, META, golden_batch, golden_model
 
 

@@ -8,9 +8,9 @@ from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
-from groundnlq.engine import predict as predicting
+from groundnlq.engine import predictor as predicting
 from groundnlq.engine.distributed import World
-from groundnlq.engine.predict import in_precision, infer, predict_dataset
+from groundnlq.engine.predictor import in_precision, infer, predict_dataset
 from groundnlq.model.grounder import Grounder
 from tests.tiny_run import make_tiny_data, tiny_config
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.evaluation import evaluate
 from groundnlq.data.dataset import clip_batches, pad_length, shuffled_batches
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou, recalls

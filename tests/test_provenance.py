@@ -11,7 +11,7 @@ import yaml
 
 from groundnlq import __version__
 from groundnlq.analysis.baselines import constant_segment
-from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.evaluation import evaluate
 from groundnlq.cli import main
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.features import FeatureStore, write_features

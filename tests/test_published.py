@@ -5,8 +5,13 @@ import pytest
 import torch
 
 from groundnlq.errors import CheckpointError
+from groundnlq.model.checkpoint_published import (
+    from_published,
+    load_published,
+    published_ranges,
+    to_published,
+)
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.published import from_published, load_published, published_ranges, to_published
 from tests.golden_inputs import META, golden_config, published_weights
 
 

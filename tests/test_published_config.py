@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from groundnlq.config import load_config
+from groundnlq.config_published import KNOWN, translate
 from groundnlq.errors import ConfigError
-from groundnlq.published_config import KNOWN, translate
 
 META = json.loads((Path(__file__).parent / "golden" / "meta.json").read_text())
 FINETUNE = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from groundnlq.model.kernels import gelu_linear, normed_linear
 from groundnlq.model.layers import LayerNorm, Linear
-from groundnlq.model.recomputed import gelu_linear, normed_linear
 
 
 def layers(width=6, out=5, dtype=torch.float32):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from groundnlq.analysis import report
-from groundnlq.analysis.kept import FixedRun
-from groundnlq.analysis.report import Diagnosis
+from groundnlq.analysis.candidates import FixedRun
 from groundnlq.data.records import Record
+from groundnlq.view import report
+from groundnlq.view.report import Diagnosis
 from tests.said import live_run
 
 ODD = [

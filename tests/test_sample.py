@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from groundnlq.data.sample import make_sample, read_events, world_config
-from groundnlq.data.sample.queries import ask
-from groundnlq.data.sample.vocabulary import OBJECTS
-from groundnlq.data.sample.world import simulate_clip, simulate_split
 from groundnlq.errors import ConfigError, DataError
+from groundnlq.sample import make_sample, read_events, world_config
+from groundnlq.sample.queries import ask
+from groundnlq.sample.vocabulary import OBJECTS
+from groundnlq.sample.world import simulate_clip, simulate_split
 
 TEXTS = ("nlq_train.json", "nlq_val.json", "nlq_test_unannotated.json", "nlq_test_answers.json",
          "moments_train.json", "vq_train.json", "egoclip.csv", "events.jsonl")  # fmt: skip

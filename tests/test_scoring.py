@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis import scoring
-from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.evaluation import evaluate
+from groundnlq.analysis.word_oracles import Controls
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
+from notebooks.lessons import scoring
 
 KEY = "R@1 IoU=0.3"
 MOMENT = (10.0, 20.0)

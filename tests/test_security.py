@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundnlq.analysis.metrics import evaluate
+from groundnlq.analysis.evaluation import evaluate
 from groundnlq.cli import main
 from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
@@ -31,7 +31,7 @@ from groundnlq.data.tokens import import_text_lmdb, write_tokens
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.errors import KitError
 from groundnlq.files import check_id
-from groundnlq.model.published import load_published
+from groundnlq.model.checkpoint_published import load_published
 from tests.bad_input_makers import lmdb_source, make_world
 
 ROOT = Path(__file__).resolve().parents[1]

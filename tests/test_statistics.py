@@ -2,9 +2,9 @@
 
 import pytest
 
-from groundnlq.analysis.statistics import beside_ego4d, templates_beside_ego4d
 from groundnlq.data.annotations import Clip, NlqFile, read_nlq
 from groundnlq.data.records import Record, read_records
+from notebooks.lessons.statistics import beside_ego4d, templates_beside_ego4d
 
 
 def test_figures_are_those_of_a_count_by_hand(tmp_path):

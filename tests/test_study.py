@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from groundnlq.analysis.claims import KEY, amounts_curve, claims, comparisons, run_study
-from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.study import AMOUNTS, ARMS, COMPARED, Study
+from benchmarks.study.claims import KEY, amounts_curve, claims, comparisons, run_study
+from benchmarks.study.study import AMOUNTS, ARMS, COMPARED, Study
+from groundnlq.analysis.word_oracles import Controls
 from groundnlq.cli import parse
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
-from groundnlq.data.sample import read_events, read_world
-from groundnlq.data.sample.vocabulary import ALL_OBJECTS, plural
+from groundnlq.sample import read_events, read_world
+from groundnlq.sample.vocabulary import ALL_OBJECTS, plural
 from tests.processes import is_alive, wait_for
 
 
@@ -180,7 +180,7 @@ def pretrainings(study, monkeypatch):
     """What each arm's pretraining is configured to be, and how many narrations it reads in all."""
     seen, usual = {}, Study(study.folder, study.scale, progress=False)
     monkeypatch.setattr(
-        "groundnlq.analysis.study.train", lambda config, folder, progress: seen.update({folder.name: config})
+        "benchmarks.study.study.train", lambda config, folder, progress: seen.update({folder.name: config})
     )
     for arms in AMOUNTS.values():
         for name in arms.values():

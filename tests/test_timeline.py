@@ -8,12 +8,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis import plots, rows, timeline
-from groundnlq.analysis.metrics import evaluate
-from groundnlq.analysis.sheet import Sheet
-from groundnlq.data.feature_check import FeatureReport
+from groundnlq.analysis.evaluation import evaluate
+from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
+from groundnlq.view import plots, timeline
+from groundnlq.view import tracks as rows
+from groundnlq.view.canvas import Sheet
 
 ODD_TEXTS = [
     "costs $5 or $6^{2}$?",

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.analysis import lesson, tour
-from groundnlq.analysis.kept import Decoded
+from groundnlq.analysis.candidates import Decoded
 from groundnlq.data.dataset import collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 from groundnlq.model.nms import soft_nms
+from notebooks.lessons import targets as lesson
+from notebooks.lessons import tour
 from tests.tiny_run import SMALL_RANGES, small_network
 
 GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)

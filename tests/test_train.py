@@ -17,8 +17,8 @@ from groundnlq.engine import train as engine
 from groundnlq.engine import trainer as trainer_module
 from groundnlq.engine.checkpoint import committed_states, latest_state, load_model, read_checkpoint
 from groundnlq.engine.distributed import World
-from groundnlq.engine.log import read_ahead
-from groundnlq.engine.run import RunFolder, read_history, read_status
+from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.run_dir import RunFolder, read_history, read_status
 from groundnlq.engine.stop import StopRequest
 from groundnlq.engine.train import train
 from groundnlq.engine.trainer import Trainer
@@ -30,7 +30,7 @@ from groundnlq.errors import (
     Preempted,
     TrainingFailed,
 )
-from groundnlq.model.published import to_published
+from groundnlq.model.checkpoint_published import to_published
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config, weights_of
 
 

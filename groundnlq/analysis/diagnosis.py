@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.kept import FixedRun, LiveRun
-from groundnlq.analysis.metrics import HIGH, LOW, bootstrap_means
+from groundnlq.analysis.candidates import FixedRun, LiveRun
+from groundnlq.analysis.evaluation import HIGH, LOW, bootstrap_means
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.inspection import draw_events
-from groundnlq.analysis.style import BLACK, BLUE, GREY, VERMILION, YELLOW, new_figure, plain
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.data.tokens import TokenStore
+from groundnlq.view.style import BLACK, BLUE, GREY, VERMILION, YELLOW, new_figure, plain
+from notebooks.lessons.inspection import draw_events
 
 
 @dataclass(frozen=True)

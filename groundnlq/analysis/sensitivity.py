@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.metrics import HIGH, LOW, bootstrap_means, sign_flip_p, words_of
+from groundnlq.analysis.evaluation import HIGH, LOW, bootstrap_means, sign_flip_p, words_of
 from groundnlq.data.annotations import clean_query
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError

@@ -20,8 +20,8 @@ from groundnlq import __version__
 from groundnlq.config import RunConfig, load_config, parse_config
 from groundnlq.errors import CheckpointError
 from groundnlq.files import atomic_path, load_tensors, sha256_of, write_json
+from groundnlq.model.checkpoint_published import check_state, load_published
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.published import check_state, load_published
 
 FORMAT = "groundnlq-1"
 

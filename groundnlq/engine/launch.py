@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from groundnlq.config import RunConfig
-from groundnlq.engine.run import RunFolder, read_history, read_status
+from groundnlq.engine.run_dir import RunFolder, read_history, read_status
 from groundnlq.engine.stop import StopRequest, stop_requests
 from groundnlq.engine.train import TrainResult, train
 from groundnlq.engine.trainer import OnEpoch, OnStatus

@@ -12,8 +12,8 @@ import torch
 
 from groundnlq.config import RunConfig
 from groundnlq.engine.distributed import World, joined_world
-from groundnlq.engine.memory import memory_kept
-from groundnlq.engine.run import RunFolder, read_status
+from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.run_dir import RunFolder, read_status
 from groundnlq.engine.stop import StopRequest, stop_requests
 from groundnlq.engine.trainer import OnEpoch, OnStatus, Trainer
 from groundnlq.errors import KitError, Preempted, TrainingFailed

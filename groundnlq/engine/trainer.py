@@ -23,12 +23,12 @@ from groundnlq.data.recall import recalls
 from groundnlq.data.records import identity_of
 from groundnlq.engine.checkpoint import latest_state, read_checkpoint, save_model, save_state
 from groundnlq.engine.distributed import World, launcher_pid
-from groundnlq.engine.learner import Learner
-from groundnlq.engine.log import EpochSums, peak_memory_mb, read_ahead
+from groundnlq.engine.grounding import load_dataset, origin_of_run, start_from
 from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.predict import predict_dataset
-from groundnlq.engine.run import RunFolder
-from groundnlq.engine.start import load_dataset, origin_of_run, start_from
+from groundnlq.engine.predictor import predict_dataset
+from groundnlq.engine.prefetch import EpochSums, peak_memory_mb, read_ahead
+from groundnlq.engine.run_dir import RunFolder
+from groundnlq.engine.step import Learner
 from groundnlq.engine.stop import StopRequest
 from groundnlq.errors import CheckpointError, ConfigError, Preempted, sample_of
 from groundnlq.model.grounder import Grounder

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundnlq.model.kernels import normed_linear
 from groundnlq.model.layers import DepthwiseConv, LayerNorm, Linear
-from groundnlq.model.recomputed import normed_linear
 
 MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is no NaN
 

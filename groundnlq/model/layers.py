@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.recomputed import autocast, gelu_linear
+from groundnlq.model.kernels import autocast, gelu_linear
 
 # Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 of
 # them unless told otherwise, and with many lengths would make them again and again. Read at the first kernel.

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.baselines import HIT, constant_segment
-from groundnlq.analysis.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, YELLOW, new_figure, plain
 from groundnlq.data.annotations import walk_clips
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record, read_json
-from groundnlq.data.sample import read_events
-from groundnlq.data.sample.vocabulary import VERBS, plural
 from groundnlq.errors import DataError, Findings
+from groundnlq.sample import read_events
+from groundnlq.sample.vocabulary import VERBS, plural
+from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, YELLOW, new_figure, plain
 
 MOST_STEPS = 14  # that a picture of the grid shows
 SLOTS = ("verb", "object", "container", "person")

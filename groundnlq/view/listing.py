@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groundnlq.analysis.panel import ALL, NONE
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
+from groundnlq.view.controls import ALL, NONE
 
 PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
 

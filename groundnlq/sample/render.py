@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from groundnlq.data.grid import StepGrid
-from groundnlq.data.sample.vocabulary import ALL_OBJECTS, CONTAINERS, PERSONS, PLACES, VERBS
-from groundnlq.data.sample.world import ClipLog, WorldConfig, stream
+from groundnlq.sample.vocabulary import ALL_OBJECTS, CONTAINERS, PERSONS, PLACES, VERBS
+from groundnlq.sample.world import ClipLog, WorldConfig, stream
 
 # slot -> (source, amplitude): what a camera shows clearly is strong, what it shows vaguely is weak
 SLOTS = {

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.metrics import HIGH, LOW, Evaluation, bootstrap_means, compare, differences
-from groundnlq.analysis.style import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
+from groundnlq.analysis.evaluation import HIGH, LOW, Evaluation, bootstrap_means, compare, differences
+from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
 
 CHANGES = ("won", "lost", "both right", "both wrong")
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from groundnlq.data.annotations import NlqFile
 from groundnlq.data.records import Record
-from groundnlq.data.sample.queries import TEMPLATES
+from groundnlq.sample.queries import TEMPLATES
 
 EGO4D = {
     "clips": 1270,

@@ -12,12 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.kept import levels_reached
-from groundnlq.analysis.metrics import HIGH, LOW, Evaluation
-from groundnlq.analysis.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
-from groundnlq.data.feature_check import FeatureReport
+from groundnlq.analysis.candidates import levels_reached
+from groundnlq.analysis.evaluation import HIGH, LOW, Evaluation
+from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
+from groundnlq.view.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
 
 # Published on Ego4D's val split (arXiv 2306.15255); not measured by this project.
 PUBLISHED = {

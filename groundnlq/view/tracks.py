@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 
-from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, plain
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
+from groundnlq.view.style import BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, plain
 
 RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # what stands beside a row, in widths of the row
 

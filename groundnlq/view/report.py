@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from groundnlq.analysis.candidates import FixedRun, LiveRun
 from groundnlq.analysis.diagnosis import (
     OUTCOMES,
     by_level,
@@ -23,10 +24,11 @@ from groundnlq.analysis.diagnosis import (
     outcome_changes,
     worth,
 )
-from groundnlq.analysis.kept import FixedRun, LiveRun
-from groundnlq.analysis.metrics import HIGH, LOW
+from groundnlq.analysis.evaluation import HIGH, LOW
 from groundnlq.analysis.sensitivity import kinds_of_query, paired_difference, sensitivity
-from groundnlq.analysis.style import (
+from groundnlq.data.records import Record
+from groundnlq.files import write_text
+from groundnlq.view.style import (
     BLACK,
     BLUE,
     GREEN,
@@ -38,8 +40,6 @@ from groundnlq.analysis.style import (
     new_figure,
     plain,
 )
-from groundnlq.data.records import Record
-from groundnlq.files import write_text
 
 COLORS = dict(zip(OUTCOMES, (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION), strict=True))
 HATCHES = dict(zip(OUTCOMES, ("", "//", "", "..", "xx", "", "\\\\"), strict=True))  # for greyscale

@@ -11,8 +11,18 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.rows import at_finest_steps
-from groundnlq.analysis.style import (
+from groundnlq.config import TrainConfig
+from groundnlq.data.dataset import Batch
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
+from groundnlq.engine.optim import learning_rate_at
+from groundnlq.engine.predictor import infer
+from groundnlq.model.decode import to_segments
+from groundnlq.model.grounder import Grounder
+from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
+from groundnlq.model.points import Points, assign_targets, make_points
+from groundnlq.view.style import (
     BLACK,
     BLUE,
     CURVES,
@@ -23,17 +33,7 @@ from groundnlq.analysis.style import (
     new_figure,
     plain,
 )
-from groundnlq.config import TrainConfig
-from groundnlq.data.dataset import Batch
-from groundnlq.data.grid import StepGrid
-from groundnlq.data.recall import tiou
-from groundnlq.data.records import Record
-from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.predict import infer
-from groundnlq.model.decode import to_segments
-from groundnlq.model.grounder import Grounder
-from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
-from groundnlq.model.points import Points, assign_targets, make_points
+from groundnlq.view.tracks import at_finest_steps
 
 
 def positive_shares(

@@ -18,18 +18,18 @@ import numpy as np
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.asked import Question, words_of_query
+from groundnlq.analysis.candidates import FixedRun, LiveRun
 from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
-from groundnlq.analysis.film import cut_video, film_strip, find_video
-from groundnlq.analysis.kept import FixedRun, LiveRun
-from groundnlq.analysis.listing import QueryList, by_clip
-from groundnlq.analysis.panel import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, describe, places_to_go
-from groundnlq.analysis.sheet import Sheet
-from groundnlq.analysis.timeline import query_timeline
+from groundnlq.analysis.free_form import Question, words_of_query
 from groundnlq.data.recall import best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
+from groundnlq.view.canvas import Sheet
+from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, describe, places_to_go
+from groundnlq.view.film import cut_video, film_strip, find_video
+from groundnlq.view.listing import QueryList, by_clip
+from groundnlq.view.timeline import query_timeline
 
 MARGIN_SEC = 8.0  # shown around what one went to
 PLAYED_AROUND_SEC = 1.0  # and played around it

@@ -9,7 +9,7 @@ from html import escape
 import ipywidgets as widgets
 import numpy as np
 
-from groundnlq.analysis.kept import KEEP
+from groundnlq.analysis.candidates import KEEP
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groundnlq.data.sample.vocabulary import CATEGORY_OF, CONTAINER_VERBS, VERBS, plural
-from groundnlq.data.sample.world import ClipLog, Event, WorldConfig, stream
+from groundnlq.sample.vocabulary import CATEGORY_OF, CONTAINER_VERBS, VERBS, plural
+from groundnlq.sample.world import ClipLog, Event, WorldConfig, stream
 
 
 @dataclass(frozen=True)

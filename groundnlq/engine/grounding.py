@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from groundnlq.config import ModelConfig, RunConfig, differing_keys
+from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import QueryDataset
-from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, identity_of, read_records
 from groundnlq.data.tokens import TokenStore

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from groundnlq.data.sample.vocabulary import (
+from groundnlq.sample.vocabulary import (
     ALL_OBJECTS,
     CONTAINER_VERBS,
     CONTAINERS,

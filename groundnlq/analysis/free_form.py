@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groundnlq.analysis.kept import FixedRun, LiveRun
+from groundnlq.analysis.candidates import FixedRun, LiveRun
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder, clip_query
 from groundnlq.data.tokens import TokenStore

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.rows import (
+from groundnlq.data.records import Record
+from groundnlq.view.canvas import Sheet
+from groundnlq.view.style import BLACK, BLUE, CURVES, SKY, VERMILION, new_figure, plain
+from groundnlq.view.tracks import (
     draw_attention,
     draw_best_scores,
     draw_film,
@@ -19,9 +22,6 @@ from groundnlq.analysis.rows import (
     draw_moments,
     draw_segments,
 )
-from groundnlq.analysis.sheet import Sheet
-from groundnlq.analysis.style import BLACK, BLUE, CURVES, SKY, VERMILION, new_figure, plain
-from groundnlq.data.records import Record
 
 
 def query_timeline(

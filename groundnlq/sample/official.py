@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from groundnlq.data.sample.queries import Question, narrate
-from groundnlq.data.sample.world import ClipLog, Event, WorldConfig, stream
 from groundnlq.files import write_json, write_text
+from groundnlq.sample.queries import Question, narrate
+from groundnlq.sample.world import ClipLog, Event, WorldConfig, stream
 
 EGOCLIP_HEADER = (
     "clip_idx", "video_uid", "video_dur", "narration_source", "narration_ind", "narration_time",

@@ -10,8 +10,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from groundnlq.analysis.kept import Decoded, moments_of, overlaps_with
-from groundnlq.analysis.style import (
+from groundnlq.analysis.candidates import Decoded, moments_of, overlaps_with
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.recall import tiou
+from groundnlq.data.records import Record
+from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
+from groundnlq.model.points import assign_targets, make_points
+from groundnlq.view.style import (
     BLACK,
     BLUE,
     CURVES,
@@ -22,11 +27,6 @@ from groundnlq.analysis.style import (
     YELLOW,
     new_figure,
 )
-from groundnlq.data.grid import StepGrid
-from groundnlq.data.recall import tiou
-from groundnlq.data.records import Record
-from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
-from groundnlq.model.points import assign_targets, make_points
 
 
 def assignment_figure(

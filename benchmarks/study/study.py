@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.metrics import Evaluation, evaluate
+from groundnlq.analysis.evaluation import Evaluation, evaluate
+from groundnlq.analysis.word_oracles import Controls
 from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import Record, read_records, write_records
-from groundnlq.data.sample import make_sample, prepare_sample, world_config
 from groundnlq.data.submission import Answers, read_submission, write_submission
 from groundnlq.data.text import encode_records
-from groundnlq.engine.predict import predict
+from groundnlq.engine.predictor import predict
 from groundnlq.engine.stop import die_with_parent
 from groundnlq.engine.train import train
 from groundnlq.errors import Preempted
+from groundnlq.sample import make_sample, prepare_sample, world_config
 
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes

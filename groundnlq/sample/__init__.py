@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from groundnlq.data.sample.features import Camera, concept_vectors
-from groundnlq.data.sample.official import meta_of, write_clips, write_egoclip, write_nlq
-from groundnlq.data.sample.queries import ask
-from groundnlq.data.sample.vocabulary import ALL_OBJECTS, OBJECT_VERBS
-from groundnlq.data.sample.world import ClipLog, WorldConfig, simulate_split, unseen_objects
 from groundnlq.errors import ConfigError, DataError, Findings, closest
 from groundnlq.files import atomic_path, write_json, write_text
+from groundnlq.sample.official import meta_of, write_clips, write_egoclip, write_nlq
+from groundnlq.sample.queries import ask
+from groundnlq.sample.render import Camera, concept_vectors
+from groundnlq.sample.vocabulary import ALL_OBJECTS, OBJECT_VERBS
+from groundnlq.sample.world import ClipLog, WorldConfig, simulate_split, unseen_objects
 
 SCALES = {
     "tiny": WorldConfig(num_train_clips=8, num_narrated_clips=4, num_val_clips=6, num_test_clips=2),

@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.study.study import AMOUNTS, COMPARED, FROM_SCRATCH, Study
 from groundnlq.analysis.baselines import constant_segment, random_segments
-from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.metrics import HIGH, LOW, Evaluation, bootstrap_means, compare, evaluate
-from groundnlq.analysis.study import AMOUNTS, COMPARED, FROM_SCRATCH, Study
-from groundnlq.analysis.style import BLUE, GREY, new_figure
+from groundnlq.analysis.evaluation import HIGH, LOW, Evaluation, bootstrap_means, compare, evaluate
+from groundnlq.analysis.word_oracles import Controls
 from groundnlq.data.records import read_records
 from groundnlq.files import write_text
+from groundnlq.view.style import BLUE, GREY, new_figure
 
 KEY = "R@1 IoU=0.3"
 MIN_QUERIES = 10  # of a template, to be claimed anything of

@@ -14,15 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.config import DataConfig, DecodeConfig, RunConfig
+from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
-from groundnlq.data.feature_check import require_inputs
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, identity_of, read_records
 from groundnlq.data.submission import Answers, Ranked
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import checkpoint_file, load_trained
 from groundnlq.engine.distributed import World, joined_world
-from groundnlq.engine.memory import memory_kept
+from groundnlq.engine.malloc import memory_kept
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder, Predictions

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.controls import Controls
-from groundnlq.analysis.metrics import Evaluation, bootstrap_means
-from groundnlq.analysis.rows import overlap_color
-from groundnlq.analysis.style import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, SKY, YELLOW, new_figure, plain
+from groundnlq.analysis.evaluation import Evaluation, bootstrap_means
+from groundnlq.analysis.word_oracles import Controls
 from groundnlq.data.recall import THRESHOLDS, best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
+from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, SKY, YELLOW, new_figure, plain
+from groundnlq.view.tracks import overlap_color
 
 
 def instructive_query(evaluation: Evaluation, k: int = 5) -> str:

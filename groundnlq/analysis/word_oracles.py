@@ -17,10 +17,10 @@ import pandas as pd
 from groundnlq.data.narrations import clean_narration
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
-from groundnlq.data.sample import read_events, read_world
-from groundnlq.data.sample.queries import narrate
-from groundnlq.data.sample.vocabulary import plural
-from groundnlq.data.sample.world import Event as SampleEvent
+from groundnlq.sample import read_events, read_world
+from groundnlq.sample.queries import narrate
+from groundnlq.sample.vocabulary import plural
+from groundnlq.sample.world import Event as SampleEvent
 
 HIT = 0.3
 Event = Mapping[str, Any]

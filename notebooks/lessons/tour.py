@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
-from groundnlq.analysis.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.model.attention import attend_window
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.heads import Rows
+from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
 
 KERNEL_REACH = 1  # steps that a convolution of width 3 sees to each side
 

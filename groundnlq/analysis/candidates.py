@@ -18,7 +18,7 @@ from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
-from groundnlq.engine.predict import ask, infer
+from groundnlq.engine.predictor import ask, infer
 from groundnlq.model.decode import find_candidates
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.nms import soft_nms

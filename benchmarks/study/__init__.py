@@ -1,0 +1,1 @@
+"""Training runs over several seeds that hold what the sample world is said to teach."""

@@ -1,0 +1,1 @@
+"""Pictures and widgets: timelines, the explorer, the diagnosis report."""
