@@ -27,7 +27,7 @@ def main() -> None:
     for run in runs:
         stores = folder / "features.h5", folder / "text.h5"
         exact, rough = (
-            predict(run, records, *stores, keep=10, precision=precision, progress=False)
+            predict(run, records, *stores, top_k=10, precision=precision, progress=False)
             for precision in ("float32", "bfloat16")
         )
         same = np.mean([np.abs(exact[q][0, :2] - rough[q][0, :2]).max() < 0.5 for q in exact])

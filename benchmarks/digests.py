@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 UNSTABLE = ("seconds", "steps_per_second", "data_wait_share", "peak_memory_mb", "val_seconds")
+RENAMED = {"loss_normaliser": "positives"}  # log keys that had another name in 0.1
 
 
 def main() -> int:
@@ -52,6 +53,7 @@ def golden_digests() -> dict[str, str]:
     import torch
 
     torch.set_num_threads(1)
+    from groundnlq.config import DecodeConfig
     from groundnlq.model.decode import decode
     from tests.golden_inputs import GRID, golden_batch, golden_model
 
@@ -60,7 +62,7 @@ def golden_digests() -> dict[str, str]:
         batch = golden_batch(name)
         with torch.inference_mode():
             outputs = golden_model(name).eval()(batch)
-            moments = decode(outputs, GRID, batch.durations_sec)
+            moments = decode(outputs, GRID, batch.durations_sec, DecodeConfig())
         found[f"golden {name}: outputs"] = _digest([outputs.logits, outputs.offsets])
         found[f"golden {name}: moments"] = _digest(moments)
     return found
@@ -103,7 +105,7 @@ def _run_digest(run: Path) -> dict[str, str]:
     newest = max(run.glob("checkpoints/step-*.pt"))
     optimizer = torch.load(newest, weights_only=True)["optimizer"]["state"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    log = [{key: value for key, value in row.items() if key not in UNSTABLE} for row in rows]
+    log = [{RENAMED.get(key, key): row[key] for key in row if key not in UNSTABLE} for row in rows]
     return {
         "weights": _digest(exported["raw"].values()),
         "averages": _digest(exported["ema"].values()),

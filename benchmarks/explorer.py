@@ -23,7 +23,7 @@ from traitlets.config import Config
 from groundnlq.analysis.candidates import LiveRun
 from groundnlq.config import load_config
 from groundnlq.data.records import Record
-from groundnlq.model.grounder import Predictions
+from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import make_points
 from groundnlq.notebook import workspace
 from groundnlq.view import explorer as module
@@ -42,13 +42,13 @@ class Peaks(nn.Module):
         self.random = torch.Generator().manual_seed(seed)
         self.device = nn.Parameter(torch.zeros(1))
 
-    def forward(self, batch) -> Predictions:
+    def forward(self, batch) -> Outputs:
         num, time = len(batch.query_ids), self.points.time_grid
         centers = torch.rand(num, 6, 1, generator=self.random) * float(time.max())
         near = torch.exp(-(((time - centers) / (4 + self.points.stride)) ** 2)).amax(dim=1)
         logits = 6 * near - 6 + torch.randn(near.shape, generator=self.random) * 0.5
         offsets = 0.5 + 2 * torch.rand(num, len(time), 2, generator=self.random)
-        return Predictions(logits, offsets, torch.ones_like(logits, dtype=torch.bool), self.points)
+        return Outputs(logits, offsets, torch.ones_like(logits, dtype=torch.bool), self.points)
 
 
 def make_run(records: list[Record], seed: int) -> LiveRun:

@@ -35,7 +35,7 @@ def answer_as_published(model: StandIn, batch: Batch, stored: bytes) -> list[tor
     """All queries of the batch at once, each from its own inflated clip."""
     for _ in batch.query_ids:
         batch.video[0, : batch.video_mask.sum()] = inflate(stored)
-    return decode(model(batch), DATA.grid, batch.durations_sec, **RULES.model_dump())
+    return decode(model(batch), DATA.grid, batch.durations_sec, RULES)
 
 
 def answer_from(store: FeatureStore, model: Grounder, batch: Batch) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ def decoding(model: Grounder, batch: Batch) -> dict[str, Callable[[], object]]:
     predictions = model(batch)
     return {
         "forward": lambda: model(batch),
-        "decode": lambda: decode(predictions, DATA.grid, batch.durations_sec, **RULES.model_dump()),
+        "decode": lambda: decode(predictions, DATA.grid, batch.durations_sec, RULES),
     }
 
 

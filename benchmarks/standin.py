@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from groundnlq.data.dataset import Batch
 from groundnlq.model.attention import SelfAttention
 from groundnlq.model.blocks import ScaledPath, TransformerBlock
-from groundnlq.model.grounder import Grounder, Predictions
+from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.model.layers import DepthwiseConv, MaskedConv
 from groundnlq.model.points import make_points
 
@@ -35,7 +35,7 @@ class StandIn(nn.Module):
         super().__init__()
         self.model, self.padded_steps = model, padded_steps
 
-    def forward(self, batch: Batch) -> Predictions:
+    def forward(self, batch: Batch) -> Outputs:
         batch = padded(batch, self.padded_steps)
         mask, text_mask = batch.video_mask[:, None], batch.text_mask[:, None]
         text = self._embed_text(batch.text.transpose(1, 2), text_mask)
@@ -64,7 +64,7 @@ class StandIn(nn.Module):
             x = _norm(norm, _conv(conv, x, mask)[0]).relu()
         return x + embedding.position_table.T[None, :, : x.shape[2]] * mask
 
-    def _heads(self, levels: list[tuple[Tensor, Tensor]]) -> Predictions:
+    def _heads(self, levels: list[tuple[Tensor, Tensor]]) -> Outputs:
         heads, logits, offsets = self.model.heads, [], []
         for i, (x, mask) in enumerate(levels):
             x = _norm(self.model.neck.norms[i], x)
@@ -72,7 +72,7 @@ class StandIn(nn.Module):
             offsets.append((_head(heads.regression, x, mask) * heads.level_scale[i]).relu().transpose(1, 2))
         mask = torch.cat([mask[:, 0] for _, mask in levels], dim=1)
         points = make_points([x.shape[2] for x, _ in levels], self.model.ranges_grid)
-        return Predictions(torch.cat(logits, dim=1), torch.cat(offsets, dim=1), mask, points)
+        return Outputs(torch.cat(logits, dim=1), torch.cat(offsets, dim=1), mask, points)
 
 
 def padded(batch: Batch, num_rows: int) -> Batch:

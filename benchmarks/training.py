@@ -45,7 +45,7 @@ def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None
 
 
 def published_step(model: StandIn, batch: Batch) -> Callable[[], None]:
-    criterion, average = Criterion(), copy.deepcopy(model)
+    criterion, average = Criterion.from_config(TrainConfig()), copy.deepcopy(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=RATE)
 
     def step() -> None:
@@ -64,7 +64,7 @@ def gradient_difference(batch: Batch) -> float:
     for wrap in (nn.Identity(), StandIn):
         torch.manual_seed(1)
         model = champion(drop_path=0.0).train()
-        Criterion()(wrap(model)(batch), batch).total.backward()
+        Criterion.from_config(TrainConfig())(wrap(model)(batch), batch).total.backward()
         gradients.append([p.grad for p in model.parameters()])
     return max(
         float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(*gradients, strict=True)

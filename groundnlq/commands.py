@@ -182,7 +182,7 @@ VERBS = (
             _OUTPUT,
             _arg("--preset", default="finetune", help="of a published checkpoint (default finetune)"),
             _arg("--precision", choices=_PRECISION, default="float32", help="default float32"),
-            _arg("--keep", type=_count, help="moments per query (default: as configured, 5)"),
+            _arg("--top-k", type=_count, help="moments per query (default: as configured, 5)"),
             _flag("--other-encoder", "take tokens of another encoder than the checkpoint was trained with"),
         ),
     ),

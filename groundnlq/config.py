@@ -24,6 +24,12 @@ from groundnlq.plain_yaml import parse_plain, read_yaml
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# keys of files that version 0.1 wrote, and what they are called now; None: gone, if it was off
+_FORMER_KEYS = {
+    ("decode", "keep"): "top_k",
+    ("train", "initial_positives"): "initial_loss_normaliser",
+    ("train", "compile"): None,
+}
 PUBLISHED_RANGES = ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
 
 
@@ -109,15 +115,15 @@ class TrainConfig(Section):
     ema_decay: Share = 0.999
     center_radius: Annotated[float, Field(gt=0)] = 1.5
     label_smoothing: Share = 0.1
-    initial_positives: Annotated[float, Field(gt=0)] = 200.0
+    initial_loss_normaliser: Annotated[float, Field(gt=0)] = 200.0
     regression_weight: Annotated[float, Field(ge=0)] = 1.0
     # Positives are counted over all processes, so that N processes train like one. True counts as published:
     # every process divides by its own running count, so a positive weighs more where the others are few, and
-    # early steps weigh up to N times less, since each process starts at `initial_positives`.
+    # early steps weigh up to N times less, since each process starts at
+    # `initial_loss_normaliser`.
     published_normaliser: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
-    compile: bool = False  # the network through torch.compile; needs a C++ compiler on CPU
     init_from: str | None = None
     allow_other_encoder: bool = False  # start from weights that were trained with another encoder's tokens
     validate_every_epochs: Positive = 1
@@ -154,7 +160,7 @@ class DecodeConfig(Section):
     sigma: Annotated[float, Field(gt=0)] = 0.75
     iou_threshold: Share = 0.1  # of hard NMS
     voting_iou: Share = 0.0  # 0 switches voting off
-    keep: Positive = 5
+    top_k: Positive = 5
 
 
 class RunConfig(Section):
@@ -191,9 +197,9 @@ def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, obje
 
 
 def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """A checked `RunConfig` from plain dictionaries."""
+    """A checked `RunConfig` from plain dictionaries; keys of version 0.1 are understood."""
     try:
-        return RunConfig.model_validate(tree)
+        return RunConfig.model_validate(_renamed(tree))
     except ValidationError as error:
         raise ConfigError(
             f"{where}: " + "; ".join(_explain(RunConfig, fault) for fault in error.errors())
@@ -241,6 +247,19 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(dict(merged[key]), value) if both else value
     return merged
+
+
+def _renamed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with keys of version 0.1 under their present names."""
+    tree = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    for (section, former), name in _FORMER_KEYS.items():
+        values = tree.get(section)
+        if isinstance(values, dict) and former in values:
+            if name is not None:
+                values.setdefault(name, values.pop(former))
+            elif values[former] is False:
+                del values[former]
+    return tree
 
 
 def _pairs(overrides: Iterable[str] | Mapping[str, object]) -> Iterator[tuple[str, object]]:

@@ -132,7 +132,7 @@ def predict(args: Namespace) -> None:
         args.features,
         args.text,
         preset=args.preset,
-        keep=args.keep,
+        top_k=args.top_k,
         precision=args.precision,
         other_encoder=args.other_encoder,
     )
@@ -161,7 +161,7 @@ def evaluate(args: Namespace) -> None:
         for name, count in result.num_short.items():
             print(f"{name}: {count} answered queries have fewer moments; what is not there is a miss\n")
         if result.num_kept < 10:
-            print(f"no R@10: {result.num_kept} moments per query were kept -- predict with --keep 10\n")
+            print(f"no R@10: {result.num_kept} moments per query were kept -- predict with --top-k 10\n")
         content |= result.to_json() if path is args.predictions else {"raw_text": result.to_json()}
     if args.output:
         write_json(args.output, content, indent=1)

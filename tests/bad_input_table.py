@@ -222,7 +222,7 @@ TABLE: dict[str, list[tuple]] = {
         ("published file with an unknown key", text("run.yaml", "train_cfg: {clip_grad_l2nrom: 1}\n"), TRAIN, 2, "unknown key train_cfg.clip_grad_l2nrom; did you mean train_cfg.clip_grad_l2norm?"),
         ("published file with a value that the kit lacks", text("run.yaml", "opt: {type: SGD}\n"), TRAIN, 2, "opt.type: 'SGD' is not supported, only 'AdamW'"),
         ("records without moments", lambda: Path("train.jsonl").write_text(re.sub(r', "timestamps": .*?\]\]', "", Path("train.jsonl").read_text())), TRAIN, 2, "train.jsonl", "no moments to learn from"),
-        ("impossible number on the command line", nothing, PREDICT.format("best.pt") + " --keep 0", 2, "--keep", "0 is not above 0"),
+        ("impossible number on the command line", nothing, PREDICT.format("best.pt") + " --top-k 0", 2, "--top-k", "0 is not above 0"),
     ],
     "notebooks": [
         ("unknown parameter", nothing, "notebooks 02 --run out -p presett x", 2, "no notebook has a parameter 'presett'; did you mean preset?"),

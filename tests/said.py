@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from groundnlq.analysis.candidates import LiveRun
 from groundnlq.config import RunConfig, parse_config
 from groundnlq.data.records import Record
-from groundnlq.model.grounder import Predictions
+from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import make_points
 
 RANGES = [[0, 4], [2, 8], [4, 16], [8, 10000]]
@@ -36,12 +36,12 @@ class Said(nn.Module):
         self.said = said
         self.where = nn.Parameter(torch.zeros(1))
 
-    def forward(self, batch) -> Predictions:
+    def forward(self, batch) -> Outputs:
         num_points = max([1, *(len(self.said.get(i, ())) for i in batch.query_ids)])
         points = make_points([num_points], [[0, 10000]])
         rows = [self._row(self.said.get(query_id, ()), points.time_grid) for query_id in batch.query_ids]
         logits, offsets, mask = (torch.stack(field) for field in zip(*rows, strict=True))
-        return Predictions(logits, offsets, mask, points)
+        return Outputs(logits, offsets, mask, points)
 
     @staticmethod
     def _row(said: Sequence[Sequence[float]], time: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -184,7 +184,7 @@ def run_folder(tiny_world, tmp_path_factory):
     assert main(["train", "sample_scratch", *changes, "--run", str(folder / "run")]) == 0
     inputs = [f"--{name}={tiny_world / name}.h5" for name in ("features", "text")]
     records = f"--records={tiny_world / 'nlq_val.jsonl'}"
-    output = ["--output", str(folder / "val.json"), "--keep", "10"]
+    output = ["--output", str(folder / "val.json"), "--top-k", "10"]
     assert main(["predict", str(folder / "run"), records, *inputs, *output]) == 0
     return folder
 
@@ -219,7 +219,7 @@ def test_an_ensemble_is_a_submission_again(tiny_world, run_folder, capsys):
     output = run_folder / "ensemble.json"
     assert main(["ensemble", *[str(run_folder / "val.json")] * 3, "--output", str(output)]) == 0
     assert main(["evaluate", str(output), str(tiny_world / "nlq_val.jsonl")]) == 0
-    assert "predict with --keep 10" in capsys.readouterr().out
+    assert "predict with --top-k 10" in capsys.readouterr().out
     entries = json.loads(output.read_text())["results"]
     assert [e["clip_uid"] for e in entries] == [
         e["clip_uid"] for e in json.loads((run_folder / "val.json").read_text())["results"]

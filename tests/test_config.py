@@ -54,7 +54,7 @@ def test_presets_hold_the_numbers_of_the_published_table(name):
 def test_the_published_settings_around_the_table():
     pretrain, finetune = load_config("pretrain"), load_config("finetune")
     assert (pretrain.data.jitter_max_scale, finetune.data.jitter_max_scale) == (10, 1)
-    assert (pretrain.decode.keep, finetune.decode.keep) == (50, 5)
+    assert (pretrain.decode.top_k, finetune.decode.top_k) == (50, 5)
     assert finetune.data.half_window == "legacy"
     assert (finetune.train.weight_decay, finetune.train.ema_decay, finetune.decode.sigma) == (
         0.05,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.config import ModelConfig
+from groundnlq.config import DecodeConfig, ModelConfig, TrainConfig
 from groundnlq.model.checkpoint_published import to_published
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder
@@ -28,9 +28,9 @@ def test_scores_offsets_and_pyramid_equal_the_published_ones(name):
     model, batch, golden = golden_model(name).eval(), golden_batch(name), stored(name)
     with torch.no_grad():
         predictions = model(batch)
-        text = model.query_encoder(batch.text, batch.text_mask)
-        clips = model.video_encoder.embed(batch.video, batch.video_mask)
-        levels = model.neck(model.video_encoder.fuse(clips, batch.clip_index, text, batch.text_mask))
+        text = model.encode_text(batch.text, batch.text_mask)
+        clips = model.encode_video(batch.video, batch.video_mask)
+        levels = model.neck(model.fuse(clips, batch.clip_index, text, batch.text_mask))
     for b in range(len(batch.query_ids)):
         for level in range(golden_config(name).num_levels):
             valid = predictions.mask[b] & (predictions.points.level == level)
@@ -45,7 +45,7 @@ def test_decoded_moments_equal_the_published_ones(name):
     batch, golden = golden_batch(name), stored(name)
     with torch.no_grad():
         predictions = golden_model(name).eval()(batch)
-    ranked = decode(predictions, GRID, batch.durations_sec)
+    ranked = decode(predictions, GRID, batch.durations_sec, DecodeConfig())
     for b, moments in enumerate(ranked):
         close(moments[:, :2], golden[f"moments/{b}"][:, :2], rtol=0, atol=1e-3)
         close(moments[:, 2], golden[f"moments/{b}"][:, 2])
@@ -54,11 +54,11 @@ def test_decoded_moments_equal_the_published_ones(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_gradients_equal_the_published_ones(name):
     model, batch, golden = golden_model(name, drop_path=0.0).train(), golden_batch(name), stored(name)
-    criterion = Criterion().train()
+    criterion = Criterion.from_config(TrainConfig()).train()
     losses = criterion(model(batch), batch)
     losses.total.backward()
     close(
-        [losses.classification.item(), losses.regression.item(), losses.total.item(), criterion.positives],
+        [losses.classification.item(), losses.regression.item(), losses.total.item(), criterion.normaliser],
         golden["loss"],
     )
     gradients = to_published({key: p.grad for key, p in model.named_parameters()})
@@ -72,7 +72,7 @@ def test_targets_equal_the_published_ones(name):
     lengths = [config.max_seq_len >> level for level in range(config.num_levels)]
     points = make_points(lengths, config.regression_ranges_grid)
     for b, moments in enumerate(golden_batch(name).moments_grid):
-        labels, distances = assign_targets(points, moments)
+        labels, distances = assign_targets(points, moments, 1.5)
         close(labels, golden[f"target_cls/{b}"], rtol=0, atol=0)
         close(distances[labels > 0], golden[f"target_reg/{b}"])
 

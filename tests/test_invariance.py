@@ -76,9 +76,7 @@ def test_a_longer_neighbour_and_more_padding_do_not_matter(world, tmp_path):
     for neighbour, multiple in ((FeatureStore(tmp_path / "longer.h5"), 16), (store, 64), (store, 1)):
         dataset = QueryDataset(records, neighbour, tokens, config.data.grid, row_multiple=multiple)
         batch = dataset.batch([0, 3, 1])
-        found = decode(
-            infer(model, batch), config.data.grid, batch.durations_sec, **config.decode.model_dump()
-        )
+        found = decode(infer(model, batch), config.data.grid, batch.durations_sec, config.decode)
         for query_id, moments in zip(batch.query_ids, found, strict=True):
             if query_id != records[3].query_id or neighbour is store:
                 require_same({query_id: moments.numpy()}, expected)

@@ -40,7 +40,7 @@ def test_kept_scores_decode_to_what_predict_gives_however_few_candidates_enter(
     run, monkeypatch, best, sigma, min_score
 ):
     monkeypatch.setattr(kept, "BEST", best)
-    rules = run.config.decode.model_copy(update={"keep": 10, "sigma": sigma, "min_score": min_score})
+    rules = run.config.decode.model_copy(update={"top_k": 10, "sigma": sigma, "min_score": min_score})
     expected = predict_dataset(run.model, run.dataset, run.config.data, rules, World(), progress=False)
     answers = run._decode(sigma, min_score, kept.KEEP)
     for index, record in enumerate(run.records):
@@ -52,7 +52,7 @@ def test_kept_scores_decode_to_what_predict_gives_however_few_candidates_enter(
 
 def test_fewer_answers_are_the_first_of_more(run):
     answers = run.answers(**run.rules)
-    rules = run.config.decode.model_copy(update={"keep": 3})
+    rules = run.config.decode.model_copy(update={"top_k": 3})
     expected = predict_dataset(run.model, run.dataset, run.config.data, rules, World(), progress=False)
     for index, record in enumerate(run.records):
         assert answers.of(index, 3) == pytest.approx(expected[record.query_id], abs=1e-6)
@@ -120,5 +120,5 @@ def test_levels_reached_are_those_that_training_gives_positive_points(half_windo
         num_steps = int(64 / grid.step_sec)
         points = make_points([-(-num_steps // 2**level) for level in range(4)], RANGES)
         seen = torch.tensor([[start, min(64.0, start + length)]], dtype=torch.float32)
-        labels, _ = assign_targets(points, grid.to_grid(seen))
+        labels, _ = assign_targets(points, grid.to_grid(seen), 1.5)
         assert set(points.level[labels > 0].tolist()) <= levels_reached(one, grid, RANGES)

@@ -43,7 +43,7 @@ def drawn(figure) -> bytes:
 
 
 def test_the_losses_of_all_points_sum_to_those_of_training(model, batch):
-    criterion = Criterion()
+    criterion = Criterion.from_config(TrainConfig())
     classification, regression, positives = criterion.sums(infer(model, batch), batch)
     tables = [learning.point_losses(model, batch, criterion, query) for query in range(2)]
     every = pd.concat(tables)
@@ -54,7 +54,7 @@ def test_the_losses_of_all_points_sum_to_those_of_training(model, batch):
 
 
 def test_a_positive_points_overlap_is_that_of_its_segment_with_the_moment(model, batch):
-    table = learning.point_losses(model, batch, Criterion())
+    table = learning.point_losses(model, batch, Criterion.from_config(TrainConfig()))
     positive = table[table["is_positive"]]
     start, end = batch.moments_grid[0][0].tolist()
     inter = np.clip(np.minimum(positive["end"], end) - np.maximum(positive["start"], start), 0, None)
@@ -64,7 +64,7 @@ def test_a_positive_points_overlap_is_that_of_its_segment_with_the_moment(model,
 
 
 def test_the_table_of_losses_adds_up_to_the_total(model, batch):
-    criterion = Criterion()
+    criterion = Criterion.from_config(TrainConfig())
     classification, regression, positives = criterion.sums(infer(model, batch), batch)
     column = learning.loss_table({"one": model}, batch, criterion)["one"]
     total = (classification + regression).item() / positives.item()
@@ -76,7 +76,7 @@ def test_shares_count_the_draws_that_make_a_point_positive():
     points, shares = learning.positive_shares(draws, 40, GRID, RANGES)
     count = np.zeros(len(points))
     for moment in draws:
-        labels, _ = assign_targets(points, torch.tensor(GRID.to_grid(moment)).float()[None])
+        labels, _ = assign_targets(points, torch.tensor(GRID.to_grid(moment)).float()[None], 1.5)
         count += labels.numpy()
     assert shares == pytest.approx(count / 3)
     assert 0 < shares.max() < 1
@@ -124,7 +124,10 @@ def test_before_and_after_are_drawn_with_and_without_positive_points(model, batc
     one = collate(
         [batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4
     )
-    tables = {name: learning.point_losses(model, one, Criterion()) for name in ("before", "after $")}
+    tables = {
+        name: learning.point_losses(model, one, Criterion.from_config(TrainConfig()))
+        for name in ("before", "after $")
+    }
     record = Record("a_0", "c", "C puts", 60.0, (tuple(GRID.to_sec(np.array(moment))),))
     figure = learning.losses_figure(tables, record, one.moments_grid[0], GRID)
     count = int(tables["before"]["is_positive"].sum())

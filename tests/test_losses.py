@@ -40,7 +40,7 @@ moments = st.lists(st.tuples(eighths, eighths).filter(lambda m: m[0] < m[1]), ma
 @given(moments=moments)
 def test_targets_equal_a_slow_loop(moments):
     points = make_points([64, 32, 16, 8], RANGES)
-    labels, distances = assign_targets(points, torch.tensor(moments).reshape(-1, 2))
+    labels, distances = assign_targets(points, torch.tensor(moments).reshape(-1, 2), 1.5)
     for label, distance, expected in zip(
         labels.tolist(), distances.tolist(), slow_targets(points, moments, 1.5), strict=True
     ):
@@ -69,12 +69,12 @@ def test_distance_iou_is_zero_at_the_truth_and_grows_with_the_distance_of_centre
 
 def test_a_batch_without_positives_has_finite_gradients_and_counts_as_one_positive():
     model, batch = golden_model("tiny").train(), golden_batch("tiny", [2])
-    criterion = Criterion(initial_positives=100).train()
+    criterion = Criterion.from_config(TrainConfig(initial_loss_normaliser=100)).train()
     losses = criterion(model(batch), batch)
     losses.total.backward()
     assert losses.num_positives == 0
     assert losses.regression == 0
-    assert criterion.positives.item() == pytest.approx(0.9 * 100 + 0.1)
+    assert criterion.normaliser.item() == pytest.approx(0.9 * 100 + 0.1)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -82,7 +82,7 @@ def test_the_running_count_moves_in_training_only_and_is_part_of_the_state():
     model, batch = golden_model("tiny").eval(), golden_batch("tiny")
     criterion = Criterion.from_config(TrainConfig())
     criterion.eval()(model(batch), batch)
-    assert criterion.positives == 200
+    assert criterion.normaliser == 200
     criterion.train()(model(batch), batch)
-    assert criterion.positives == pytest.approx(0.9 * 200 + 0.1 * 10)
-    assert criterion.state_dict()["positives"] == criterion.positives
+    assert criterion.normaliser == pytest.approx(0.9 * 200 + 0.1 * 10)
+    assert criterion.state_dict()["normaliser"] == criterion.normaliser

@@ -20,28 +20,28 @@ def as_rows(segments, scores):
 @pytest.mark.parametrize("i", range(5))
 def test_soft_nms_equals_the_published_one(i):
     np.testing.assert_allclose(
-        as_rows(*soft_nms(*case(i), keep=50)), CASES[f"soft/{i}"], rtol=1e-4, atol=1e-5
+        as_rows(*soft_nms(*case(i), 50, 0.75, 0.001)), CASES[f"soft/{i}"], rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("i", range(5))
 def test_hard_nms_equals_the_published_one(i):
     np.testing.assert_allclose(
-        as_rows(*hard_nms(*case(i), keep=50)), CASES[f"hard/{i}"], rtol=1e-4, atol=1e-5
+        as_rows(*hard_nms(*case(i), 50, 0.1, 0.001)), CASES[f"hard/{i}"], rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("i", range(5))
 def test_voting_equals_the_published_one(i):
     segments, scores = case(i)
-    kept, kept_scores = soft_nms(segments, scores, keep=50)
-    voted = vote(kept, segments, scores)
+    kept, kept_scores = soft_nms(segments, scores, 50, 0.75, 0.001)
+    voted = vote(kept, segments, scores, 0.9)
     np.testing.assert_allclose(as_rows(voted, kept_scores), CASES[f"voted/{i}"], rtol=1e-4, atol=1e-4)
 
 
 def test_fewer_picks_are_the_first_of_many():
     segments, scores = case(3)
-    few, many = soft_nms(segments, scores, keep=5), soft_nms(segments, scores, keep=50)
+    few, many = soft_nms(segments, scores, 5, 0.75, 0.001), soft_nms(segments, scores, 50, 0.75, 0.001)
     assert torch.equal(few[0], many[0][:, :5])
     assert torch.equal(few[1], many[1][:, :5])
 
@@ -50,8 +50,8 @@ def test_queries_do_not_disturb_each_other():
     (s2, p2), (s3, p3) = case(2), case(3)
     padded = torch.nn.functional.pad(s2, (0, 0, 0, s3.shape[1] - s2.shape[1]))
     scores = torch.nn.functional.pad(p2, (0, p3.shape[1] - p2.shape[1]))
-    both = soft_nms(torch.cat([padded, s3]), torch.cat([scores, p3]), keep=5)
-    for row, alone in enumerate([soft_nms(s2, p2, keep=5), soft_nms(s3, p3, keep=5)]):
+    both = soft_nms(torch.cat([padded, s3]), torch.cat([scores, p3]), 5, 0.75, 0.001)
+    for row, alone in enumerate([soft_nms(s2, p2, 5, 0.75, 0.001), soft_nms(s3, p3, 5, 0.75, 0.001)]):
         assert torch.equal(both[0][row], alone[0][0])
         assert torch.equal(both[1][row], alone[1][0])
 
@@ -62,7 +62,9 @@ def test_soft_nms_equals_a_slow_loop_on_random_candidates():
         start = random.uniform(0, 50, 30)
         segments = np.stack([start, start + random.uniform(0.1, 20, 30)], axis=1).astype(np.float32)
         scores = random.uniform(0.001, 1, 30).astype(np.float32)
-        fast = as_rows(*soft_nms(torch.from_numpy(segments)[None], torch.from_numpy(scores)[None], keep=6))
+        fast = as_rows(
+            *soft_nms(torch.from_numpy(segments)[None], torch.from_numpy(scores)[None], 6, 0.75, 0.001)
+        )
         np.testing.assert_allclose(fast, slow_soft_nms(segments, scores, 6), rtol=1e-4)
 
 

@@ -64,13 +64,13 @@ def test_two_micro_batches_give_the_gradient_of_their_mean_loss_clipped(publishe
     config = TrainConfig(clip_grad_norm=limit, published_normaliser=published_normaliser)
     learner = Learner(golden_model("tiny", drop_path=0.0), config, World())
     _, norm = learner.step([batch, batch], rate=0.0, seed=0)
-    criterion = Criterion().train()
+    criterion = Criterion.from_config(TrainConfig()).train()
     if published_normaliser:  # the count runs on between the two
         loss = sum(criterion(model(batch), batch).total for _ in range(2)) / 2
     else:
         *losses, positives = criterion.sums(model(batch), batch)
         criterion.count(2 * positives)
-        loss = 2 * sum(losses) / criterion.positives
+        loss = 2 * sum(losses) / criterion.normaliser
     loss.backward()
     assert norm == pytest.approx(clip_grad_norm_(model.parameters(), limit).item(), rel=1e-5)
     assert (norm > limit) == (limit < 1)

@@ -118,8 +118,8 @@ def test_suppression_is_the_slow_loop(pair, keep):
     segments, scores = pair
     boxes, points = torch.tensor([segments], dtype=torch.float64), torch.tensor([scores], dtype=torch.float64)
     rules = (
-        (soft_nms(boxes, points, keep), lambda iou: math.exp(-(iou**2) / 0.75), 1e-6),
-        (hard_nms(boxes, points, keep), lambda iou: float(iou < 0.1), 0.0),
+        (soft_nms(boxes, points, keep, 0.75, 0.001), lambda iou: math.exp(-(iou**2) / 0.75), 1e-6),
+        (hard_nms(boxes, points, keep, 0.1, 0.001), lambda iou: float(iou < 0.1), 0.0),
     )
     for (kept, kept_scores), fade, floor in rules:
         slow = slow_nms(segments, scores, keep, fade, floor)
@@ -135,8 +135,8 @@ def test_suppression_is_the_slow_loop(pair, keep):
 @given(candidates())
 def test_hard_suppression_of_what_it_kept_changes_nothing(pair):
     segments, scores = (torch.tensor([x], dtype=torch.float64) for x in pair)
-    kept, kept_scores = hard_nms(segments, scores, 12)
-    again, again_scores = hard_nms(kept, kept_scores, 12)
+    kept, kept_scores = hard_nms(segments, scores, 12, 0.1, 0.001)
+    again, again_scores = hard_nms(kept, kept_scores, 12, 0.1, 0.001)
     assert torch.equal(again_scores, kept_scores)
     assert torch.equal(again[again_scores > 0], kept[kept_scores > 0])
 

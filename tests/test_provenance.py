@@ -26,7 +26,7 @@ COMMANDS = {
     "f.h5": "features import pt pt2 --output f.h5",
     "t.h5": "text encode val.jsonl --encoder sample --output t.h5",
     "run": "train run.yaml --run run",
-    "p.json": f"predict run {INPUTS} --output p.json --keep 3",
+    "p.json": f"predict run {INPUTS} --output p.json --top-k 3",
     "e.json": "ensemble p.json p.json --output e.json",
     "m.json": "evaluate p.json nlq.json --output m.json",
 }
@@ -76,7 +76,7 @@ def test_predictions_and_what_is_made_of_them_name_all_that_went_in(name, result
     tokens = TokenStore(results / "text.h5")
     assert find(shown, "text") == {"path": "text.h5", "sha256": tokens.sha256, "encoder": "directions"}
     assert find(shown, "records") == identity_of(read_records(results / "val.jsonl"))
-    assert find(shown, "configuration")["decode"]["keep"] == 3
+    assert find(shown, "configuration")["decode"]["top_k"] == 3
     assert find(shown, "precision") == "float32"
 
 

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 
+from groundnlq.config import ModelConfig
 from groundnlq.errors import CheckpointError
 from groundnlq.model.checkpoint_published import (
     from_published,
@@ -34,7 +35,7 @@ def test_our_parameters_in_the_published_layout_have_its_names_and_shapes(name):
 def test_a_published_checkpoint_loads_and_shows_its_architecture(tmp_path, name, prefix):
     weights = published_weights(name)
     path = checkpoint(tmp_path, {prefix + key: value for key, value in weights.items()})
-    config, state = load_published(path, max_seq_len=256)
+    config, state = load_published(path, ModelConfig(max_seq_len=256))
     assert config == golden_config(name)
     Grounder.from_config(config).load_state_dict(state)
     back = to_published(state)
@@ -47,7 +48,7 @@ def test_missing_unexpected_and_misshapen_parameters_are_named(tmp_path):
     del weights["neck.fpn_norms.1.bias"]
     weights["reg_head.offset_head.conv.bias"] = torch.zeros(3)
     with pytest.raises(CheckpointError) as error:
-        load_published(checkpoint(tmp_path, weights))
+        load_published(checkpoint(tmp_path, weights), ModelConfig())
     assert "missing: neck.norms.1.bias" in str(error.value)
     assert "heads.regression.out.bias is (3,), expected (2,)" in str(error.value)
     with pytest.raises(CheckpointError, match=r"backbone.foo.weight"):
@@ -68,11 +69,11 @@ def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatc
     target = str(tmp_path / "harm")
     path = checkpoint(tmp_path, {"a": torch.zeros(1)}, extra=Evil(target))
     with pytest.raises(CheckpointError, match="refused"):
-        load_published(path)
+        load_published(path, ModelConfig())
     raw = tmp_path / "raw.pth.tar"
     raw.write_bytes(pickle.dumps(Evil(target)))
     with pytest.raises(CheckpointError):
-        load_published(raw)
+        load_published(raw, ModelConfig())
     assert not os.path.exists(target)
 
 
@@ -80,12 +81,12 @@ def test_damaged_and_foreign_files_are_clear_errors(tmp_path):
     path = checkpoint(tmp_path, published_weights("tiny"))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_published(path)
+        load_published(path, ModelConfig())
     with pytest.raises(CheckpointError, match="No such file"):
-        load_published(tmp_path / "absent.pth.tar")
+        load_published(tmp_path / "absent.pth.tar", ModelConfig())
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="no 'state_dict'"):
-        load_published(path)
+        load_published(path, ModelConfig())
 
 
 def test_ranges_double_and_end_open():

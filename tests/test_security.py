@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from groundnlq.analysis.evaluation import evaluate
 from groundnlq.cli import main
-from groundnlq.config import load_config
+from groundnlq.config import ModelConfig, load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.importers import import_features
@@ -76,7 +76,7 @@ def tokens_from_lmdb(_: bytes) -> None:
 
 CARRIERS = {
     "checkpoint": lambda data: load_model(write("best.pt", data)),
-    "published checkpoint": lambda data: load_published(write("m.pth.tar", data)),
+    "published checkpoint": lambda data: load_published(write("m.pth.tar", data), ModelConfig()),
     "tensor file": features_from_folder,
     "features in LMDB": features_from_lmdb,
     "tokens in LMDB": tokens_from_lmdb,

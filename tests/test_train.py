@@ -249,7 +249,7 @@ def test_micro_batches_give_what_one_batch_gives(data):
             trainer.train_step(micro_batches)
     for one, other in zip(*(t.learner.model.parameters() for t in trainers), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
-    assert trainers[0].learner.criterion.positives == trainers[1].learner.criterion.positives
+    assert trainers[0].learner.criterion.normaliser == trainers[1].learner.criterion.normaliser
 
 
 def still(config):

@@ -73,7 +73,7 @@ def tiny_config(folder: Path, **train) -> RunConfig:
             "batch_size": 4,
             "learning_rate": 3e-3,
             "ema_decay": 0.9,
-            "initial_positives": 10.0,
+            "initial_loss_normaliser": 10.0,
             **train,
         },
     }

@@ -93,7 +93,7 @@ class LiveRun:
         device, rules = next(self.model.parameters()).device, self.config.decode
         predictions = infer(self.model, self.dataset.batch(indices).to(device))
         scores = predictions.logits.float().sigmoid()
-        candidates = find_candidates(predictions, 0.0, rules.pre_nms_topk, rules.min_duration_grid)
+        candidates = find_candidates(predictions, rules.model_copy(update={"min_score": 0.0}))
         for query, valid in enumerate(predictions.mask):
             allowed = candidates.scores[query][valid]
             order = allowed.argsort(descending=True, stable=True)
@@ -210,7 +210,7 @@ class LiveRun:
             moments (K, 3), the scores of every level, and the cross-attention of every layer of the stem, its
             heads averaged: (layers, T, L), what share of its attention a step gives to each token.
         """
-        decode = self.config.decode.model_copy(update={"keep": KEEP} | rules)
+        decode = self.config.decode.model_copy(update={"top_k": KEEP} | rules)
         config = self.config.model_copy(update={"decode": decode})
         video = self.dataset.store.read(record.clip_uid)
         with _listening(self.model) as heard:
@@ -223,7 +223,7 @@ def levels_reached(record: Record, grid: StepGrid, ranges_grid: Sequence[Sequenc
     num_steps = int(np.ceil(grid.to_grid(record.duration_sec))) + 1
     points = _points(num_steps, tuple((low, high) for low, high in ranges_grid))
     moments = torch.tensor(record.moments_sec, dtype=torch.float32).reshape(-1, 2)
-    labels, _ = assign_targets(points, grid.to_grid(moments.clamp(0, record.duration_sec)))
+    labels, _ = assign_targets(points, grid.to_grid(moments.clamp(0, record.duration_sec)), 1.5)
     return set(points.level[labels > 0].tolist())
 
 

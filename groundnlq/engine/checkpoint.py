@@ -133,9 +133,7 @@ def load_trained(
         config, state, info = _our_content(content, weights, path)
     else:
         config, info = preset if isinstance(preset, RunConfig) else load_config(preset), {}
-        shape, state = load_published(
-            path, config.model.max_seq_len, config.model.num_heads, config.model.window
-        )
+        shape, state = load_published(path, config.model)
         config = config.model_copy(update={"model": shape})
     model = Grounder.from_config(config.model)
     model.load_state_dict(state)

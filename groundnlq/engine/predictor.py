@@ -25,7 +25,7 @@ from groundnlq.engine.distributed import World, joined_world
 from groundnlq.engine.malloc import memory_kept
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.model.decode import decode
-from groundnlq.model.grounder import Grounder, Predictions
+from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.provenance import file_identity, made_by
 
 Precision = Literal["float32", "bfloat16"]
@@ -42,7 +42,7 @@ def predict(
     text: str | Path,
     *,
     preset: str = "finetune",
-    keep: int | None = None,
+    top_k: int | None = None,
     precision: Precision = "float32",
     weights: str | None = None,
     other_encoder: bool = False,
@@ -52,7 +52,7 @@ def predict(
 
     Args:
         checkpoint: a file or run folder of ours, or a published ``.pth.tar`` (with the `preset` it is of).
-        keep: segments per query; the checkpoint's own number by default.
+        top_k: segments per query; the checkpoint's own number by default.
         precision: bfloat16 is faster where the processor has it, and not quite the same.
         other_encoder: allow tokens of another encoder than the checkpoint was trained with.
 
@@ -69,7 +69,7 @@ def predict(
     trained.require_encoder(tokens.encoder, f"{checkpoint} with {text}", other_encoder)
     data = config.data
     dataset = QueryDataset(records, store, tokens, data.grid)
-    rules = config.decode if keep is None else config.decode.model_copy(update={"keep": keep})
+    rules = config.decode if top_k is None else config.decode.model_copy(update={"top_k": top_k})
     with joined_world() as world, memory_kept():
         model = model.to(world.device)
         answers = predict_dataset(model, dataset, data, rules, world, precision=precision, progress=progress)
@@ -148,35 +148,35 @@ def answer(
     """
     parameter = next(model.parameters())
     batch = batch.to(parameter.device, dtype=parameter.dtype)
-    text = model.query_encoder(batch.text, batch.text_mask)
-    clips = model.video_encoder.embed(batch.video, batch.video_mask)
+    text = model.encode_text(batch.text, batch.text_mask)
+    clips = model.encode_video(batch.video, batch.video_mask)
     bytes_each = batch.video.shape[1] * parameter.element_size()
     at_once = max(1, BYTES_AT_ONCE[parameter.device.type != "cpu"] // bytes_each)
     answers: Ranked = {}
     for first in range(0, len(text), at_once):
         part = slice(first, first + at_once)
         query_ids = batch.query_ids[part]
-        predictions = model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
-        require_finite(predictions, query_ids, batch.clip_uids[0], source)
-        moments = decode(predictions, data.grid, batch.durations_sec[part], **rules.model_dump())
+        outputs = model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
+        require_finite(outputs, query_ids, batch.clip_uids[0], source)
+        moments = decode(outputs, data.grid, batch.durations_sec[part], rules)
         answers |= zip(query_ids, (m.numpy() for m in moments), strict=True)
     return answers
 
 
-def infer(model: Grounder, batch: Batch) -> Predictions:
-    """The network's predictions for one batch, in evaluation mode."""
+def infer(model: Grounder, batch: Batch) -> Outputs:
+    """The network's outputs for one batch, in evaluation mode."""
     with evaluating(model):
         return model(batch)
 
 
-def require_finite(predictions: Predictions, query_ids: Sequence[str], clip_uid: str, where: str) -> None:
+def require_finite(outputs: Outputs, query_ids: Sequence[str], clip_uid: str, where: str) -> None:
     """Refuse numbers that decoding would drop without a word.
 
     Raises:
         FeatureError: names the queries.
     """
-    numbers = torch.cat([predictions.logits[..., None], predictions.offsets], dim=-1)
-    is_bad = (~numbers.isfinite().all(-1) & predictions.mask).any(1).tolist()
+    numbers = torch.cat([outputs.logits[..., None], outputs.offsets], dim=-1)
+    is_bad = (~numbers.isfinite().all(-1) & outputs.mask).any(1).tolist()
     if any(is_bad):
         names = sample_of(i for i, bad in zip(query_ids, is_bad, strict=True) if bad)
         raise FeatureError(
@@ -185,10 +185,10 @@ def require_finite(predictions: Predictions, query_ids: Sequence[str], clip_uid:
         )
 
 
-def level_scores(predictions: Predictions, query: int = 0) -> list[np.ndarray]:
+def level_scores(outputs: Outputs, query: int = 0) -> list[np.ndarray]:
     """Classification scores of one query: an array of its points for each pyramid level, finest first."""
-    scores, levels = predictions.logits[query].float().sigmoid(), predictions.points.level
-    valid = predictions.mask[query]
+    scores, levels = outputs.logits[query].float().sigmoid(), outputs.points.level
+    valid = outputs.mask[query]
     return [scores[valid & (levels == level)].cpu().numpy() for level in range(int(levels.max()) + 1)]
 
 
@@ -213,6 +213,6 @@ def ask(
         ["clip"],
         [duration_sec],
     )
-    predictions = infer(model, batch.to(next(model.parameters()).device))
-    (moments,) = decode(predictions, config.data.grid, [duration_sec], **config.decode.model_dump())
-    return moments.numpy(), level_scores(predictions)
+    outputs = infer(model, batch.to(next(model.parameters()).device))
+    (moments,) = decode(outputs, config.data.grid, [duration_sec], config.decode)
+    return moments.numpy(), level_scores(outputs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -33,7 +31,6 @@ class Learner:
         self.criterion = Criterion.from_config(config).to(world.device)
         self.optimizer = make_optimizer(self.model, config.weight_decay, config.backbone_rate_factor)
         self.network = world.wrap(self.model)
-        self.forward = torch.compile(self.network, dynamic=True) if config.compile else self.network
 
     def step(self, micro_batches: list[Batch], rate: float, seed: int) -> tuple[list[float], float]:
         """One update by the gradients of all micro-batches of all processes.
@@ -72,7 +69,7 @@ class Learner:
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "positives": self.world.gather(self.criterion.positives.item()),
+            "positives": self.world.gather(self.criterion.normaliser.item()),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -82,21 +79,21 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         counts = state["positives"]
         if len(counts) == self.world.size:
-            self.criterion.positives.fill_(counts[self.world.rank])
+            self.criterion.normaliser.fill_(counts[self.world.rank])
         else:  # one count for all, or as published one for each, of its own share of the batch
             is_shared = not self.config.published_normaliser
-            self.criterion.positives.fill_(counts[0] if is_shared else sum(counts) / self.world.size)
+            self.criterion.normaliser.fill_(counts[0] if is_shared else sum(counts) / self.world.size)
 
     def _backward(self, batch: Batch) -> Tensor:
         """Add this batch's gradients; its classification and regression losses and number of positives."""
         batch = batch.to(self.world.device, non_blocking=True)
         is_bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=is_bfloat16), _compiling():
-            predictions = self.forward(batch)
-        *losses, positives = self.criterion.sums(predictions, batch)
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=is_bfloat16):
+            outputs = self.network(batch)
+        *losses, positives = self.criterion.sums(outputs, batch)
         if self.config.published_normaliser:
             self.criterion.count(positives)
-            losses = [loss / self.criterion.positives for loss in losses]
+            losses = [loss / self.criterion.normaliser for loss in losses]
         (losses[0] + self.config.regression_weight * losses[1]).backward()
         return torch.stack([losses[0].detach(), losses[1].detach(), positives])
 
@@ -105,7 +102,7 @@ class Learner:
         if self.config.published_normaliser:
             return torch.full_like(positives, num_micro_batches * self.world.size)
         self.criterion.count(positives)
-        return self.criterion.positives
+        return self.criterion.normaliser
 
     def _losses(self, means: Tensor) -> list[float]:
         """Classification, regression, total."""
@@ -131,21 +128,3 @@ class Learner:
             f"loss {losses[2]:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
             "and the last checkpoint is intact; look at these queries' features, or lower train.learning_rate"
         )
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    """PyTorch's compiler may not manage a network on a device (2.13: sequences of many lengths on a CPU)."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "torch._dynamo" not in sys.modules:  # importing it takes seconds; nothing was compiled
-            raise
-        from torch._dynamo.exc import TorchDynamoException
-
-        if not isinstance(error, TorchDynamoException):
-            raise
-        reason = " ".join(str(error).split())
-        raise TrainingFailed(
-            f"PyTorch's compiler failed: {reason:.200} -- leave train.compile at false; nothing else changes"
-        ) from error

@@ -270,7 +270,7 @@ class Trainer:
             "epoch": epoch,
             "step": self.step,
             "learning_rate": self.learning_rate(self.step - 1),
-            "positives": self.learner.criterion.positives.item(),
+            "loss_normaliser": self.learner.criterion.normaliser.item(),
             "peak_memory_mb": round(peak_memory_mb(self.world.device)),
         }
 

@@ -11,7 +11,10 @@ from groundnlq.model.layers import MLP, LayerNorm, halve
 
 
 class ScaledPath(nn.Module):
-    """Adds a branch with a learned scale per channel and stochastic depth per sample (kept: / (1 - rate))."""
+    """Residual connection with a learned scale per channel and stochastic depth per sample.
+
+    In training a branch is left out with probability `drop_rate`, else divided by ``1 - drop_rate``.
+    """
 
     def __init__(self, width: int, drop_rate: float, scale_init: float):
         super().__init__()
@@ -40,11 +43,12 @@ class TransformerBlock(nn.Module):
         self,
         width: int,
         num_heads: int,
+        *,
+        drop_path: float,
+        scale_init: float,
         window: int = 0,
         stride: int = 1,
         cross: bool = False,
-        drop_path: float = 0.1,
-        scale_init: float = 1e-4,
     ):
         super().__init__()
         self.stride = stride
@@ -58,7 +62,7 @@ class TransformerBlock(nn.Module):
         self.mlp_path = ScaledPath(width, drop_path, scale_init)
 
     def attend_self(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """skip and attention, both (B, T / stride, D), and the new mask; of the query it knows nothing."""
+        """skip and attention, both (B, T / stride, D), and the new mask; independent of the query."""
         if x.shape[1] % self.stride:  # the last step that is kept reads a row behind the valid ones
             x, mask = F.pad(x, (0, 0, 0, 1)), F.pad(mask, (0, 1))
         skip = x if self.stride == 1 else halve(x)

@@ -61,16 +61,16 @@ _LEVEL_SCALE = "heads.level_scale"  # one vector here, one scalar `reg_head.scal
 _HEADS = ("cls_head.", "reg_head.")
 
 
-def published_name(name: str) -> str:
+def _published_name(name: str) -> str:
     """The published name of one of our parameters (`heads.level_scale` has several).
 
-    >>> published_name("video_encoder.stem.2.cross_attention.out.bias")
+    >>> _published_name("video_encoder.stem.2.cross_attention.out.bias")
     'backbone.vid_stem.2.cross_attn.proj.bias'
     """
     return _rename(name, [(ours, theirs) for theirs, ours in _RULES])
 
 
-def our_name(name: str) -> str:
+def _our_name(name: str) -> str:
     """Our name of a published parameter."""
     return _rename(name.removeprefix("module."), _RULES)
 
@@ -82,7 +82,7 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name == _LEVEL_SCALE:
             published |= {f"reg_head.scale.{i}.scale": x for i, x in enumerate(value)}
         else:
-            theirs = published_name(name)
+            theirs = _published_name(name)
             published[theirs] = value.reshape(_published_shape(theirs, value))
     return published
 
@@ -98,7 +98,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours, unknown = {}, []
     for name, value in plain.items():
         try:
-            ours |= {our_name(name): _our_value(value)} if name not in scales else {}
+            ours |= {_our_name(name): _our_value(value)} if name not in scales else {}
         except CheckpointError:
             unknown.append(name)
     if unknown:
@@ -108,10 +108,11 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def load_published(path: str | Path, max_seq_len: int = 2560, num_heads: int = 4, window: int = 9):
-    """(ModelConfig, state in our names) of a published ``.pth.tar`` file; nothing in it is run.
+def load_published(path: str | Path, preset: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Architecture and state (in our names) of a published ``.pth.tar`` file; nothing in it is run.
 
-    What the shapes do not tell (length of the position table, heads, window) are arguments.
+    Args:
+        preset: gives what the shapes do not show: heads, window and length of the position table.
 
     Raises:
         CheckpointError: unreadable or refused file, missing or unexpected keys, other shapes; all by name.
@@ -124,7 +125,7 @@ def load_published(path: str | Path, max_seq_len: int = 2560, num_heads: int = 4
         )
     try:
         ours = from_published(state)
-        config = infer_config(ours, max_seq_len, num_heads, window)
+        config = _infer_config(ours, preset)
     except (CheckpointError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -134,7 +135,7 @@ def load_published(path: str | Path, max_seq_len: int = 2560, num_heads: int = 4
     return config, ours
 
 
-def infer_config(state: Mapping[str, Tensor], max_seq_len: int, num_heads: int, window: int) -> ModelConfig:
+def _infer_config(state: Mapping[str, Tensor], preset: ModelConfig) -> ModelConfig:
     """The architecture that the names and shapes of a state (in our names) show."""
     try:
         width, video_dim, _ = state["video_encoder.embedding.convs.0.weight"].shape
@@ -147,14 +148,14 @@ def infer_config(state: Mapping[str, Tensor], max_seq_len: int, num_heads: int, 
         video_dim=video_dim,
         text_dim=text_dim,
         width=width,
-        num_heads=num_heads,
-        window=window,
+        num_heads=preset.num_heads,
+        window=preset.window,
         num_embed_layers=_count(state, "video_encoder.embedding.norms.{i}.weight"),
         num_text_layers=_count(state, "query_encoder.blocks.{i}.self_norm.weight"),
         num_stem_layers=_count(state, "video_encoder.stem.{i}.self_norm.weight"),
         num_cross_levels=num_cross,
         num_self_levels=num_levels - 1 - num_cross,
-        max_seq_len=max_seq_len,
+        max_seq_len=preset.max_seq_len,
         regression_ranges_grid=published_ranges(num_levels),
     )
 
@@ -210,9 +211,7 @@ def _published_shape(name: str, value: Tensor) -> tuple[int, ...]:
 
 
 def _our_value(value: Tensor) -> Tensor:
-    if (
-        value.dim() == 3 and value.shape[2] == 1
-    ):  # a scale or LayerNorm (1, D, 1), or a linear map (out, in, 1)
+    if value.dim() == 3 and value.shape[2] == 1:  # scale or LayerNorm (1, D, 1), or linear map (out, in, 1)
         return value.reshape(-1) if value.shape[0] == 1 else value.squeeze(2)
     return value
 

@@ -24,7 +24,7 @@ class Level:
 
 @dataclass(frozen=True)
 class ClipEncoding:
-    """What the video stem computes before it hears the query; shared by all queries of a clip."""
+    """Result of the video stem up to its first cross-attention; shared by all queries of a clip."""
 
     skip: Tensor  # (V, T, D)
     attention: Tensor  # (V, T, D)
@@ -117,7 +117,7 @@ class VideoEncoder(nn.Module):
 
     def fuse(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> list[Level]:
         """Levels of the pyramid of each query with its clip, finest first."""
-        x, mask = self._hear(clips.for_queries(clip_index), text, text_mask)
+        x, mask = self._first_block(clips.for_queries(clip_index), text, text_mask)
         for block in self.stem[1:]:
             x, mask = block(x, mask, text, text_mask)
         levels = [Level(x, mask)]
@@ -126,7 +126,7 @@ class VideoEncoder(nn.Module):
             levels.append(Level(x, mask))
         return levels
 
-    def _hear(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The first block's answer; a call of its own, with which the copies for each query end."""
+    def _first_block(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The first block's result; in a function of its own, so that the copies for each query are freed."""
         x = self.stem[0].finish(clips.skip, clips.attention, clips.mask, text, text_mask)
         return x, clips.mask

@@ -1,4 +1,4 @@
-"""The network: a question and a clip become scores and distances at every point of a pyramid."""
+"""The grounding network: scores and offsets at every point of a feature pyramid, for a query and a clip."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from groundnlq.config import PUBLISHED_RANGES, ModelConfig
+from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.model.blocks import TransformerBlock
-from groundnlq.model.encoders import ClipEncoding, QueryEncoder, VideoEmbedding, VideoEncoder
+from groundnlq.model.encoders import ClipEncoding, Level, QueryEncoder, VideoEmbedding, VideoEncoder
 from groundnlq.model.heads import Heads, Neck, Rows
 from groundnlq.model.points import Points, make_points
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What the network says of Q queries at the N points of their pyramid, finest level first."""
+class Outputs:
+    """Raw network outputs for Q queries at the N points of their pyramid, finest level first."""
 
     logits: Tensor  # (Q, N)
     offsets: Tensor  # (Q, N, 2) distances to start and end, >= 0, in strides
@@ -39,20 +39,21 @@ class Grounder(nn.Module):
 
     def __init__(
         self,
-        video_dim: int = 2304,
-        text_dim: int = 512,
-        width: int = 384,
-        num_heads: int = 4,
-        window: int = 9,
-        num_embed_layers: int = 2,
-        num_text_layers: int = 4,
-        num_stem_layers: int = 4,
-        num_cross_levels: int = 0,
-        num_self_levels: int = 6,
-        max_seq_len: int = 2560,
-        regression_ranges_grid: Sequence[Sequence[float]] = PUBLISHED_RANGES,
-        drop_path: float = 0.1,
-        scale_init: float = 1e-4,
+        *,
+        video_dim: int,
+        text_dim: int,
+        width: int,
+        num_heads: int,
+        window: int,
+        num_embed_layers: int,
+        num_text_layers: int,
+        num_stem_layers: int,
+        num_cross_levels: int,
+        num_self_levels: int,
+        max_seq_len: int,
+        regression_ranges_grid: Sequence[Sequence[float]],
+        drop_path: float,
+        scale_init: float,
     ):
         super().__init__()
 
@@ -74,14 +75,31 @@ class Grounder(nn.Module):
     def from_config(cls, config: ModelConfig) -> Grounder:
         return cls(**config.model_dump())
 
-    def forward(self, batch: Batch) -> Predictions:
-        text = self.query_encoder(batch.text, batch.text_mask)
-        clips = self.video_encoder.embed(batch.video, batch.video_mask)
+    def forward(self, batch: Batch) -> Outputs:
+        text = self.encode_text(batch.text, batch.text_mask)  # (Q, L, D)
+        clips = self.encode_video(batch.video, batch.video_mask)  # of V clips, (V, T, D)
         return self.ground(clips, batch.clip_index, text, batch.text_mask)
 
-    def ground(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> Predictions:
-        """Encoded clips, Q queries with the index (Q,) of each one's clip and their words (Q, L, D)."""
-        # what is not named here is free before the heads begin, where most memory was in use
-        rows = Rows.join(self.neck(self.video_encoder.fuse(clips, clip_index, text, text_mask)))
+    def encode_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Query tokens (Q, L, text_dim) and their mask (Q, L) -> (Q, L, D)."""
+        return self.query_encoder(text, text_mask)
+
+    def encode_video(self, video: Tensor, video_mask: Tensor) -> ClipEncoding:
+        """Clip features (V, T, video_dim) and their mask (V, T): all that does not depend on a query."""
+        return self.video_encoder.embed(video, video_mask)
+
+    def fuse(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> list[Level]:
+        """Pyramid of Q queries, finest level first.
+
+        Args:
+            clip_index: (Q,) the index of each query's clip among the V encoded ones.
+            text: (Q, L, D) encoded queries.
+        """
+        return self.video_encoder.fuse(clips, clip_index, text, text_mask)
+
+    def ground(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> Outputs:
+        """Scores and offsets of encoded queries in encoded clips; arguments as in `fuse`."""
+        # what has no name here is freed before the heads begin, where memory peaks
+        rows = Rows.join(self.neck(self.fuse(clips, clip_index, text, text_mask)))
         logits, offsets, mask = self.heads(rows)
-        return Predictions(logits, offsets, mask, make_points(rows.lengths, self.ranges_grid, logits.device))
+        return Outputs(logits, offsets, mask, make_points(rows.lengths, self.ranges_grid, logits.device))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch
-from groundnlq.model.grounder import Predictions
+from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import assign_targets
 
 
@@ -35,51 +35,54 @@ class Criterion(nn.Module):
         center_radius: positive points lie within this many strides of the moment's centre.
     """
 
-    positives: Tensor
+    normaliser: Tensor  # the running count of positive points
 
     def __init__(
         self,
-        center_radius: float = 1.5,
-        label_smoothing: float = 0.1,
-        initial_positives: float = 200.0,
-        regression_weight: float = 1.0,
+        center_radius: float,
+        label_smoothing: float,
+        initial_loss_normaliser: float,
+        regression_weight: float,
     ):
         super().__init__()
         self.center_radius, self.label_smoothing = center_radius, label_smoothing
         self.regression_weight = regression_weight
         # float64: the count of a long run must not depend on how its sum was rounded
-        self.register_buffer("positives", torch.tensor(initial_positives, dtype=torch.float64))
+        self.register_buffer("normaliser", torch.tensor(initial_loss_normaliser, dtype=torch.float64))
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> Criterion:
         return cls(
-            config.center_radius, config.label_smoothing, config.initial_positives, config.regression_weight
+            config.center_radius,
+            config.label_smoothing,
+            config.initial_loss_normaliser,
+            config.regression_weight,
         )
 
-    def forward(self, predictions: Predictions, batch: Batch) -> Losses:
-        classification, regression, num_positives = self.sums(predictions, batch)
+    def forward(self, outputs: Outputs, batch: Batch) -> Losses:
+        classification, regression, num_positives = self.sums(outputs, batch)
         if self.training:
             self.count(num_positives)
-        count = self.positives.float()
+        count = self.normaliser.float()
         classification, regression = classification / count, regression / count
         total = classification + self.regression_weight * regression
         return Losses(classification, regression, total, num_positives)
 
     def count(self, num_positives: Tensor) -> None:
         """Move the running count by the positives of one step (of all processes, to count like one)."""
-        self.positives.mul_(0.9).add_(num_positives.clamp(min=1), alpha=0.1)
+        self.normaliser.mul_(0.9).add_(num_positives.clamp(min=1), alpha=0.1)
 
-    def sums(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def sums(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Undivided classification and regression losses and the number of positives of this batch."""
-        targets = [assign_targets(predictions.points, m, self.center_radius) for m in batch.moments_grid]
+        targets = [assign_targets(outputs.points, m, self.center_radius) for m in batch.moments_grid]
         labels = torch.stack([label for label, _ in targets])  # (Q, N)
         distances = torch.stack([distance for _, distance in targets])  # (Q, N, 2)
-        is_positive = (labels > 0) & predictions.mask
+        is_positive = (labels > 0) & outputs.mask
         smoothed = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
-        focal = sigmoid_focal_loss(predictions.logits.float(), smoothed)
-        classification = (focal * predictions.mask).sum()
+        focal = sigmoid_focal_loss(outputs.logits.float(), smoothed)
+        classification = (focal * outputs.mask).sum()
         # with no positive point this is an empty sum: zero, but connected to the graph
-        regression = distance_iou_loss(predictions.offsets[is_positive].float(), distances[is_positive]).sum()
+        regression = distance_iou_loss(outputs.offsets[is_positive].float(), distances[is_positive]).sum()
         return classification, regression, is_positive.sum().double()
 
 

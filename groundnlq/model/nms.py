@@ -1,6 +1,8 @@
-"""Non-maximum suppression in time, for many queries at once; only the first `keep` picks are computed."""
+"""Non-maximum suppression in time, for many queries at once; only the first `top_k` picks are computed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ DURATION_FLOOR = 1e-6  # added to durations in the IoU of soft-NMS, as published
 
 
 def soft_nms(
-    segments: Tensor, scores: Tensor, keep: int, sigma: float = 0.75, min_score: float = 0.001
+    segments: Tensor, scores: Tensor, top_k: int, sigma: float, min_score: float
 ) -> tuple[Tensor, Tensor]:
     """Gaussian soft-NMS (Bodla et al. 2017): each pick fades the rest by ``exp(-IoU^2 / sigma)``.
 
@@ -18,52 +20,60 @@ def soft_nms(
         scores: (Q, N); a candidate at or below `min_score` does not take part (use 0 for padding).
 
     Returns:
-        segments (Q, keep, 2) and scores (Q, keep) in the order picked; score 0 where nothing was left.
+        segments (Q, top_k, 2) and scores (Q, top_k) in the order picked; score 0 where nothing was left.
     """
 
     def fade(iou: Tensor) -> Tensor:
         return torch.exp(-(iou**2) / sigma)
 
-    return _pick(segments, scores, keep, fade, min_score, DURATION_FLOOR)
+    return _pick(segments, scores, top_k, fade, min_score, DURATION_FLOOR)
 
 
 def hard_nms(
-    segments: Tensor, scores: Tensor, keep: int, iou_threshold: float = 0.1, min_score: float = 0.001
+    segments: Tensor, scores: Tensor, top_k: int, iou_threshold: float, min_score: float
 ) -> tuple[Tensor, Tensor]:
     """Hard NMS: each pick removes what overlaps it by `iou_threshold` or more. Shapes as in `soft_nms`."""
 
     def fade(iou: Tensor) -> Tensor:
         return (iou < iou_threshold).to(iou.dtype)
 
-    return _pick(segments, scores, keep, fade, min_score, 0.0)
+    return _pick(segments, scores, top_k, fade, min_score, 0.0)
 
 
-def vote(kept: Tensor, segments: Tensor, scores: Tensor, iou_threshold: float = 0.9) -> Tensor:
-    """Each kept segment becomes the mean of its near-duplicates, weighted by score x IoU.
+def vote(picked: Tensor, segments: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Each picked segment becomes the mean of its near-duplicates, weighted by score x IoU.
 
     Args:
-        kept: (Q, K, 2); segments, scores: (Q, N, 2), (Q, N) all candidates before suppression.
+        picked: (Q, K, 2); segments, scores: (Q, N, 2), (Q, N) all candidates before suppression.
     """
-    iou = torch.stack([_iou(kept[:, i, None], segments) for i in range(kept.shape[1])], dim=1)  # (Q, K, N)
+    # (Q, K, N), one pick after the other: all at once would need K times the memory
+    iou = torch.stack([_iou(picked[:, i, None], segments) for i in range(picked.shape[1])], dim=1)
     weight = torch.where(iou >= iou_threshold, iou * scores[:, None], 0.0)
     total = weight.sum(-1, keepdim=True)
     # a segment without duration overlaps nothing, not even itself: it stays
-    return torch.where(total > 0, weight @ segments / total.clamp(min=1e-12), kept)
+    return torch.where(total > 0, weight @ segments / total.clamp(min=1e-12), picked)
 
 
-def _pick(segments, scores, keep, fade, min_score, duration_floor):
+def _pick(
+    segments: Tensor,
+    scores: Tensor,
+    top_k: int,
+    fade: Callable[[Tensor], Tensor],
+    min_score: float,
+    duration_floor: float,
+) -> tuple[Tensor, Tensor]:
     alive = torch.where(scores > min_score, scores, 0.0)
     query = torch.arange(len(segments), device=segments.device)
-    kept_segments, kept_scores = [], []
-    for _ in range(keep):
+    picked, picked_scores = [], []
+    for _ in range(top_k):
         score, best = alive.max(dim=1)
         chosen = segments[query, best]  # (Q, 2)
-        kept_segments.append(chosen)
-        kept_scores.append(score)
+        picked.append(chosen)
+        picked_scores.append(score)
         alive = alive * fade(_iou(chosen[:, None], segments, duration_floor))
         alive = alive.masked_fill(alive < min_score, 0.0)
         alive[query, best] = 0.0
-    return torch.stack(kept_segments, dim=1), torch.stack(kept_scores, dim=1)
+    return torch.stack(picked, dim=1), torch.stack(picked_scores, dim=1)
 
 
 def _iou(one: Tensor, many: Tensor, duration_floor: float = 0.0) -> Tensor:

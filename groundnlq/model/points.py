@@ -37,7 +37,7 @@ def make_points(lengths: Sequence[int], ranges_grid: Sequence[Sequence[float]], 
     return Points(*(field.to(device) for field in fields))
 
 
-def assign_targets(points: Points, moments_grid: Tensor, center_radius: float = 1.5) -> tuple[Tensor, Tensor]:
+def assign_targets(points: Points, moments_grid: Tensor, center_radius: float) -> tuple[Tensor, Tensor]:
     """Labels (N,) float 0/1 and distances (N, 2) in strides to start and end of the assigned moment.
 
     A point p of stride s is positive for a moment when it lies strictly within both the moment and

@@ -42,7 +42,7 @@ def positive_shares(
     """The points of a clip and in which share of the draws (D, 2) of one moment each is positive: (N,)."""
     points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
     moments = torch.from_numpy(grid.to_grid(draws_sec)).float()
-    labels = [assign_targets(points, moment[None])[0] for moment in moments]
+    labels = [assign_targets(points, moment[None], 1.5)[0] for moment in moments]
     return points, torch.stack(labels).mean(dim=0).numpy()
 
 

@@ -38,7 +38,7 @@ def assignment_figure(
     moment = torch.tensor([[center - length_sec / 2, center + length_sec / 2]])
     num_steps = int(clip_sec / grid.step_sec)
     points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
-    labels, _ = assign_targets(points, grid.to_grid(moment))
+    labels, _ = assign_targets(points, grid.to_grid(moment), 1.5)
     time, level, is_positive = grid.to_sec(points.time_grid).numpy(), points.level.numpy(), labels.numpy() > 0
     figure = new_figure(9.5, 1.2 + 0.3 * len(ranges_grid))
     axis = figure.subplots()

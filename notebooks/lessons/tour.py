@@ -36,9 +36,9 @@ class Part:
 def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
     """The boxes of the network in the order of its `forward`, with the shapes that a batch has in them."""
     video = model.video_encoder
-    text = model.query_encoder(batch.text, batch.text_mask)
-    clips = video.embed(batch.video, batch.video_mask)
-    levels = video.fuse(clips, batch.clip_index, text, batch.text_mask)
+    text = model.encode_text(batch.text, batch.text_mask)
+    clips = model.encode_video(batch.video, batch.video_mask)
+    levels = model.fuse(clips, batch.clip_index, text, batch.text_mask)
     logits, offsets, _ = model.heads(Rows.join(model.neck(levels)))
     found = {
         "video": Part("video features", tuple(batch.video.shape), 0),
@@ -182,7 +182,7 @@ def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
         )
         for role in ("query", "key")
     ]
-    model.video_encoder.embed(batch.video, batch.video_mask)
+    model.encode_video(batch.video, batch.video_mask)
     for hook in hooks:
         hook.remove()
     query, key = (
