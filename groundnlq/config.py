@@ -255,9 +255,9 @@ def _renamed(tree: Mapping[str, Any]) -> dict[str, Any]:
     for (section, former), name in _FORMER_KEYS.items():
         values = tree.get(section)
         if isinstance(values, dict) and former in values:
-            if name is not None:
-                values.setdefault(name, values.pop(former))
-            elif values[former] is False:
+            if name is not None and name not in values:
+                values[name] = values.pop(former)
+            elif name is None and values[former] is False:
                 del values[former]
     return tree
 
@@ -298,9 +298,10 @@ def _explain(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
 
 def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in schema.model_fields.items():
-        kind = field.annotation
-        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        yield from _keys(kind, f"{prefix}{name}.") if is_section else [f"{prefix}{name}"]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

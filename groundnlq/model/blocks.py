@@ -22,7 +22,7 @@ class ScaledPath(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), scale_init))
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        scale = self.scale
+        scale: Tensor = self.scale
         if self.training and self.drop_rate > 0:
             keep = 1 - self.drop_rate
             scale = scale * scale.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
@@ -74,7 +74,7 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """Everything behind the self-attention."""
         x = self.attention_path(skip, attention)
-        if self.cross_attention is not None:
+        if self.cross_attention is not None and self.cross_norm is not None:
             # one LayerNorm and one scale serve both sides and both attentions, as published
             answer = self.cross_attention(self.cross_norm(x), self.cross_norm(text), text_mask)
             x = self.attention_path(x, answer)

@@ -77,7 +77,7 @@ def _our_name(name: str) -> str:
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state (or gradients by name) in the published names and shapes."""
-    published = {}
+    published: dict[str, Tensor] = {}
     for name, value in state.items():
         if name == _LEVEL_SCALE:
             published |= {f"reg_head.scale.{i}.scale": x for i, x in enumerate(value)}
@@ -95,7 +95,8 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     plain = {str(name).removeprefix("module."): value for name, value in state.items()}
     scales = sorted((n for n in plain if re.fullmatch(r"reg_head\.scale\.\d+\.scale", n)), key=_index)
-    ours, unknown = {}, []
+    ours: dict[str, Tensor] = {}
+    unknown = []
     for name, value in plain.items():
         try:
             ours |= {_our_name(name): _our_value(value)} if name not in scales else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class ClipEncoding:
 
 class VideoEmbedding(nn.Module):
     """Convolutions of width 3 with LayerNorm and ReLU, then the sinusoidal position table."""
+
+    position_table: Tensor  # (max_seq_len, D)
 
     def __init__(self, in_dim: int, width: int, num_layers: int, max_seq_len: int):
         super().__init__()
@@ -113,7 +116,7 @@ class VideoEncoder(nn.Module):
     def embed(self, video: Tensor, mask: Tensor) -> ClipEncoding:
         """All that does not depend on the query: embedding and the first self-attention of the stem."""
         x = self.embedding(video, mask)
-        return ClipEncoding(*self.stem[0].attend_self(x, mask))
+        return ClipEncoding(*self._first.attend_self(x, mask))
 
     def fuse(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> list[Level]:
         """Levels of the pyramid of each query with its clip, finest first."""
@@ -126,7 +129,11 @@ class VideoEncoder(nn.Module):
             levels.append(Level(x, mask))
         return levels
 
+    @property
+    def _first(self) -> TransformerBlock:
+        return cast(TransformerBlock, self.stem[0])
+
     def _first_block(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The first block's result; in a function of its own, so that the copies for each query are freed."""
-        x = self.stem[0].finish(clips.skip, clips.attention, clips.mask, text, text_mask)
+        x = self._first.finish(clips.skip, clips.attention, clips.mask, text, text_mask)
         return x, clips.mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -87,9 +88,8 @@ class Heads(nn.Module):
         self.classification = Head(width, 1)
         self.regression = Head(width, 2)
         self.level_scale = nn.Parameter(torch.ones(num_levels))
-        nn.init.constant_(
-            self.classification.out.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        )
+        prior = math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY))
+        nn.init.constant_(cast(Tensor, self.classification.out.bias), prior)
 
     def forward(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (Q, N), offsets (Q, N, 2) in strides, mask (Q, N); finest level first."""

@@ -8,6 +8,7 @@ trained with that, so masking more would change every answer.
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -107,8 +108,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         if self._is_fused(x):
-            activation = ("gelu", [], "none") if gelu else ("none", [], "")
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *activation)
+            name, algorithm = ("gelu", "none") if gelu else ("none", "")
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], algorithm)
         y = F.linear(x, self.weight, self.bias)
         return F.gelu(y) if gelu else y
 
@@ -129,7 +130,7 @@ class MLP(nn.Sequential):
         super().__init__(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        widen, _, narrow = self
+        widen, narrow = cast(Linear, self[0]), cast(Linear, self[2])
         if torch.is_grad_enabled():
             return gelu_linear(widen(x), narrow)
         return narrow(widen(x, gelu=True))
