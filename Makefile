@@ -18,7 +18,7 @@ lint: .venv/ready
 
 # The site in site/, with the notebooks that were executed in RUN.
 docs: .venv/docs-ready
-	GROUNDNLQ_RUN=$(RUN) $(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 GROUNDNLQ_RUN=$(RUN) $(BIN)/python -m mkdocs build --strict
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
