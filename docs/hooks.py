@@ -1,4 +1,4 @@
-"""What mkdocs shows that is not in docs/: pages from other folders, the reference, and the executed notebooks."""
+"""Pages of the site that are not in docs/: from other folders, the reference, the executed notebooks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ INTERFACE = """# groundnlq
 """
 PARTS = ("data", "model", "engine", "analysis", "view", "sample")
 NOT_EXECUTED = """!!! note "Not executed yet"
-    This page shows the notebook without results. `make demo`, then `make docs` again, shows it with its tables and
-    pictures: `groundnlq notebooks --run {run}` executes all notebooks into `{run}/notebooks`.
+    This page shows the notebook without its tables and pictures. `groundnlq notebooks --run {run}` executes
+    all notebooks (`make demo` does this); then run `make docs` again.
 
 """
 
@@ -81,9 +81,13 @@ def site_links(markdown: str, source: str, name: str) -> str:
         place = pages.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
         if place is None:
             return text
-        return f"{found['mark']}[{text}]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{fragment})"
+        return (
+            f"{found['mark']}[{text}]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{fragment})"
+        )
 
-    return re.sub(r"(?P<mark>!?)\[(?P<text>[^]]*)\]\((?P<target>[^)#\s]*)(?P<fragment>#[^)\s]*)?\)", link, markdown)
+    return re.sub(
+        r"(?P<mark>!?)\[(?P<text>[^]]*)\]\((?P<target>[^)#\s]*)(?P<fragment>#[^)\s]*)?\)", link, markdown
+    )
 
 
 def reference() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Every kind of bad input that the kit knows: what it is, what it is given to, what comes out.
 
-`python -m tests.bad_input` writes the table as a page, tests/README.md; test_bad_input.py runs every row.
+`python -m tests.bad_input` writes the table as a page, docs/messages.md; test_bad_input.py runs every row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from groundnlq.cli import VERBS, main
 from tests.bad_input_makers import AFTER, make_world
 from tests.bad_input_table import TABLE
 
-PAGE = Path(__file__).with_name("README.md")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "messages.md"
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,15 @@ def cases() -> Iterator[Case]:
 
 # ---- the page
 
-HEAD = """# What bad input gives
+HEAD = """# Messages
 
-Made by `python -m tests.bad_input > tests/README.md` from the table in `tests/bad_input_table.py`;
-`test_bad_input.py` runs every row, asks for file, id and remedy in the message, and holds this page to it.
-Exit codes: 0 accepted, with what is odd counted; 1 a check that found something; 2 bad input, with nothing
-written. Words of other programs are left out (…).
+Every kind of bad input that is tested, and the message that it gets. This page is made by
+`python -m tests.bad_input > docs/messages.md` from the table in `tests/bad_input_table.py`.
+`test_bad_input.py` runs every row, requires file, id and remedy in the message, and compares the result with
+this page.
+
+Exit codes: 0 accepted, and what is unusual is counted; 1 a check found something; 2 bad input, with nothing
+written. Text from other programs is left out (…).
 """
 FOREIGN = [  # words of libraries and lists that grow
     (re.compile(r"(not a readable HDF5 file|cannot be read|damaged) \([^\n]*?\)(?= --|$)"), r"\1 (…)"),

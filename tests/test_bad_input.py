@@ -33,7 +33,7 @@ def test_bad_input_is_said_clearly_and_leaves_nothing(case: Case, world, tmp_pat
     if outcome.exit_code:
         assert results_in(tmp_path) == before
     line = row(case, outcome)
-    assert line in PAGE.read_text("utf-8").splitlines(), f"python -m tests.bad_input > {PAGE.name}: {line}"
+    assert line in PAGE.read_text("utf-8").splitlines(), f"python -m tests.bad_input > {PAGE}: {line}"
 
 
 def test_the_page_has_the_rows_of_the_table_and_no_others():
