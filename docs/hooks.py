@@ -22,7 +22,9 @@ INTERFACE = """# groundnlq
 
 `groundnlq.load` is `Predictor.load`; `groundnlq.evaluate` compares predictions with ground truth.
 
-::: groundnlq.engine.predictor.ask
+::: groundnlq.engine.predictor.Predictor
+
+::: groundnlq.engine.predictor.Moment
 
 ::: groundnlq.analysis.evaluation.evaluate
 
