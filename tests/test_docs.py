@@ -49,9 +49,9 @@ def python_of_the_readme() -> ast.Module:
 
 def test_the_python_of_the_readme_names_what_exists():
     from groundnlq.analysis.evaluation import Evaluation
-    from groundnlq.engine.predictor import Predictor
+    from groundnlq.engine.predictor import Moment, Predictor
 
-    owners = {"groundnlq": groundnlq, "model": Predictor}
+    owners = {"groundnlq": groundnlq, "model": Predictor, "moment": Moment}
     used = [node for node in ast.walk(python_of_the_readme()) if isinstance(node, ast.Attribute)]
     named = [(node.value.id, node.attr) for node in used if isinstance(node.value, ast.Name)]
     assert {("groundnlq", "load"), ("model", "ask"), ("model", "predict"), ("groundnlq", "evaluate")} <= {
