@@ -1,15 +1,10 @@
-"""Checkpoints of plain tensors: written atomically, verified by checksum, loaded without running anything.
-
-A training state is `step-00000120.pt` plus a manifest `step-00000120.json`, written last: a state without a
-manifest, or of another checksum, was not saved completely and is passed over.
-"""
+"""Checkpoints of plain tensors: written atomically, verified by checksum, loaded without running code."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from torch import Tensor
 
 from groundnlq import __version__
 from groundnlq.config import RunConfig, load_config, parse_config
+from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError
 from groundnlq.files import atomic_path, load_tensors, sha256_of, write_json
 from groundnlq.model.checkpoint_published import check_state, load_published
@@ -26,48 +22,56 @@ from groundnlq.model.grounder import Grounder
 FORMAT = "groundnlq-1"
 
 
-def save_state(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Commit a training state and remove all but the newest `keep` committed ones.
+class States:
+    """Training states of a run, in a folder.
 
-    Raises:
-        KitError: it cannot be written; earlier states stay as they are.
+    A state is `step-00000120.pt` with a manifest `step-00000120.json`, written last: a state without a
+    manifest, or of another checksum, was not saved completely and is passed over.
     """
-    path = folder / f"step-{step:08d}.pt"
-    with atomic_path(path) as temporary:
-        _write({"format": FORMAT, "step": step, **state}, temporary)
-        manifest = {"step": step, "bytes": temporary.stat().st_size, "sha256": sha256_of(temporary)}
-    write_json(path.with_suffix(".json"), manifest | {"version": __version__})
-    for old in committed_states(folder)[keep:]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
-    return path
 
+    def __init__(self, folder: Path):
+        self.folder = folder
 
-def committed_states(folder: Path) -> list[Path]:
-    """States that have a manifest, newest first; whether they are whole is told by `latest_state`."""
-    return [path.with_suffix(".pt") for path in sorted(folder.glob("step-*.json"), reverse=True)]
+    def save(self, step: int, state: Mapping[str, Any], keep: int) -> None:
+        """Commit a state and remove all but the newest `keep` committed ones.
 
+        Raises:
+            KitError: it cannot be written; earlier states stay as they are.
+        """
+        path = self.folder / f"step-{step:08d}.pt"
+        with atomic_path(path) as temporary:
+            _write({"format": FORMAT, "step": step, **state}, temporary)
+            manifest = {"step": step, "bytes": temporary.stat().st_size, "sha256": sha256_of(temporary)}
+        write_json(path.with_suffix(".json"), manifest | {"version": __version__})
+        for old in self.committed()[keep:]:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
 
-def latest_state(folder: Path) -> Path | None:
-    """The newest whole state, to be read by `read_checkpoint`; None where none was ever saved.
+    def committed(self) -> list[Path]:
+        """States that have a manifest, newest first; `latest` tells whether they are whole."""
+        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
+        return [path.with_suffix(".pt") for path in manifests]
 
-    Raises:
-        CheckpointError: states are there, but none is whole; training on from nothing would lose them.
-    """
-    reasons = []
-    for path in committed_states(folder):
-        reason = _damage(path)
-        if reason is None:
-            return path
-        reasons.append(f"{path.name}: {reason}")
-        warnings.warn(f"{path} is not usable ({reason}); the one before it is taken", stacklevel=2)
-    left = list(folder.glob("step-*.pt"))
-    if reasons or len(left) > 1:  # a single one without manifest is the first, broken off
-        listed = "; ".join(reasons) or "no manifests"
-        raise CheckpointError(
-            f"{folder}: no usable checkpoint ({listed}) -- restore one, or use a new folder"
-        )
-    return None
+    def latest(self) -> Path | None:
+        """The newest whole state, to be read by `read_checkpoint`; None where none was ever saved.
+
+        Raises:
+            CheckpointError: states are there, but none is whole; a new start would lose them.
+        """
+        reasons = []
+        for path in self.committed():
+            reason = _damage(path)
+            if reason is None:
+                return path
+            reasons.append(f"{path.name}: {reason}")
+            warnings.warn(f"{path} is not usable ({reason}); the one before it is taken", stacklevel=2)
+        left = list(self.folder.glob("step-*.pt"))
+        if reasons or len(left) > 1:  # a single one without manifest is the first, broken off
+            listed = "; ".join(reasons) or "no manifests"
+            raise CheckpointError(
+                f"{self.folder}: no usable checkpoint ({listed}) -- restore one, or use a new folder"
+            )
+        return None
 
 
 def save_model(
@@ -84,50 +88,25 @@ def save_model(
         _write(content | {"weights": states}, temporary)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained network, in evaluation mode, and what is known of how it came to be."""
-
-    model: Grounder
-    config: RunConfig
-    encoder: str | None  # of its query tokens: name and hash; None where a published file does not say
-    info: dict[str, Any]
-
-    def require_encoder(self, encoder: str, where: str, allow_other: bool = False) -> None:
-        """Refuse tokens of another text encoder: of the same width they would be misread without a word.
-
-        Raises:
-            CheckpointError: names both encoders.
-        """
-        if self.encoder not in (None, encoder) and not allow_other:
-            raise CheckpointError(
-                f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
-                "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
-            )
-
-
 def load_model(
     path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
-) -> tuple[Grounder, RunConfig]:
-    """A trained network and its configuration; see `load_trained`."""
-    trained = load_trained(path, preset, weights)
-    return trained.model, trained.config
-
-
-def load_trained(
-    path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
-) -> Trained:
-    """A trained network from our file, our run folder or a published file.
+) -> tuple[Grounder, RunConfig, dict[str, Any]]:
+    """A trained network in evaluation mode, its configuration, and what is known of its training.
 
     Args:
+        path: our file, our run directory (its best weights) or a published file.
         preset: the run that a published file is of, since it has no configuration of its own: what its
             shapes do not tell (heads, window, position table) and how to decode are taken from there.
         weights: ``raw`` or ``ema``; by default what the file names as the better one.
 
+    Returns:
+        network; configuration; ``encoder`` (of its query tokens, name and hash), ``epoch``, ``step`` and
+        ``provenance``, as far as the file tells.
+
     Raises:
         CheckpointError: damaged, refused or of another architecture; with the file's name.
     """
-    path = checkpoint_file(path)
+    path = RunDirectory.weights_of(path)
     content = read_checkpoint(path)
     if content.get("format") == FORMAT:
         config, state, info = _our_content(content, weights, path)
@@ -137,12 +116,7 @@ def load_trained(
         config = config.model_copy(update={"model": shape})
     model = Grounder.from_config(config.model)
     model.load_state_dict(state)
-    return Trained(model.eval(), config, info.get("encoder"), info)
-
-
-def checkpoint_file(path: str | Path) -> Path:
-    """The file that is meant: of a run folder its best weights."""
-    return Path(path) / "best.pt" if Path(path).is_dir() else Path(path)
+    return model.eval(), config, info
 
 
 def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) -> tuple[RunConfig, dict, dict]:

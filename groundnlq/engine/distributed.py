@@ -1,10 +1,12 @@
-"""Several processes that train as one; alone, every call is a no-op."""
+"""Several processes that train as one, and the signals that stop them; alone, every exchange is a no-op."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from groundnlq.engine.stop import die_with_parent
 from groundnlq.errors import ConfigError, KitError
 
 Value = TypeVar("Value")
@@ -34,6 +35,35 @@ class World:
     size: int = 1
     device: torch.device = CPU
     store: dist.Store | None = None
+    launcher: int | None = None  # process id of torchrun, where it started this process
+
+    @classmethod
+    @contextmanager
+    def join(cls, timeout_sec: float = 600.0) -> Iterator[World]:
+        """The world that torchrun's environment describes; a world of one without it.
+
+        Args:
+            timeout_sec: how long processes wait for each other before they take one for dead.
+        """
+        size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        if launcher is not None:
+            die_with_parent(signal.SIGKILL)
+        device = _own_device()
+        if size == 1:
+            yield cls(device=device, launcher=launcher)
+            return
+        timeout = timedelta(seconds=timeout_sec)
+        store = _store_of_this_attempt(rank, size, timeout)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        try:
+            yield cls(rank, size, device, dist.PrefixStore("kit", store), launcher)
+        finally:
+            # A thread of gloo takes the interpreter's lock to free the tensors of a finished call; the
+            # group's end waits for that thread while it holds the lock (torch 2.13): let it finish first.
+            time.sleep(SETTLE_SEC)
+            dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
@@ -119,38 +149,6 @@ class World:
             return None
 
 
-@contextmanager
-def joined_world(timeout_sec: float = 600.0) -> Iterator[World]:
-    """The world that torchrun's environment describes; a world of one without it.
-
-    Args:
-        timeout_sec: how long processes wait for each other before they take one for dead.
-    """
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if launcher_pid() is not None:
-        die_with_parent(signal.SIGKILL)
-    device = _own_device()
-    if size == 1:
-        yield World(device=device)
-        return
-    timeout = timedelta(seconds=timeout_sec)
-    store = _store_of_this_attempt(rank, size, timeout)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    try:
-        yield World(rank, size, device, dist.PrefixStore("kit", store))
-    finally:
-        # A thread of gloo takes the interpreter's lock to free the tensors of a finished call; the group's
-        # end waits for that thread while it holds the lock (torch 2.13): let it finish first.
-        time.sleep(SETTLE_SEC)
-        dist.destroy_process_group()
-
-
-def launcher_pid() -> int | None:
-    """The process whose end is this one's end, too: torchrun, where it started this one."""
-    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-
-
 def _own_device() -> torch.device:
     if not torch.cuda.is_available():
         return CPU
@@ -180,3 +178,43 @@ def _store_of_this_attempt(rank: int, size: int, timeout: timedelta) -> dist.Sto
         multi_tenant=True,
     )
     return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+class StopRequest:
+    """Within ``with``, SIGTERM and SIGINT are noted in `signal_number` (0: none) instead of ending the process.
+
+    A run obeys at the end of a step, when its state can be saved; a second SIGINT interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def __enter__(self) -> StopRequest:
+        try:
+            numbers = (signal.SIGTERM, signal.SIGINT)
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
+        except ValueError:  # not the main thread, which alone can handle signals
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.signal_number == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+def die_with_parent(number: int) -> None:
+    """Have the system send this signal to this process when its parent dies (Linux; elsewhere nothing).
+
+    A process that torchrun started would otherwise train on when torchrun is killed, beside the next start.
+    """
+    if sys.platform != "linux":
+        return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
+    if os.getppid() == 1:  # it died before the call above
+        os.kill(os.getpid(), number)

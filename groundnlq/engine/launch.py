@@ -1,7 +1,7 @@
-"""Several training processes from one call: started through torchrun, watched through the run folder.
+"""Training in a run directory: in this process, or in several that torchrun starts and that are watched here.
 
 The processes outlive the one that started them (a notebook's kernel that dies, a closed terminal); a later
-call finds them by their folder.
+call finds them by their run directory.
 """
 
 from __future__ import annotations
@@ -11,63 +11,131 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import torch
 
 from groundnlq.config import RunConfig
-from groundnlq.engine.run_dir import RunFolder, read_history, read_status
-from groundnlq.engine.stop import StopRequest, stop_requests
-from groundnlq.engine.train import TrainResult, train
-from groundnlq.engine.trainer import OnEpoch, OnStatus
-from groundnlq.errors import Preempted, TrainingFailed
+from groundnlq.engine import grounding
+from groundnlq.engine.distributed import StopRequest, World
+from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.reporter import Reporter, TerminalReporter
+from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
+from groundnlq.engine.trainer import Trainer
+from groundnlq.errors import KitError, Preempted, TrainingFailed
 
 LOOK_EVERY_SEC = 0.2
+STOPPED = "asked to stop; the same command continues"
 
 
-def launch(
+@dataclass(frozen=True)
+class TrainResult:
+    """Files of a finished run; `history` has a row for each epoch."""
+
+    run_dir: Path
+    best: Path
+    last: Path
+    history: list[dict[str, Any]]
+    resumed_from_step: int
+
+
+def train(
     config: RunConfig,
     run_dir: str | Path,
     *,
-    processes: int,
+    processes: int = 1,
+    reporter: Reporter | None = None,
     max_restarts: int = 3,
-    progress: bool = True,
-    on_epoch: OnEpoch | None = None,
-    on_status: OnStatus | None = None,
     attach: bool = True,
 ) -> TrainResult:
-    """Train with several processes on this machine; what they print goes to ``log.txt`` in the run folder.
+    """Train, or go on where this directory's run stopped; a finished run does nothing.
 
-    Interrupting the call (Ctrl-C, a notebook's stop button) stops the run behind its current step, saved.
-    Where a run of the same configuration is under way in the folder, the call follows that one.
+    Interrupting the call (Ctrl-C, a notebook's stop button) stops the run after its current step, saved.
 
     Args:
+        processes: of this machine that train as one; what more than one print goes to ``log.txt`` in the run
+            directory. Processes that torchrun started train as one whatever this says.
+        reporter: told about progress; progress bars in a terminal by default.
         max_restarts: how often processes that died are started again, from the newest checkpoint.
-        attach: follow a run that is under way; without it the folder is refused as in use.
+        attach: follow several processes that already train in the directory; without it they are an error.
 
     Raises:
-        ConfigError: the folder belongs to another configuration.
-        Preempted: the run was stopped by SIGTERM.
-        TrainingFailed: it failed, with the reason that the processes gave.
+        ConfigError: the directory belongs to another configuration.
+        FeatureError: features or tokens are missing, before any work; or became unreadable, by clip.
+        Preempted: stopped by SIGTERM; state saved. (Ctrl-C saves as well and stays a KeyboardInterrupt.)
+        TrainingFailed: loss or gradient not finite, with the queries of the batch; or, of several processes,
+            any failure with the reason that they gave.
     """
-    if processes == 1:
-        return train(config, run_dir, progress=progress, on_epoch=on_epoch, on_status=on_status)
-    folder = RunFolder(run_dir)
+    folder, reporter = RunDirectory(run_dir), reporter or TerminalReporter()
+    if processes == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        return _train_here(config, folder, reporter)
     if attach and folder.is_held():
         folder.open(config)
-        watch = _Watch(folder, None, on_epoch, on_status)
+        watch = _Watch(folder, None, reporter)
     else:
         with folder.locked():
             folder.open(config)
-        watch = _Watch(folder, _start(folder, processes, max_restarts), on_epoch, on_status)
-    with stop_requests() as stop:
-        watch.until_the_end(stop, progress)
+        watch = _Watch(folder, _start(folder, processes, max_restarts), reporter)
+    with StopRequest() as stop:
+        watch.until_the_end(stop)
     return _result(folder, stop)
 
 
-def _start(folder: RunFolder, processes: int, max_restarts: int) -> subprocess.Popen[bytes]:
+# ---- in this process
+
+
+def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter) -> TrainResult:
+    _choose_kernels(config)
+    with ExitStack() as held, World.join(config.train.timeout_sec) as world:
+        world.from_main(lambda: _enter(folder, config, held))
+        with StopRequest() as stop, memory_kept():
+            trainer = _run(config, folder, world, reporter if world.is_main else Reporter(), stop)
+    return TrainResult(folder.path, folder.best, folder.last, trainer.history, trainer.resumed_from_step)
+
+
+def _run(
+    config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter, stop: StopRequest
+) -> Trainer:
+    trainer = None
+    try:
+        trainer = Trainer(grounding.task(config, world, reporter), config, folder, world, reporter)
+        trainer.fit(stop)
+    except (Preempted, KeyboardInterrupt):
+        if trainer is not None:
+            trainer.write_status("preempted", STOPPED)
+        raise
+    except Exception as error:
+        reason, is_lasting = world.explain(error)
+        steps = (trainer.step, trainer.total_steps) if trainer is not None else (0, 0)
+        with suppress(KitError):  # a full disk has no room for this either
+            folder.write_status("failed", *steps, reason, is_lasting=is_lasting)
+        raise
+    return trainer
+
+
+def _enter(folder: RunDirectory, config: RunConfig, held: ExitStack) -> None:
+    """Take the directory, if it is free and of this configuration, and if another attempt makes sense."""
+    held.enter_context(folder.locked())
+    folder.open(config)
+    status, is_restart = read_status(folder.path), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if is_restart and status.get("state") == "failed" and status.get("is_lasting"):
+        raise TrainingFailed(f"{status['reason']} (not tried again: it would fail again)")
+
+
+def _choose_kernels(config: RunConfig) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    torch.use_deterministic_algorithms(config.train.deterministic)
+
+
+# ---- in several processes
+
+
+def _start(folder: RunDirectory, processes: int, max_restarts: int) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc-per-node={processes}", f"--max-restarts={max_restarts}"),
@@ -75,7 +143,7 @@ def _start(folder: RunFolder, processes: int, max_restarts: int) -> subprocess.P
     ]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
-    (folder.path / "status.json").unlink(missing_ok=True)  # what it will say is about this start
+    (folder.path / "status.json").unlink(missing_ok=True)  # the next one is about this start
     with open(folder.log, "ab") as log:
         # a session of its own: Ctrl-C reaches this process alone, which hands it on
         return subprocess.Popen(
@@ -84,51 +152,40 @@ def _start(folder: RunFolder, processes: int, max_restarts: int) -> subprocess.P
 
 
 class _Watch:
-    """Shows how a run goes until its processes have ended, and hands a request to stop on to them."""
+    """Reports from a run directory until its processes have ended, and hands a request to stop on to them."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        torchrun: subprocess.Popen[bytes] | None,
-        on_epoch: OnEpoch | None,
-        on_status: OnStatus | None,
-    ):
-        self.folder, self.torchrun, self.on_epoch, self.on_status = folder, torchrun, on_epoch, on_status
-        self.num_epochs, self.said_at, self.is_told = 0, 0.0, False
+    def __init__(self, folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, reporter: Reporter):
+        self.folder, self.torchrun, self.reporter = folder, torchrun, reporter
+        self.num_epochs, self.reported_at, self.is_told = 0, 0.0, False
 
-    def until_the_end(self, stop: StopRequest, progress: bool) -> None:
+    def until_the_end(self, stop: StopRequest) -> None:
         try:
-            with tqdm(desc="train", unit="step", leave=False, disable=None if progress else True) as bar:
-                while self._is_running():
-                    status = self._look()
-                    bar.total, bar.n = status.get("total_steps"), status.get("step", 0)
-                    bar.refresh()
-                    if stop.signal_number:
-                        self._ask_to_stop()
-                    time.sleep(LOOK_EVERY_SEC)
+            while self._is_running():
+                self._report()
+                if stop.signal_number:
+                    self._hand_on_stop()
+                time.sleep(LOOK_EVERY_SEC)
         except KeyboardInterrupt:  # a second Ctrl-C waits for nothing, but may not leave them training
-            self._ask_to_stop()
+            self._hand_on_stop()
             raise
-        self._look()
+        self._report()
 
-    def _look(self) -> dict[str, Any]:
+    def _report(self) -> None:
         status, history = read_status(self.folder.path), read_history(self.folder.path)
-        if self.on_status is not None and status.get("time", 0.0) > self.said_at:
-            self.on_status(status)
-        if self.on_epoch is not None and len(history) > self.num_epochs:
-            self.on_epoch(history)
-        self.num_epochs, self.said_at = len(history), status.get("time", 0.0)
-        return status
+        if status.get("time", 0.0) > self.reported_at:
+            self.reporter.status(status)
+        if len(history) > self.num_epochs:
+            self.reporter.epoch(history)
+        self.num_epochs, self.reported_at = len(history), status.get("time", 0.0)
 
     def _is_running(self) -> bool:
         if self.torchrun is not None:
             return self.torchrun.poll() is None
-        launcher = (
-            self._launcher()
-        )  # is there while it starts its processes again, when nobody holds the folder
+        # while torchrun starts its processes again, nobody holds the directory
+        launcher = self._launcher()
         return self.folder.is_held() or (launcher is not None and Path(f"/proc/{launcher}").exists())
 
-    def _ask_to_stop(self) -> None:
+    def _hand_on_stop(self) -> None:
         launcher = self._launcher()
         if self.is_told or launcher is None:  # or its processes have not said yet who started them
             return
@@ -142,7 +199,7 @@ class _Watch:
         return read_status(self.folder.path).get("launcher")
 
 
-def _result(folder: RunFolder, stop: StopRequest) -> TrainResult:
+def _result(folder: RunDirectory, stop: StopRequest) -> TrainResult:
     status: dict[str, Any] = read_status(folder.path)
     if status.get("state") == "finished":
         resumed = status["resumed_from_step"]

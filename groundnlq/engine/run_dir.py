@@ -1,31 +1,36 @@
-"""A run folder: what is in it, who works in it, and how the run stands."""
+"""Run directory: its files, the process that works in it, and how the run stands."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import SoftFileLock, Timeout, UnixFileLock
 
 from groundnlq.config import RunConfig, differing_keys, load_config, save_config
 from groundnlq.errors import ConfigError, KitError
 from groundnlq.files import write_json, write_text
 
-# What a run may be continued with, since it does not shape the weights ...
+# Keys that may change when a run goes on, since they do not shape the weights ...
 FREE_KEYS = {f"train.{key}" for key in (
     "checkpoint_every_steps", "keep_checkpoints", "timeout_sec", "tensorboard", "allow_other_world_size",
 )}  # fmt: skip
-# ... and what only another number of processes needs; the trainer holds their product to the old one.
+# ... and those that another number of processes needs; the trainer requires the same global batch.
 BATCH_KEYS = {"train.batch_size", "train.accumulate_steps"}
+NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+LOCK_PATIENCE_SEC = 0.2  # `is_held` of another process holds the lock for about a millisecond
 
 
-class RunFolder:
+class RunDirectory:
     """``config.yaml``, ``metrics.jsonl`` (a line an epoch), ``status.json``, ``checkpoints/``, ``best.pt``,
-    ``last.pt``; ``log.txt`` where `launch` started the processes."""
+    ``last.pt``; ``log.txt`` of processes that `train` started."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -33,8 +38,13 @@ class RunFolder:
         self.best, self.last = self.path / "best.pt", self.path / "last.pt"
         self.metrics, self.log = self.path / "metrics.jsonl", self.path / "log.txt"
 
+    @classmethod
+    def weights_of(cls, path: str | Path) -> Path:
+        """The file with weights that a path means: of a run directory its best ones."""
+        return cls(path).best if Path(path).is_dir() else Path(path)
+
     def open(self, config: RunConfig) -> None:
-        """Make the folder, or check that it belongs to this configuration.
+        """Make the directory, or check that it belongs to this configuration.
 
         Raises:
             ConfigError: another configuration has been run here; the differing keys are named.
@@ -54,23 +64,34 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; a second run in it is refused at once."""
-        with self._lock_file() as file:
-            if not _try_lock(file):
-                raise KitError(f"{self.path}: in use by process {_holder(file)} -- wait for it, or stop it")
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        """Hold the directory for this process; a second run in it is refused at once.
+
+        The lock ends with the process, however that ends. A file system without ``flock`` gets a marker file
+        instead: the one of a killed process is taken over on the same machine, but not on another.
+        """
+        holder = self.path / ".pid"
+        try:
+            lock = self._acquire(LOCK_PATIENCE_SEC)
+        except Timeout as error:
+            pid = holder.read_text(encoding="utf-8") if holder.exists() else "?"
+            marker = error.lock_file if error.lock_file.endswith(".marker") else None
+            hint = f"; if it was killed on another machine, remove {marker}" if marker else ""
+            raise KitError(f"{self.path}: in use by process {pid} -- wait for it, or stop it{hint}") from None
+        with lock:
+            holder.write_text(str(os.getpid()), encoding="utf-8")
             for leftover in self.path.rglob(".*.tmp"):  # of a process that died while writing
                 leftover.unlink(missing_ok=True)
             yield
 
     def is_held(self) -> bool:
-        """Whether a process works in this folder now."""
-        if not (self.path / ".lock").exists():
+        """Whether a process works in this directory now."""
+        if not (self.path / ".pid").exists():
             return False
-        with self._lock_file() as file:
-            return not _try_lock(file)
+        try:
+            with self._acquire(0):
+                return False
+        except Timeout:
+            return True
 
     def write_status(
         self, state: str, step: int, total_steps: int, reason: str = "", **more: Any
@@ -99,10 +120,22 @@ class RunFolder:
             for name, value in row.items():
                 writer.add_scalar(name, value, row["step"])
 
-    def _lock_file(self) -> IO[str]:
+    def _acquire(self, timeout_sec: float) -> Any:
+        """A held lock, to be released by ``with``."""
+        options = {"timeout": timeout_sec, "poll_interval": 0.02}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return open(self.path / ".lock", "a+", encoding="utf-8")
+            try:
+                return UnixFileLock(self.path / ".lock").acquire(**options)
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+            except NotImplementedError:
+                pass
+            warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
+            return SoftFileLock(self.path / ".lock.marker").acquire(**options)
+        except Timeout:
+            raise
         except OSError as error:
             raise KitError(f"{self.path}: cannot work here ({error.strerror}) -- choose another") from None
 
@@ -112,7 +145,7 @@ def read_status(run_dir: str | Path) -> dict[str, Any]:
 
     A run that no longer runs, and could not say so, has failed.
     """
-    folder = RunFolder(run_dir)
+    folder = RunDirectory(run_dir)
     is_held, path = folder.is_held(), folder.path / "status.json"  # in this order: it may end in between
     status = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if status.get("state") == "running" and not is_held:
@@ -122,20 +155,7 @@ def read_status(run_dir: str | Path) -> dict[str, Any]:
 
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
     """The epochs of a run so far: losses, rates, recalls of raw and averaged weights."""
-    path = RunFolder(run_dir).metrics
+    path = RunDirectory(run_dir).metrics
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read().strip() or "?"

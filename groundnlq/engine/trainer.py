@@ -1,157 +1,136 @@
 """A run: epochs of steps, validation, checkpoints.
 
-Nothing that shapes the future is hidden. The learning rate, the order of samples and every random number are
-functions of the seed and the global step; the rest (what the learner holds, history, best score) is saved.
+The learning rate, the order of samples and every random number are functions of the seed and the global step;
+all else that shapes the future (what the learner holds, history, best score) is saved.
 """
 
 from __future__ import annotations
 
-import hashlib
+import resource
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from groundnlq.config import RunConfig
-from groundnlq.data.dataset import Batch, shuffled_batches
-from groundnlq.data.recall import recalls
-from groundnlq.data.records import identity_of
-from groundnlq.engine.checkpoint import latest_state, read_checkpoint, save_model, save_state
-from groundnlq.engine.distributed import World, launcher_pid
-from groundnlq.engine.grounding import load_dataset, origin_of_run, start_from
+from groundnlq.data.dataset import shuffled_batches
+from groundnlq.engine.checkpoint import States, read_checkpoint, save_model
+from groundnlq.engine.distributed import StopRequest, World
 from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.predictor import predict_dataset
-from groundnlq.engine.prefetch import EpochSums, peak_memory_mb, read_ahead
-from groundnlq.engine.run_dir import RunFolder
+from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.reporter import Reporter
+from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.engine.step import Learner
-from groundnlq.engine.stop import StopRequest
-from groundnlq.errors import CheckpointError, ConfigError, Preempted, sample_of
-from groundnlq.model.grounder import Grounder
+from groundnlq.engine.task import Task
+from groundnlq.errors import CheckpointError, ConfigError, Preempted
 
-OnEpoch = Callable[[list[dict[str, Any]]], None]
-OnStatus = Callable[[dict[str, Any]], None]
 STATUS_EVERY_SEC = 1.0
 
 
 class Trainer:
-    """A run in its folder, taken up where its newest checkpoint is, or begun."""
+    """A run in its directory, resumed from its newest checkpoint, or begun."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, world: World, progress: bool):
-        self.config, self.folder, self.world = config, folder, world
-        self.progress = progress and world.is_main
+    def __init__(
+        self, task: Task, config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter
+    ):
+        self.task, self.run_config, self.config = task, config, config.train
+        self.folder, self.world, self.reporter = folder, world, reporter
+        self.states = States(folder.checkpoints)
         # the main process chooses, so that all go on from the same state
-        saved = world.from_main(lambda: latest_state(folder.checkpoints))
-        self.train_set = load_dataset(config, config.data.train_records, is_training=True)
-        self.val_set = load_dataset(config, config.data.val_records, is_training=False)
-        self.batch_size = config.train.batch_size * config.train.accumulate_steps * world.size
-        self._require_enough_records()
+        saved = world.from_main(self.states.latest)
+        self.batch_size = self.config.batch_size * self.config.accumulate_steps * world.size
+        self._require_enough_samples()
         self.steps_per_epoch = len(self._batches(0))
-        self.total_steps = self.steps_per_epoch * config.train.epochs
-        torch.manual_seed(config.train.seed)
-        model = Grounder.from_config(config.model)
-        self.origin = origin_of_run(config, self.train_set) if world.is_main else {}
-        if saved is None:
-            self._say_start(start_from(model, config, self.train_set.tokens.encoder))
-        self.learner = Learner(model, config.train, world)
+        self.total_steps = self.steps_per_epoch * self.config.epochs
+        if saved is None and (text := task.initialise()):
+            reporter.message(text)
+        self.learner = Learner(task, self.config, world)
         self.step, self.resumed_from_step, self.rate_factor = 0, 0, world.size
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
-        self.sums = EpochSums()
-        self.said_at = 0.0
-        self.on_status: OnStatus | None = None
+        self.sums = _EpochSums.zero(self.learner)
+        self.reported_at = 0.0
         if saved is not None:
             self.restore(read_checkpoint(saved))
 
     # ---- the run
 
-    def fit(
-        self, stop: StopRequest, on_epoch: OnEpoch | None = None, on_status: OnStatus | None = None
-    ) -> None:
+    def fit(self, stop: StopRequest) -> None:
         """All epochs that are left."""
-        self.on_status = on_status
-        while len(self.history) < self.config.train.epochs and not self._is_patience_over():
+        while len(self.history) < self.config.epochs and not self._is_patience_over():
             self.write_status("running")
             self.train_epoch(stop)
             self.finish_epoch()
-            if on_epoch is not None and self.world.is_main:
-                on_epoch(self.history)
         self.write_status("finished")
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The steps that are left of this epoch; none where only its validation is."""
         epoch = len(self.history)
-        first = self.step - epoch * self.steps_per_epoch
-        bar = tqdm(
-            total=self.steps_per_epoch,
-            initial=first,
-            desc=f"epoch {epoch + 1}/{self.config.train.epochs}",
-            leave=False,
-            disable=None if self.progress else True,
-        )
         began = time.perf_counter()
-        for micro_batches, waited in self.batches_of(epoch, first):
+        for micro_batches, waited in self.batches_of(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(micro_batches)
             self.sums.seconds += time.perf_counter() - began
             self.sums.wait_seconds += waited
             began = time.perf_counter()
-            bar.update()
-            bar.set_postfix(loss=f"{self.sums.losses[2] / self.sums.steps:.3f}", refresh=False)
             self._after_step(stop)
-        bar.close()
 
-    def train_step(self, micro_batches: list[Batch]) -> None:
+    def train_step(self, micro_batches: list[Any]) -> None:
         """One update."""
-        seed = _mix(self.config.train.seed, self.step, self.world.rank)
+        seed = _mix(self.config.seed, self.step, self.world.rank)
         self.sums.add(*self.learner.step(micro_batches, self.learning_rate(self.step), seed))
         self.step += 1
 
     def finish_epoch(self) -> None:
         """Validate where it is due, log, keep the best weights; the saved state comes last and commits it."""
-        epoch, config = len(self.history) + 1, self.config.train
+        epoch = len(self.history) + 1
         row = self._log_row(epoch)
-        if epoch % config.validate_every_epochs == 0 or epoch == config.epochs:
-            began = time.perf_counter()
-            networks = {"raw": self.learner.model, "ema": self.learner.ema.module}
-            scores = {name: self.validate(network) for name, network in networks.items()}
-            row |= {f"{name} {key}": value for name, table in scores.items() for key, value in table.items()}
-            row["val_seconds"] = round(time.perf_counter() - began, 3)
-            self._keep_best(epoch, scores)
+        if epoch % self.config.validate_every_epochs == 0 or epoch == self.config.epochs:
+            row |= self.validate(epoch)
         self.history.append(row)
-        self.sums = EpochSums()
+        self.sums = _EpochSums.zero(self.learner)
         if self.world.is_main:
             self.folder.write_history(self.history)
-            if config.tensorboard:
+            if self.config.tensorboard:
                 self.folder.write_tensorboard(row)
             self._export(self.folder.last, self.best.get("use", "ema"), epoch)
         self.save()
+        self.reporter.epoch(self.history)
 
-    def validate(self, model: Grounder) -> dict[str, float]:
-        """Strict recalls on the validation records."""
-        rules, data, precision = self.config.decode, self.config.data, self.config.train.precision
-        ranked = predict_dataset(
-            model, self.val_set, data, rules, self.world, precision=precision, progress=self.progress
-        )
-        return recalls(ranked, self.val_set.records)
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Scores of the raw and of the averaged weights; the better ones are kept if they are the best yet."""
+        began = time.perf_counter()
+        networks = {"raw": self.learner.model, "ema": self.learner.ema.module}
+        scores = {name: self.task.validate(network) for name, network in networks.items()}
+        row = {f"{name} {key}": value for name, table in scores.items() for key, value in table.items()}
+        row["val_seconds"] = round(time.perf_counter() - began, 3)
+        key = self.task.select_by
+        use = max(scores, key=lambda name: scores[name][key])
+        if not self.best or scores[use][key] > self.best[key]:
+            self.best = {"epoch": epoch, "use": use, key: scores[use][key]}
+            if self.world.is_main:
+                self._export(self.folder.best, use, epoch)
+        return row
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step; as published it grows with the number of processes, if so configured."""
-        config = self.config.train
-        base = config.learning_rate * (self.rate_factor if config.scale_rate_with_processes else 1)
-        return learning_rate_at(step, base, config.warmup_steps(self.steps_per_epoch), self.total_steps)
+        base = self.config.learning_rate * (self.rate_factor if self.config.scale_rate_with_processes else 1)
+        return learning_rate_at(
+            step, base, self.config.warmup_steps(self.steps_per_epoch), self.total_steps
+        )
 
-    def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Batch], float]]:
+    def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Any], float]]:
         """This process's micro-batches of every step from `first` on, and the seconds waited for them."""
         return read_ahead(self._batches(epoch)[first:], lambda indices: self._micro_batches(indices, epoch))
 
-    # ---- what survives
+    # ---- what is saved
 
     def state(self) -> dict[str, Any]:
-        """Everything that makes the future, as plain values and tensors; to be called by all processes."""
+        """Everything that shapes the future, as plain values and tensors; to be called by all processes."""
         return self.learner.state() | {
             "history": self.history,
             "best": self.best,
@@ -159,7 +138,7 @@ class Trainer:
             "rate_factor": self.rate_factor,
             "batch_size": self.batch_size,
             "num_processes": self.world.size,
-            "records": self.fingerprint(),
+            "records": self.task.train_set.fingerprint(),
             "made_with": self._made_with(),
         }
 
@@ -168,35 +147,29 @@ class Trainer:
         self._check_same_run(state)
         self.learner.load(state)
         self.history, self.best = state["history"], state["best"]
-        self.sums, self.rate_factor = EpochSums(**state["sums"]), state["rate_factor"]
+        self.sums, self.rate_factor = _EpochSums(**state["sums"]), state["rate_factor"]
         self.step = self.resumed_from_step = state["step"]
 
     def save(self) -> None:
         """Commit the state; returns in all processes when it is on disk, or raises in all."""
-        state, keep = self.state(), self.config.train.keep_checkpoints
-        self.world.from_main(lambda: str(save_state(self.folder.checkpoints, self.step, state, keep)))
+        state = self.state()
+        self.world.from_main(lambda: self.states.save(self.step, state, self.config.keep_checkpoints))
 
     def write_status(self, state: str, reason: str = "") -> None:
-        self.said_at = time.monotonic()
+        """Say how the run stands, in ``status.json`` and to the reporter."""
+        self.reported_at = time.monotonic()
         if not self.world.is_main:
             return
         status = self.folder.write_status(
             *(state, self.step, self.total_steps, reason),
-            epoch=min(len(self.history) + 1, self.config.train.epochs),
-            loss=self.sums.losses[2] / max(1, self.sums.steps),
+            epoch=min(len(self.history) + 1, self.config.epochs),
+            epochs=self.config.epochs,
+            loss=self.sums.losses[-1] / max(1, self.sums.steps),
             processes=self.world.size,
             resumed_from_step=self.resumed_from_step,
-            launcher=launcher_pid(),
+            launcher=self.world.launcher,
         )
-        if self.on_status is not None:
-            self.on_status(status)
-
-    def fingerprint(self) -> str:
-        """A hash of the training records in order, which is what an index of the sampler means, and of the
-        features and tokens that they are looked up in."""
-        data = self.train_set
-        parts = (identity_of(data.records)["sha256"], data.store.sha256, data.tokens.sha256)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        self.reporter.status(status)
 
     def _made_with(self) -> dict[str, Any]:
         device = self.world.device.type
@@ -204,11 +177,11 @@ class Trainer:
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         where, before, now = self.folder.path, state["num_processes"], self.world.size
-        if state["records"] != self.fingerprint():
+        if state["records"] != self.task.train_set.fingerprint():
             raise CheckpointError(
                 f"{where}: the training records, features or tokens changed -- use another run folder"
             )
-        if before != now and not self.config.train.allow_other_world_size:
+        if before != now and not self.config.allow_other_world_size:
             raise CheckpointError(
                 f"{where}: saved by {before} processes, now {now} -- start as many as before, or set "
                 f"train.allow_other_world_size=true with batches of {state['batch_size']} over all processes"
@@ -218,9 +191,7 @@ class Trainer:
                 f"{where}: batches had {state['batch_size']} queries over all processes, now "
                 f"{self.batch_size} -- set train.batch_size and train.accumulate_steps to make them equal"
             )
-        old, new = (
-            made | {"processes": n} for made, n in ((state["made_with"], before), (self._made_with(), now))
-        )
+        old, new = state["made_with"] | {"processes": before}, self._made_with() | {"processes": now}
         changes = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         if changes and state["step"] < self.total_steps and self.world.is_main:
             # samples and rates stay the same; sums are rounded in another order, dropped paths are drawn anew
@@ -229,67 +200,90 @@ class Trainer:
                 stacklevel=2,
             )
 
-    # ---- small print
+    # ---- details
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        return shuffled_batches(self.train_set.lengths, self.batch_size, self.config.train.seed, epoch)
+        return shuffled_batches(self.task.train_set.lengths, self.batch_size, self.config.seed, epoch)
 
-    def _micro_batches(self, indices: list[int], epoch: int) -> list[Batch]:
+    def _micro_batches(self, indices: list[int], epoch: int) -> list[Any]:
         mine = indices[self.world.rank :: self.world.size]
-        size = -(-len(mine) // self.config.train.accumulate_steps)
-        return [self.train_set.batch(mine[i : i + size], epoch) for i in range(0, len(mine), size)]
+        size = -(-len(mine) // self.config.accumulate_steps)
+        return [self.task.train_set.batch(mine[i : i + size], epoch) for i in range(0, len(mine), size)]
 
-    def _require_enough_records(self) -> None:
-        if len(self.train_set) < self.world.size * self.config.train.accumulate_steps:
+    def _require_enough_samples(self) -> None:
+        if len(self.task.train_set) < self.world.size * self.config.accumulate_steps:
             raise ConfigError(
-                f"{len(self.train_set)} training records are too few for {self.world.size} processes and "
-                f"train.accumulate_steps={self.config.train.accumulate_steps} -- use fewer of them"
+                f"{len(self.task.train_set)} training records are too few for {self.world.size} processes and "
+                f"train.accumulate_steps={self.config.accumulate_steps} -- use fewer of them"
             )
 
-    def _say_start(self, names: dict[str, list[str]]) -> None:
-        self.initialised_from = names
-        if names["loaded"] and self.progress:
-            source, loaded, fresh = self.config.train.init_from, len(names["loaded"]), names["fresh"]
-            tqdm.write(f"{source}: {loaded} tensors loaded, {len(fresh)} start fresh: {sample_of(fresh, 3)}")
-
     def _after_step(self, stop: StopRequest) -> None:
-        every = self.config.train.checkpoint_every_steps
-        asked = max(self.world.gather(stop.signal_number)) if self.world.any(stop.signal_number > 0) else 0
-        if asked:
+        every = self.config.checkpoint_every_steps
+        number = max(self.world.gather(stop.signal_number)) if self.world.any(stop.signal_number > 0) else 0
+        if number:
             self.save()
-            if asked == signal.SIGINT:
+            if number == signal.SIGINT:
                 raise KeyboardInterrupt
             raise Preempted(f"{self.folder.path}: stopped at step {self.step}; the same command continues")
         if every and self.step % every == 0 and self.step % self.steps_per_epoch:
             self.save()
-        if time.monotonic() > self.said_at + STATUS_EVERY_SEC:
+        if time.monotonic() > self.reported_at + STATUS_EVERY_SEC:
             self.write_status("running")
 
     def _log_row(self, epoch: int) -> dict[str, Any]:
-        return self.sums.row() | {
+        return self.sums.row(self.learner.loss_names) | {
             "epoch": epoch,
             "step": self.step,
             "learning_rate": self.learning_rate(self.step - 1),
-            "loss_normaliser": self.learner.criterion.normaliser.item(),
-            "peak_memory_mb": round(peak_memory_mb(self.world.device)),
+            "loss_normaliser": self.task.normaliser.value.item(),
+            "peak_memory_mb": round(_peak_memory_mb(self.world.device)),
         }
-
-    def _keep_best(self, epoch: int, scores: dict[str, dict[str, float]]) -> None:
-        use = max(scores, key=lambda name: scores[name]["mean R@1"])
-        score = scores[use]["mean R@1"]
-        if not self.best or score > self.best["mean R@1"]:
-            self.best = {"epoch": epoch, "use": use, "mean R@1": score}
-            if self.world.is_main:
-                self._export(self.folder.best, use, epoch)
 
     def _export(self, path: Path, use: str, epoch: int) -> None:
         weights = {"raw": self.learner.model.state_dict(), "ema": self.learner.ema.module.state_dict()}
-        info = {"epoch": epoch, "step": self.step, "encoder": self.train_set.tokens.encoder}
-        save_model(path, self.config, weights, use, **info, provenance=self.origin)
+        save_model(path, self.run_config, weights, use, epoch=epoch, step=self.step, **self.task.info)
 
     def _is_patience_over(self) -> bool:
-        patience = self.config.train.patience_epochs
+        patience = self.config.patience_epochs
         return bool(patience and self.best and len(self.history) - self.best["epoch"] >= patience)
+
+
+@dataclass
+class _EpochSums:
+    """Sums over the steps of the current epoch; saved, so that its log line survives a stop."""
+
+    losses: list[float]
+    grad_norm: float = 0.0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    steps: int = 0
+
+    @classmethod
+    def zero(cls, learner: Learner) -> _EpochSums:
+        return cls([0.0] * len(learner.loss_names))
+
+    def add(self, losses: list[float], grad_norm: float) -> None:
+        self.losses = [a + b for a, b in zip(self.losses, losses, strict=True)]
+        self.grad_norm += grad_norm
+        self.steps += 1
+
+    def row(self, loss_names: tuple[str, ...]) -> dict[str, Any]:
+        """Means of losses and gradient norm; speed; the share of time in which the network had to wait."""
+        steps, seconds = max(1, self.steps), max(1e-9, self.seconds)
+        losses = {f"loss {name}": x / steps for name, x in zip(loss_names, self.losses, strict=True)}
+        return losses | {
+            "grad_norm": self.grad_norm / steps,
+            "seconds": round(self.seconds, 3),
+            "steps_per_second": round(steps / seconds, 3),
+            "data_wait_share": round(self.wait_seconds / seconds, 4),
+        }
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """The most memory that this process has held: on the GPU if it has one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _mix(*numbers: int) -> int:

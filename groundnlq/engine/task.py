@@ -1,0 +1,68 @@
+"""What a `Trainer` trains: network, batches, loss and its divisor, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Batches(Protocol):
+    """Training samples, collated by index.
+
+    A batch moves by ``.to(device, non_blocking=True)`` and names its samples in ``.query_ids``.
+    """
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Of every sample; samples of about equal length share a batch."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], epoch: int) -> Any:
+        """The samples of these indices; random changes of them depend on the epoch only."""
+
+    def fingerprint(self) -> str:
+        """A hash of all samples in order; a run is not resumed with others."""
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Divisor of the summed loss, saved with the state of a run.
+
+    With `per_process` every process divides each micro-batch by its own value; without, the sums of all
+    processes are divided by one value, so that N processes with batches of b train as one with N b.
+    """
+
+    value: Tensor  # float64 scalar, changed in place
+    update: Callable[[Tensor], None]  # from what the losses of one step count
+    per_process: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of learning; `engine.grounding` makes the one of this package.
+
+    Args:
+        loss: output of the network, batch -> named sums of the loss terms, and what they count (float64).
+        loss_weights: name of each term and its weight in the total loss.
+        own_rate: whether a parameter, by name, has the learning rate of new parameters; all others have
+            `train.backbone_rate_factor` times that.
+        initialise: loads the weights that a new run starts from; returns what to tell about them. It is not
+            called when a run is resumed.
+        select_by: the number of `validate` by which the best weights are chosen, higher is better.
+        info: plain values saved beside the exported weights.
+    """
+
+    model: nn.Module
+    loss: Callable[[Any, Any], tuple[Mapping[str, Tensor], Tensor]]
+    loss_weights: Mapping[str, float]
+    normaliser: Normaliser
+    own_rate: Callable[[str], bool]
+    initialise: Callable[[], str] = lambda: ""
+    train_set: Batches = ()
+    validate: Callable[[Any], dict[str, float]] = lambda network: {}
+    select_by: str = ""
+    info: Mapping[str, Any] = field(default_factory=dict)
