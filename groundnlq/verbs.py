@@ -106,10 +106,10 @@ def text_import(args: Namespace) -> None:
 
 def train(args: Namespace) -> None:
     from groundnlq.config import load_config
-    from groundnlq.engine.launch import launch
+    from groundnlq.engine.launch import train as train_run
 
     config = load_config(args.config, args.overrides)
-    result = launch(config, args.run, processes=args.processes, attach=False)
+    result = train_run(config, args.run, processes=args.processes, attach=False)
     if not result.history or not _is_main_process():
         return
     last = result.history[-1]
@@ -123,18 +123,12 @@ def train(args: Namespace) -> None:
 def predict(args: Namespace) -> None:
     from groundnlq.data.records import read_records
     from groundnlq.data.submission import write_submission
-    from groundnlq.engine.predictor import predict as rank
+    from groundnlq.engine.predictor import Predictor
 
     records = read_records(args.records)
-    ranked = rank(
-        args.checkpoint,
-        records,
-        args.features,
-        args.text,
-        preset=args.preset,
-        top_k=args.top_k,
-        precision=args.precision,
-        other_encoder=args.other_encoder,
+    options = {"preset": args.preset, "precision": args.precision, "top_k": args.top_k}
+    ranked = Predictor.load(args.checkpoint, **options).predict(
+        records, args.features, args.text, allow_other_encoder=args.other_encoder
     )
     if not _is_main_process():
         return

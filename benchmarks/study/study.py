@@ -23,9 +23,10 @@ from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.submission import Answers, read_submission, write_submission
 from groundnlq.data.text import encode_records
-from groundnlq.engine.predictor import predict
-from groundnlq.engine.stop import die_with_parent
-from groundnlq.engine.train import train
+from groundnlq.engine.distributed import die_with_parent
+from groundnlq.engine.launch import train
+from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.errors import Preempted
 from groundnlq.sample import make_sample, prepare_sample, world_config
 
@@ -176,9 +177,8 @@ class Study:
             changes.append(f"train.warmup_epochs={times * usual.warmup_epochs:g}")
         if arm.start is not None:
             changes.append(f"train.init_from={self.train(seed, arm.start) / 'last.pt'}")
-        train(
-            load_config(arm.preset, [*changes, *arm.changes, *self.overrides]), folder, progress=self.progress
-        )
+        config = load_config(arm.preset, [*changes, *arm.changes, *self.overrides])
+        train(config, folder, reporter=self._reporter())
         return folder
 
     def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Answers:
@@ -187,10 +187,14 @@ class Study:
         if not path.exists():
             questions = read_records(world / f"{records}.jsonl")
             # the weights of the last epoch: nothing was chosen by looking at the val split
-            ranked = predict(run / "last.pt", questions, world / "features.h5", world / text,
-                             weights=weights, keep=10, progress=self.progress)  # fmt: skip
+            predictor = Predictor.load(run / "last.pt", weights=weights, top_k=10)
+            predictor.reporter = self._reporter()
+            ranked = predictor.predict(questions, world / "features.h5", world / text)
             write_submission(path, ranked, questions)
         return read_submission(path)
+
+    def _reporter(self) -> Reporter:
+        return TerminalReporter() if self.progress else Reporter()
 
 
 def _start_job(threads: int) -> None:

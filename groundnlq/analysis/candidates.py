@@ -13,14 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.config import RunConfig
-from groundnlq.data.dataset import QueryDataset, clip_batches
+from groundnlq.data.dataset import QueryDataset, clip_batches, collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
-from groundnlq.engine.predictor import ask, infer
-from groundnlq.model.decode import find_candidates
-from groundnlq.model.grounder import Grounder
+from groundnlq.engine.predictor import Predictor
+from groundnlq.model.decode import decode, find_candidates
+from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.model.nms import soft_nms
 from groundnlq.model.points import Points, assign_targets, make_points
 
@@ -90,8 +90,8 @@ class LiveRun:
 
     def _of_batch(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
         """For each query scores, segments, whether they may be answers, levels, and the order by score."""
-        device, rules = next(self.model.parameters()).device, self.config.decode
-        predictions = infer(self.model, self.dataset.batch(indices).to(device))
+        rules = self.config.decode
+        predictions = Predictor(self.model, self.config).outputs(self.dataset.batch(indices))
         scores = predictions.logits.float().sigmoid()
         candidates = find_candidates(predictions, rules.model_copy(update={"min_score": 0.0}))
         for query, valid in enumerate(predictions.mask):
@@ -210,12 +210,22 @@ class LiveRun:
             moments (K, 3), the scores of every level, and the cross-attention of every layer of the stem, its
             heads averaged: (layers, T, L), what share of its attention a step gives to each token.
         """
-        decode = self.config.decode.model_copy(update={"top_k": KEEP} | rules)
-        config = self.config.model_copy(update={"decode": decode})
+        settings = self.config.decode.model_copy(update={"top_k": KEEP} | rules)
         video = self.dataset.store.read(record.clip_uid)
+        names = [record.query_id], [record.clip_uid], [record.duration_sec]
+        batch = collate([video], [tokens], [0], [torch.zeros(0, 2)], *names)
         with _listening(self.model) as heard:
-            ranked, scores = ask(self.model, config, video, tokens, record.duration_sec)
-        return ranked, scores, torch.stack(heard).numpy()[:, : len(video), : len(tokens)]
+            outputs = Predictor(self.model, self.config).outputs(batch)
+        (ranked,) = decode(outputs, self.config.data.grid, batch.durations_sec, settings)
+        attention = torch.stack(heard).numpy()[:, : len(video), : len(tokens)]
+        return ranked.numpy(), level_scores(outputs), attention
+
+
+def level_scores(outputs: Outputs, query: int = 0) -> list[np.ndarray]:
+    """Classification scores of one query: an array of its points for each pyramid level, finest first."""
+    scores, levels = outputs.logits[query].float().sigmoid(), outputs.points.level
+    valid = outputs.mask[query]
+    return [scores[valid & (levels == level)].cpu().numpy() for level in range(int(levels.max()) + 1)]
 
 
 def levels_reached(record: Record, grid: StepGrid, ranges_grid: Sequence[Sequence[float]]) -> set[int]:

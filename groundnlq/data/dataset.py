@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from groundnlq.data.grid import StepGrid
+from groundnlq.data.records import identity_of
 from groundnlq.errors import FeatureError, sample_of
 
 if TYPE_CHECKING:  # a batch can be made of plain tensors, without stores
@@ -129,6 +131,11 @@ class QueryDataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def fingerprint(self) -> str:
+        """A hash of the records in order, and of the features and tokens that they are looked up in."""
+        parts = (identity_of(self.records)["sha256"], self.store.sha256, self.tokens.sha256)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def batch(self, indices: Sequence[int], epoch: int = 0) -> Batch:
         """Collate the records of these indices; a clip that several of them share is read once."""

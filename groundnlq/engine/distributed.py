@@ -181,7 +181,7 @@ def _store_of_this_attempt(rank: int, size: int, timeout: timedelta) -> dist.Sto
 
 
 class StopRequest:
-    """Within ``with``, SIGTERM and SIGINT are noted in `signal_number` (0: none) instead of ending the process.
+    """SIGTERM or SIGINT, noted in `signal_number` (0: none) within ``with`` instead of ending the process.
 
     A run obeys at the end of a step, when its state can be saved; a second SIGINT interrupts at once.
     """

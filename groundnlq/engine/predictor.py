@@ -20,7 +20,8 @@ from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, identity_of, read_records
-from groundnlq.data.submission import Predictions, Ranked
+from groundnlq.data.submission import Answers as Predictions
+from groundnlq.data.submission import Ranked
 from groundnlq.data.text import TextEncoder, load_encoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import load_model
@@ -69,7 +70,7 @@ class Predictor:
     model: Grounder
     config: RunConfig
     precision: Literal["float32", "bfloat16"] = "float32"
-    world: World = World()
+    world: World = field(default_factory=World)
     encoder: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -90,7 +91,7 @@ class Predictor:
         precision: Literal["float32", "bfloat16"] = "float32",
         top_k: int | None = None,
     ) -> Predictor:
-        """The network of a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``.
+        """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``.
 
         Args:
             preset: configuration of a published checkpoint, which has none of its own.
@@ -129,7 +130,10 @@ class Predictor:
         """
         data, width = self.config.data, self.config.model
         records = read_records(records) if isinstance(records, str | Path) else list(records)
-        store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
+        store, tokens = (
+            FeatureStore(features or data.path(data.features)),
+            TokenStore(text or data.path(data.text)),
+        )
         require_inputs(records, store, tokens, width.video_dim, width.text_dim)
         if not allow_other_encoder:
             self.require_encoder(tokens.encoder, f"{self.path} with {tokens.path}")

@@ -112,7 +112,9 @@ class Learner:
         return self.task.normaliser.value
 
     def _total(self, losses: list[Any]) -> Any:
-        return sum(weight * loss for weight, loss in zip(self.task.loss_weights.values(), losses, strict=True))
+        return sum(
+            weight * loss for weight, loss in zip(self.task.loss_weights.values(), losses, strict=True)
+        )
 
     def _divide_and_clip(self, divisor: Tensor) -> float:
         """Both with one pass over the gradients; their norm once divided, before it was clipped."""
@@ -129,7 +131,8 @@ class Learner:
             return
         mine = [query_id for batch in batches for query_id in batch.query_ids]
         ids = ", ".join(query_id for part in self.world.gather(mine) for query_id in part)
+        loss = losses[-1]
         raise TrainingFailed(
-            f"loss {losses[-1]:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
+            f"loss {loss:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
             "and the last checkpoint is intact; look at these queries' features, or lower train.learning_rate"
         )

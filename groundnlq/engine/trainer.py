@@ -35,9 +35,7 @@ STATUS_EVERY_SEC = 1.0
 class Trainer:
     """A run in its directory, resumed from its newest checkpoint, or begun."""
 
-    def __init__(
-        self, task: Task, config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter
-    ):
+    def __init__(self, task: Task, config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter):
         self.task, self.run_config, self.config = task, config, config.train
         self.folder, self.world, self.reporter = folder, world, reporter
         self.states = States(folder.checkpoints)
@@ -102,7 +100,7 @@ class Trainer:
         self.reporter.epoch(self.history)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Scores of the raw and of the averaged weights; the better ones are kept if they are the best yet."""
+        """Scores of raw and averaged weights; the better ones are exported if they are the best so far."""
         began = time.perf_counter()
         networks = {"raw": self.learner.model, "ema": self.learner.ema.module}
         scores = {name: self.task.validate(network) for name, network in networks.items()}
@@ -119,9 +117,7 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """The rate of a step; as published it grows with the number of processes, if so configured."""
         base = self.config.learning_rate * (self.rate_factor if self.config.scale_rate_with_processes else 1)
-        return learning_rate_at(
-            step, base, self.config.warmup_steps(self.steps_per_epoch), self.total_steps
-        )
+        return learning_rate_at(step, base, self.config.warmup_steps(self.steps_per_epoch), self.total_steps)
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Any], float]]:
         """This process's micro-batches of every step from `first` on, and the seconds waited for them."""
@@ -211,9 +207,10 @@ class Trainer:
         return [self.task.train_set.batch(mine[i : i + size], epoch) for i in range(0, len(mine), size)]
 
     def _require_enough_samples(self) -> None:
-        if len(self.task.train_set) < self.world.size * self.config.accumulate_steps:
+        number = len(self.task.train_set)
+        if number < self.world.size * self.config.accumulate_steps:
             raise ConfigError(
-                f"{len(self.task.train_set)} training records are too few for {self.world.size} processes and "
+                f"{number} training records are too few for {self.world.size} processes and "
                 f"train.accumulate_steps={self.config.accumulate_steps} -- use fewer of them"
             )
 

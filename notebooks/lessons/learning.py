@@ -17,7 +17,6 @@ from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.predictor import infer
 from groundnlq.model.decode import to_segments
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
@@ -95,7 +94,7 @@ def point_losses(model: Grounder, batch: Batch, criterion: Criterion, query: int
         loss, undivided), the segment that it predicts on the step grid (``start``, ``end``); ``tiou`` and
         ``diou`` (its share of the regression loss) are NaN where the point is not positive.
     """
-    predictions = infer(model, batch)
+    predictions = model(batch)
     points, valid = predictions.points, predictions.mask[query]
     labels, distances = assign_targets(points, batch.moments_grid[query], criterion.center_radius)
     smoothed = labels * (1 - criterion.label_smoothing) + criterion.label_smoothing / 2
