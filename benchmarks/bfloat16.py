@@ -16,7 +16,7 @@ import torch
 
 from groundnlq.data.recall import recalls
 from groundnlq.data.records import read_records
-from groundnlq.engine.predictor import predict
+from groundnlq.engine.predictor import Predictor
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     for run in runs:
         stores = folder / "features.h5", folder / "text.h5"
         exact, rough = (
-            predict(run, records, *stores, top_k=10, precision=precision, progress=False)
+            Predictor.load(run, precision=precision, top_k=10).predict(records, *stores)
             for precision in ("float32", "bfloat16")
         )
         same = np.mean([np.abs(exact[q][0, :2] - rough[q][0, :2]).max() < 0.5 for q in exact])

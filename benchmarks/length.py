@@ -14,8 +14,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from timing import champion, compare, make_batch
 
-from groundnlq.config import DataConfig, DecodeConfig
-from groundnlq.engine.predictor import answer, evaluating
+from groundnlq.config import RunConfig
+from groundnlq.engine.predictor import Predictor
 
 LENGTHS = (900, 1800, 3600, 5400, 9000)
 
@@ -25,15 +25,10 @@ def main() -> None:
     parser.add_argument("--plot", default="length.png")
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
-    model, batches = champion(), {steps: make_batch(steps, 1) for steps in LENGTHS}
-    with evaluating(model):
-        seconds = compare(
-            {
-                str(steps): lambda b=batch: answer(model, b, DataConfig(), DecodeConfig())
-                for steps, batch in batches.items()
-            },
-            chosen.rounds,
-        )
+    predictor = Predictor(champion(), RunConfig(name="champion"))
+    batches = {str(steps): make_batch(steps, 1) for steps in LENGTHS}
+    calls = {steps: lambda b=batch: predictor.answer(b) for steps, batch in batches.items()}
+    seconds = compare(calls, chosen.rounds)
     cpu_ms = [1e3 * seconds[str(steps)][:, 1].min() for steps in LENGTHS]
     for steps, ms in zip(LENGTHS, cpu_ms, strict=True):
         print(f"{steps:5d} steps {ms:8.0f} ms, {1e3 * ms / steps:6.1f} microseconds a step (processor time)")

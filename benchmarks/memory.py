@@ -18,9 +18,9 @@ from standin import StandIn
 from timing import QUERIES_PER_CLIP, champion, make_batch
 from training import our_step, published_step
 
-from groundnlq.config import DataConfig, DecodeConfig
+from groundnlq.config import RunConfig
 from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.predictor import answer, evaluating, in_precision
+from groundnlq.engine.predictor import Predictor
 
 CASES = {
     "prediction": ["published 1", "published 16", "float32 11", "bfloat16 11"],
@@ -61,11 +61,12 @@ def measure(work: str, who: str, size: int) -> tuple[int, int]:
     model = champion().eval()
     before = peak_mb()
     if who == "published":
-        with evaluating(model), torch.inference_mode():
+        with torch.inference_mode():
             StandIn(model)(make_batch(900, size))
     else:
-        with evaluating(in_precision(model, who)) as model:
-            answer(model, make_batch(900, QUERIES_PER_CLIP), DataConfig(), DecodeConfig())
+        predictor = Predictor(model, RunConfig(name="champion"), who)
+        del model  # bfloat16 has a copy of its own
+        predictor.answer(make_batch(900, QUERIES_PER_CLIP))
     return before, peak_mb()
 
 

@@ -19,29 +19,29 @@ import torch
 from standin import StandIn, compress, inflate
 from timing import CLIP_STEPS, PUBLISHED_SEC, QUERIES_PER_CLIP, champion, compare, make_batch, options, show
 
-from groundnlq.config import DataConfig, DecodeConfig
+from groundnlq.config import RunConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.predictor import answer, evaluating, in_precision
+from groundnlq.engine.predictor import Predictor
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder
 
 CLIPS = 20  # the fewest with every length in its share
-DATA, RULES = DataConfig(), DecodeConfig()
+CONFIG = RunConfig(name="champion")
 
 
 def answer_as_published(model: StandIn, batch: Batch, stored: bytes) -> list[torch.Tensor]:
     """All queries of the batch at once, each from its own inflated clip."""
     for _ in batch.query_ids:
         batch.video[0, : batch.video_mask.sum()] = inflate(stored)
-    return decode(model(batch), DATA.grid, batch.durations_sec, RULES)
+    return decode(model(batch), CONFIG.data.grid, batch.durations_sec, CONFIG.decode)
 
 
-def answer_from(store: FeatureStore, model: Grounder, batch: Batch) -> dict[str, np.ndarray]:
+def answer_from(store: FeatureStore, predictor: Predictor, batch: Batch) -> dict[str, np.ndarray]:
     clip = store.read(batch.clip_uids[0])
     batch.video[0, : len(clip)] = clip
-    return answer(model, batch, DATA, RULES)
+    return predictor.answer(batch)
 
 
 def only(batch: Batch, queries: slice) -> Batch:
@@ -52,30 +52,30 @@ def only(batch: Batch, queries: slice) -> Batch:
 def main() -> None:
     chosen = options(rounds=3)
     model = champion().eval()
-    base, models = StandIn(model), {p: in_precision(model, p) for p in ("float32", "bfloat16")}
+    base, ours = StandIn(model), {p: Predictor(model, CONFIG, p) for p in ("float32", "bfloat16")}
     batches = {steps: make_batch(steps, 16) for steps in CLIP_STEPS}
     batches = {steps: replace(b, clip_uids=(f"clip{steps}",)) for steps, b in batches.items()}
     clips = {b.clip_uids[0]: b.video[0, :steps].clone() for steps, b in batches.items()}
     whole, stored = batches[900], compress(clips["clip900"])
     split = [only(batches[n], slice(QUERIES_PER_CLIP)) for n in split_of(CLIPS)]
-    with tempfile.TemporaryDirectory() as folder, evaluating(model):
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_features(Path(folder, "f.h5"), clips.items(), dtype="float32")
         store = FeatureStore(Path(folder, "f.h5"))
 
-        def answer_split(ours: Grounder) -> None:
+        def answer_split(predictor: Predictor) -> None:
             with memory_kept():  # as `predict` does
                 for batch in split:
-                    answer_from(store, ours, batch)
+                    answer_from(store, predictor, batch)
 
         def answer_one_by_one() -> None:
             for i in range(len(whole.query_ids)):
                 answer_as_published(base, only(whole, slice(i, i + 1)), stored)
 
         calls = {"batch 1": answer_one_by_one, "batch 16": lambda: answer_as_published(base, whole, stored)}
-        calls |= {p: lambda ours=ours: answer_split(ours) for p, ours in models.items()}
+        calls |= {name: lambda p=predictor: answer_split(p) for name, predictor in ours.items()}
         seconds = compare(calls, chosen.rounds)
         apart = largest_difference(
-            answer_from(store, model, only(whole, slice(3))),
+            answer_from(store, ours["float32"], only(whole, slice(3))),
             answer_as_published(base, only(whole, slice(3)), stored),
         )
         shares = compare(decoding(model, split[0]), 9)
@@ -84,7 +84,7 @@ def main() -> None:
         show(f"stand-in, {name}", base_seconds)
         known = PUBLISHED_SEC[f"query, {name}"]
         print(f"{'':36s} known of the published program on such a machine: {known} s")
-    for precision in models:
+    for precision in ours:
         show(f"kit, {precision}", seconds[precision] / len(split) / QUERIES_PER_CLIP, bases)
     forward, decoded = (np.median(shares[name][:, 1]) for name in ("forward", "decode"))
     print(
@@ -104,7 +104,7 @@ def decoding(model: Grounder, batch: Batch) -> dict[str, Callable[[], object]]:
     predictions = model(batch)
     return {
         "forward": lambda: model(batch),
-        "decode": lambda: decode(predictions, DATA.grid, batch.durations_sec, RULES),
+        "decode": lambda: decode(predictions, CONFIG.data.grid, batch.durations_sec, CONFIG.decode),
     }
 
 

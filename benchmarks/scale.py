@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from timing import QUERIES_PER_CLIP
 
-from groundnlq.config import DataConfig, DecodeConfig, ModelConfig
+from groundnlq.config import DataConfig, ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 from groundnlq.data.tokens import TokenStore, write_tokens
-from groundnlq.engine.distributed import World
-from groundnlq.engine.predictor import stream
+from groundnlq.engine.predictor import Predictor
 from groundnlq.model.grounder import Grounder
 
 CLIPS, WIDTH, STEPS, STEP_SEC = 415, 8, 60, 16.043 / 30
@@ -76,7 +75,7 @@ def run(factor: int) -> None:
 
 def count_hits(model: Grounder, dataset: QueryDataset) -> float:
     """R@1 at IoU 0.3, counted while the answers come; they come in the order of the records."""
-    answers = stream(model, dataset, DataConfig(), DecodeConfig(), World(), progress=False)
+    answers = Predictor(model, RunConfig(name="scale")).stream(dataset)
     hits = 0
     for record, (query_id, ranked) in zip(dataset.records, answers, strict=True):
         assert record.query_id == query_id

@@ -24,8 +24,9 @@ from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.distributed import World
+from groundnlq.engine.grounding import bare_task
 from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.optim import parameter_groups
+from groundnlq.engine.optim import make_optimizer
 from groundnlq.engine.step import Learner
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
@@ -36,7 +37,8 @@ STEPS = 5  # of the kit beside one of the stand-in
 
 def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None]:
     """The trainer's own."""
-    learner = Learner(model, TrainConfig(precision=precision), World())
+    config = TrainConfig(precision=precision)
+    learner = Learner(bare_task(model, config, World()), config, World())
 
     def step() -> None:
         learner.step([batch], RATE, seed=0)
@@ -46,7 +48,9 @@ def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None
 
 def published_step(model: StandIn, batch: Batch) -> Callable[[], None]:
     criterion, average = Criterion.from_config(TrainConfig()), copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=RATE)
+    ours = make_optimizer(model, 0.05, own_rate=bool).param_groups
+    groups = [{name: group[name] for name in ("params", "weight_decay")} for group in ours]
+    optimizer = torch.optim.AdamW(groups, lr=RATE)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -205,8 +205,8 @@ def held_open() -> None:
 def in_use() -> None:
     """Another process works in the run folder."""
     code = (
-        "import sys\nfrom groundnlq.engine.run_dir import RunFolder\n"
-        "with RunFolder('out').locked():\n    print('held', flush=True)\n    sys.stdin.read()"
+        "import sys\nfrom groundnlq.engine.run_dir import RunDirectory\n"
+        "with RunDirectory('out').locked():\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     AFTER.append(worker.communicate)

@@ -59,7 +59,7 @@ def live_run(records: Sequence[Record], said: Mapping[str, Sequence[Sequence[flo
 
     def batch(indices):
         made = SimpleNamespace(query_ids=[records[i].query_id for i in indices], video=torch.zeros(1))
-        made.to = lambda device: made
+        made.to = lambda device, dtype: made
         return made
 
     dataset = SimpleNamespace(records=list(records), batch=batch)

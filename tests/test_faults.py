@@ -23,9 +23,9 @@ import pytest
 import torch
 
 from groundnlq.config import load_config, save_config
-from groundnlq.engine.checkpoint import committed_states, latest_state, read_checkpoint
+from groundnlq.engine.checkpoint import States, read_checkpoint
 from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.run_dir import RunFolder, read_history, read_status
+from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, tiny_config
 
@@ -111,9 +111,10 @@ def start(command, *faults):
 
 def ending(folder):
     """A digest of all that a run leaves behind, but for what tells time, memory or the way it was reached."""
-    state = read_checkpoint(latest_state(folder / "checkpoints"))
+    state = read_checkpoint(States(folder / "checkpoints").latest())
     parts = {
-        key: state[key] for key in ("model", "ema", "optimizer", "positives", "best", "step", "rate_factor")
+        key: state[key]
+        for key in ("model", "ema", "optimizer", "loss_normaliser", "best", "step", "rate_factor")
     }
     rows = [{k: v for k, v in row.items() if not k.endswith(("second", "seconds", "share", "mb"))}
             for row in state["history"]]  # fmt: skip
@@ -140,7 +141,7 @@ def flat(value, path=""):
 
 def is_left(folder):
     """Whether nobody works in a run folder any more; a process that ends loses its name before its lock."""
-    return not processes_of(folder) and not RunFolder(folder).is_held()
+    return not processes_of(folder) and not RunDirectory(folder).is_held()
 
 
 # ---- killed
@@ -149,9 +150,9 @@ def is_left(folder):
 def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm, tmp_path):
     assert run(torchrun(config, tmp_path / "same")).returncode == 0
     assert ending(tmp_path / "same") == calm
-    state = latest_state(tmp_path / "same" / "checkpoints")
+    state = States(tmp_path / "same" / "checkpoints").latest()
     content = torch.load(state, weights_only=True)
-    content["positives"][0] += 1e-9
+    content["loss_normaliser"][0] += 1e-9
     torch.save(content, state)
     manifest = {"bytes": state.stat().st_size, "sha256": hashlib.sha256(state.read_bytes()).hexdigest()}
     state.with_suffix(".json").write_text(json.dumps(manifest))
@@ -247,7 +248,7 @@ def test_a_damaged_newest_state_costs_one_interval_and_a_warning(config, calm, k
 
 def test_without_a_whole_state_nothing_is_begun_or_overwritten(config, killed, tmp_path):
     folder = shutil.copytree(killed, tmp_path / "run")
-    for state in committed_states(folder / "checkpoints"):
+    for state in States(folder / "checkpoints").committed():
         damage(state, "truncated")
     before = {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
     done = run(torchrun(config, folder))
@@ -278,7 +279,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_is_continued_by_the_same_command(
         assert processes_of(tmp_path) == []
         status = read_status(tmp_path)
         assert status["state"] == "preempted"
-        stopped_at = read_checkpoint(latest_state(tmp_path / "checkpoints"))["step"]
+        stopped_at = read_checkpoint(States(tmp_path / "checkpoints").latest())["step"]
         assert stopped_at == status["step"] < 18
     finished = run(kit(config, tmp_path))
     assert finished.returncode == 0
@@ -330,7 +331,7 @@ def test_a_full_disk_is_reported_once_and_keeps_what_is_there(config, calm, tmp_
     status = read_status(tmp_path)
     assert status["state"] == "failed"
     assert "File too large" in status["reason"]
-    assert committed_states(tmp_path / "checkpoints")[0].name == "step-00000008.pt"
+    assert States(tmp_path / "checkpoints").committed()[0].name == "step-00000008.pt"
     assert not list(tmp_path.rglob("*.tmp"))
     assert run(torchrun(config, tmp_path)).returncode == 0
     assert ending(tmp_path) == calm
@@ -388,7 +389,7 @@ def test_two_processes_of_two_train_as_one_of_four(data, tmp_path):
         config, folder = still(tmp_path / f"{name}.yaml", data, **common, **changes), tmp_path / name
         assert run(torchrun(config, folder, processes=1 if name == "one" else 2)).returncode == 0
         first[name] = read_checkpoint(folder / "checkpoints" / "step-00000001.pt")
-        last[name] = read_checkpoint(latest_state(folder / "checkpoints"))
+        last[name] = read_checkpoint(States(folder / "checkpoints").latest())
     for index, moments in first["one"]["optimizer"]["state"].items():  # a tenth of the clipped gradient
         together = first["two"]["optimizer"]["state"][index]["exp_avg"]
         torch.testing.assert_close(together, moments["exp_avg"], rtol=1e-3, atol=1e-7)
@@ -397,8 +398,8 @@ def test_two_processes_of_two_train_as_one_of_four(data, tmp_path):
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
     for name, value in last["one"]["model"].items():  # AdamW blows up what rounding leaves of a zero gradient
         torch.testing.assert_close(last["two"]["model"][name], value, rtol=1e-3, atol=1e-3)
-    assert last["two"]["positives"] == last["one"]["positives"] * 2
-    counts = last["published"]["positives"]
+    assert last["two"]["loss_normaliser"] == last["one"]["loss_normaliser"] * 2
+    counts = last["published"]["loss_normaliser"]
     assert counts[0] != counts[1]
     losses = [last[name]["history"][0]["loss total"] for name in ("published", "one")]
     assert losses[0] != pytest.approx(losses[1], rel=0.05)
@@ -454,9 +455,11 @@ def test_a_notebook_cell_can_be_interrupted_its_kernel_killed_and_the_run_follow
 
     folder = tmp_path / "run"
     launch = (
-        "from groundnlq.config import load_config\nfrom groundnlq.engine.launch import launch\n"
+        "from groundnlq.config import load_config\nfrom groundnlq.engine.launch import train\n"
+        "from groundnlq.engine.reporter import Reporter\n"
         "seen = []\n"
-        f"launch(load_config({str(config)!r}), {str(folder)!r}, processes=2, on_epoch=seen.append)"
+        "class Seen(Reporter):\n    def epoch(self, history):\n        seen.append(history)\n"
+        f"train(load_config({str(config)!r}), {str(folder)!r}, processes=2, reporter=Seen())"
     )
     kernel, client = start_new_kernel(env=environment(["sleep", -1, -1, -1, 1]), cwd=str(ROOT))
     try:
@@ -477,7 +480,7 @@ def test_a_notebook_cell_can_be_interrupted_its_kernel_killed_and_the_run_follow
         client.stop_channels()
         if kernel.has_kernel:
             kernel.shutdown_kernel(now=True)
-    assert RunFolder(folder).is_held()  # the processes outlive the kernel
+    assert RunDirectory(folder).is_held()  # the processes outlive the kernel
     follower = subprocess.run(
         [sys.executable, "-c", f"{launch}\nprint(len(seen[-1]))"],
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200,

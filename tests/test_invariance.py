@@ -12,9 +12,8 @@ from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import read_records
 from groundnlq.data.submission import read_submission, write_submission
 from groundnlq.data.tokens import TokenStore
-from groundnlq.engine.checkpoint import load_trained
-from groundnlq.engine.predictor import infer, predict
-from groundnlq.engine.train import train
+from groundnlq.engine.launch import train
+from groundnlq.engine.predictor import Predictor
 from groundnlq.model.decode import decode
 from tests.tiny_run import make_tiny_data, tiny_config
 
@@ -24,14 +23,14 @@ def world(tmp_path_factory):
     """A trained run, its data, and its answers to all records in the order of the file."""
     folder = make_tiny_data(tmp_path_factory.mktemp("invariance") / "data")
     run = folder.parent / "run"
-    train(tiny_config(folder, epochs=8, validate_every_epochs=8), run, progress=False)
+    train(tiny_config(folder, epochs=8, validate_every_epochs=8), run)
     records = read_records(folder / "train.jsonl")
     return folder, run, records, answers(folder, run, records)
 
 
 def answers(folder, run, records, **changes):
     inputs = {"features": folder / "features.h5", "text": folder / "text.h5"} | changes
-    return predict(run, records, **inputs, progress=False)
+    return Predictor.load(run).predict(records, **inputs)
 
 
 def require_same(found, expected):
@@ -70,13 +69,13 @@ def test_a_longer_neighbour_and_more_padding_do_not_matter(world, tmp_path):
     long = records[3].clip_uid
     longer = clips | {long: np.tile(clips[long], (3, 1))}
     write_features(tmp_path / "longer.h5", longer.items(), dtype="float32")
-    trained = load_trained(run)
-    model, config = trained.model, trained.config
+    predictor = Predictor.load(run)
+    config = predictor.config
     tokens = TokenStore(folder / "text.h5")
     for neighbour, multiple in ((FeatureStore(tmp_path / "longer.h5"), 16), (store, 64), (store, 1)):
         dataset = QueryDataset(records, neighbour, tokens, config.data.grid, row_multiple=multiple)
         batch = dataset.batch([0, 3, 1])
-        found = decode(infer(model, batch), config.data.grid, batch.durations_sec, config.decode)
+        found = decode(predictor.outputs(batch), config.data.grid, batch.durations_sec, config.decode)
         for query_id, moments in zip(batch.query_ids, found, strict=True):
             if query_id != records[3].query_id or neighbour is store:
                 require_same({query_id: moments.numpy()}, expected)

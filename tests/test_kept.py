@@ -12,8 +12,7 @@ from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.tokens import TokenStore
-from groundnlq.engine.distributed import World
-from groundnlq.engine.predictor import infer, level_scores, predict_dataset
+from groundnlq.engine.predictor import Predictor
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.points import assign_targets, make_points
 from tests.said import RANGES, live_run
@@ -34,6 +33,12 @@ def run(tmp_path_factory):
     return LiveRun(model, config, dataset, progress=False)
 
 
+def predicted(run, settings):
+    return Predictor(run.model, run.config.model_copy(update={"decode": settings})).predict_dataset(
+        run.dataset
+    )
+
+
 @pytest.mark.parametrize("best", [(3,), (8, 20), (500,)])
 @pytest.mark.parametrize(("sigma", "min_score"), [(0.75, 0.001), (0.05, 0.001), (3.0, 0.2), (0.5, 0.999)])
 def test_kept_scores_decode_to_what_predict_gives_however_few_candidates_enter(
@@ -41,7 +46,7 @@ def test_kept_scores_decode_to_what_predict_gives_however_few_candidates_enter(
 ):
     monkeypatch.setattr(kept, "BEST", best)
     rules = run.config.decode.model_copy(update={"top_k": 10, "sigma": sigma, "min_score": min_score})
-    expected = predict_dataset(run.model, run.dataset, run.config.data, rules, World(), progress=False)
+    expected = predicted(run, rules)
     answers = run._decode(sigma, min_score, kept.KEEP)
     for index, record in enumerate(run.records):
         found = answers.of(index)
@@ -53,7 +58,7 @@ def test_kept_scores_decode_to_what_predict_gives_however_few_candidates_enter(
 def test_fewer_answers_are_the_first_of_more(run):
     answers = run.answers(**run.rules)
     rules = run.config.decode.model_copy(update={"top_k": 3})
-    expected = predict_dataset(run.model, run.dataset, run.config.data, rules, World(), progress=False)
+    expected = predicted(run, rules)
     for index, record in enumerate(run.records):
         assert answers.of(index, 3) == pytest.approx(expected[record.query_id], abs=1e-6)
 
@@ -70,7 +75,7 @@ kept_soft_nms = kept.soft_nms
 
 
 def test_level_scores_are_the_networks(run):
-    expected = level_scores(infer(run.model, run.dataset.batch([4])))
+    expected = kept.level_scores(Predictor(run.model, run.config).outputs(run.dataset.batch([4])))
     for one, other in zip(run.level_scores(4), expected, strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 

@@ -12,7 +12,6 @@ from groundnlq.data.dataset import collate
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.engine.optim import Ema, learning_rate_at
-from groundnlq.engine.predictor import infer
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
 from notebooks.lessons import learning
@@ -44,7 +43,7 @@ def drawn(figure) -> bytes:
 
 def test_the_losses_of_all_points_sum_to_those_of_training(model, batch):
     criterion = Criterion.from_config(TrainConfig())
-    classification, regression, positives = criterion.sums(infer(model, batch), batch)
+    classification, regression, positives = criterion.sums(model(batch), batch)
     tables = [learning.point_losses(model, batch, criterion, query) for query in range(2)]
     every = pd.concat(tables)
     assert every["focal"].sum() == pytest.approx(classification.item(), rel=1e-5)
@@ -65,7 +64,7 @@ def test_a_positive_points_overlap_is_that_of_its_segment_with_the_moment(model,
 
 def test_the_table_of_losses_adds_up_to_the_total(model, batch):
     criterion = Criterion.from_config(TrainConfig())
-    classification, regression, positives = criterion.sums(infer(model, batch), batch)
+    classification, regression, positives = criterion.sums(model(batch), batch)
     column = learning.loss_table({"one": model}, batch, criterion)["one"]
     total = (classification + regression).item() / positives.item()
     assert column.iloc[:3].sum() == pytest.approx(total, rel=1e-5)

@@ -5,11 +5,20 @@ from torch.nn.utils import clip_grad_norm_
 
 from groundnlq.config import TrainConfig
 from groundnlq.engine.distributed import World
-from groundnlq.engine.optim import learning_rate_at, make_optimizer, parameter_groups, set_rate
+from groundnlq.engine.grounding import bare_task
+from groundnlq.engine.optim import learning_rate_at, make_optimizer
 from groundnlq.engine.step import Learner
 from groundnlq.model.checkpoint_published import to_published
 from groundnlq.model.losses import Criterion
 from tests.golden_inputs import GOLDEN, META, golden_batch, golden_model
+
+
+def is_head(name):
+    return name.startswith("heads.")
+
+
+def new_learner(model, config):
+    return Learner(bare_task(model, config, World()), config, World())
 
 
 def test_the_rate_of_every_step_is_the_published_one():
@@ -22,7 +31,7 @@ def test_the_rate_of_every_step_is_the_published_one():
 @pytest.mark.parametrize("name", ["tiny", "tiny_star"])
 def test_only_the_published_weights_decay(name):
     model = golden_model(name)
-    groups = parameter_groups(model, 0.05)
+    groups = make_optimizer(model, 0.05, is_head).param_groups
     decaying = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     ours = {key: p for key, p in model.named_parameters() if id(p) in decaying}
     assert sorted(to_published(ours)) == sorted(META["weight_decay_parameters"][name])
@@ -31,9 +40,9 @@ def test_only_the_published_weights_decay(name):
 
 def test_the_backbone_factor_leaves_the_heads_alone():
     model = golden_model("tiny")
-    optimizer = make_optimizer(model, 0.05, backbone_rate_factor=0.1)
-    set_rate(optimizer, 1e-3)
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    learner = new_learner(model, TrainConfig(backbone_rate_factor=0.1))
+    learner.step([golden_batch("tiny")], 1e-3, seed=0)
+    rates = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.heads.parameters()} == {1e-3}
     assert all(rates[id(p)] == pytest.approx(1e-4) for p in model.video_encoder.parameters())
 
@@ -43,7 +52,7 @@ def test_the_backbone_factor_leaves_the_heads_alone():
 def test_eighteen_steps_follow_the_published_program(name, published_normaliser):
     golden = np.load(GOLDEN / f"{name}.npz")
     model, batch = golden_model(name, drop_path=0.0), golden_batch(name)
-    learner = Learner(model, TrainConfig(published_normaliser=published_normaliser), World())
+    learner = new_learner(model, TrainConfig(published_normaliser=published_normaliser))
     trace = []
     for step in range(18):
         rate = learning_rate_at(step, 1e-3, 6, 18)
@@ -62,7 +71,7 @@ def test_eighteen_steps_follow_the_published_program(name, published_normaliser)
 def test_two_micro_batches_give_the_gradient_of_their_mean_loss_clipped(published_normaliser, limit):
     batch, model = golden_batch("tiny"), golden_model("tiny", drop_path=0.0).train()
     config = TrainConfig(clip_grad_norm=limit, published_normaliser=published_normaliser)
-    learner = Learner(golden_model("tiny", drop_path=0.0), config, World())
+    learner = new_learner(golden_model("tiny", drop_path=0.0), config)
     _, norm = learner.step([batch, batch], rate=0.0, seed=0)
     criterion = Criterion.from_config(TrainConfig()).train()
     if published_normaliser:  # the count runs on between the two

@@ -15,7 +15,7 @@ import pytest
 
 from groundnlq.cli import main
 from groundnlq.config import load_config
-from groundnlq.engine import train as engine
+from groundnlq.engine import launch as engine
 from groundnlq.engine.trainer import Trainer
 from groundnlq.errors import Preempted
 from groundnlq.files import sha256_of
@@ -42,7 +42,7 @@ def runs(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(engine, "Trainer", StopsAfterTwoSteps)
         with pytest.raises(Preempted):
-            engine.train(load_config("run.yaml"), "half", progress=False)
+            engine.train(load_config("run.yaml"), "half")
     return tmp_path
 
 

@@ -12,15 +12,15 @@ import torch
 
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import read_records, write_records
-from groundnlq.engine import stop as engine_stop
-from groundnlq.engine import train as engine
+from groundnlq.engine import launch as engine
 from groundnlq.engine import trainer as trainer_module
-from groundnlq.engine.checkpoint import committed_states, latest_state, load_model, read_checkpoint
-from groundnlq.engine.distributed import World
+from groundnlq.engine.checkpoint import States, load_model, read_checkpoint
+from groundnlq.engine.distributed import StopRequest, World
+from groundnlq.engine.grounding import start_from, task
+from groundnlq.engine.launch import train
 from groundnlq.engine.prefetch import read_ahead
-from groundnlq.engine.run_dir import RunFolder, read_history, read_status
-from groundnlq.engine.stop import StopRequest
-from groundnlq.engine.train import train
+from groundnlq.engine.reporter import Reporter
+from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.trainer import Trainer
 from groundnlq.errors import (
     CheckpointError,
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calm(data, tmp_path_factory):
     """An uninterrupted run of three epochs of six steps."""
-    return train(tiny_config(data), tmp_path_factory.mktemp("calm"), progress=False)
+    return train(tiny_config(data), tmp_path_factory.mktemp("calm"))
 
 
 def run_until(config, folder, step):
@@ -64,13 +64,13 @@ def run_until(config, folder, step):
     original, engine.Trainer = engine.Trainer, AskedToStop
     try:
         with pytest.raises(Preempted):
-            train(config, folder, progress=False)
+            train(config, folder)
     finally:
         engine.Trainer = original
 
 
 def test_a_tiny_world_is_learned(data, tmp_path):
-    result = train(tiny_config(data, epochs=20, validate_every_epochs=10), tmp_path, progress=False)
+    result = train(tiny_config(data, epochs=20, validate_every_epochs=10), tmp_path)
     last = result.history[-1]
     assert last["loss total"] < 0.4 * result.history[0]["loss total"]
     assert last["raw R@1 IoU=0.3"] > 80
@@ -79,8 +79,8 @@ def test_a_tiny_world_is_learned(data, tmp_path):
 
 
 def test_two_runs_of_one_seed_are_bitwise_equal_and_of_another_are_not(data, calm, tmp_path):
-    same = train(tiny_config(data), tmp_path / "same", progress=False)
-    other = train(tiny_config(data, seed=1), tmp_path / "other", progress=False)
+    same = train(tiny_config(data), tmp_path / "same")
+    other = train(tiny_config(data, seed=1), tmp_path / "other")
     assert same_weights(calm.last, same.last)
     assert not same_weights(calm.last, other.last)
 
@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_the_calm_one(data, calm, tmp_pa
     status = read_status(tmp_path)
     assert (status["state"], status["step"], status["total_steps"]) == ("preempted", step, 18)
     assert "the same command continues" in status["reason"]
-    result = train(tiny_config(data), tmp_path, progress=False)
+    result = train(tiny_config(data), tmp_path)
     assert result.resumed_from_step == step
     assert same_weights(calm.last, result.last)
     assert same_weights(calm.best, result.best)
@@ -112,8 +112,8 @@ def spoiled(state, name):
         state["ema"] = state["model"]
     elif name == "optimizer":
         state["optimizer"]["state"] = {}
-    elif name == "positives":
-        state["positives"] = [10.0]
+    elif name == "loss_normaliser":
+        state["loss_normaliser"] = [10.0]
     elif name == "position":
         state["step"] -= 1
     elif name == "weights":
@@ -121,22 +121,22 @@ def spoiled(state, name):
     return state
 
 
-@pytest.mark.parametrize("name", ["ema", "optimizer", "positives", "position", "weights"])
+@pytest.mark.parametrize("name", ["ema", "optimizer", "loss_normaliser", "position", "weights"])
 def test_leaving_out_any_part_of_the_state_changes_the_end(data, calm, tmp_path, monkeypatch, name):
     run_until(tiny_config(data), tmp_path, 11)
     monkeypatch.setattr(trainer_module, "read_checkpoint", lambda path: spoiled(read_checkpoint(path), name))
-    result = train(tiny_config(data), tmp_path, progress=False)
+    result = train(tiny_config(data), tmp_path)
     assert not same_weights(calm.last, result.last)
 
 
 def test_jitter_and_dropped_paths_follow_the_step_and_not_the_past(data, tmp_path):
     config = tiny_config(data)
     config = config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 5})})
-    whole = train(config, tmp_path / "whole", progress=False)
+    whole = train(config, tmp_path / "whole")
     run_until(config, tmp_path / "parts", 8)
     torch.manual_seed(123)  # whatever happened to the global random state meanwhile
     np.random.seed(123)  # noqa: NPY002
-    parts = train(config, tmp_path / "parts", progress=False)
+    parts = train(config, tmp_path / "parts")
     assert same_weights(whole.last, parts.last)
 
 
@@ -145,25 +145,25 @@ def test_a_finished_run_does_nothing_and_warns_of_nothing(data, calm, monkeypatc
     monkeypatch.setattr(torch, "get_num_threads", lambda: 17)  # of no interest: nothing goes on
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = train(tiny_config(data), calm.run_dir, progress=False)
+        again = train(tiny_config(data), calm.run_dir)
     assert again.history == calm.history
     assert calm.last.read_bytes() == before
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(data, calm):
     with pytest.raises(ConfigError, match=r"train\.learning_rate, train\.seed differ"):
-        train(tiny_config(data, learning_rate=1e-3, seed=5), calm.run_dir, progress=False)
+        train(tiny_config(data, learning_rate=1e-3, seed=5), calm.run_dir)
 
 
 def test_a_second_run_in_the_folder_is_refused(data, tmp_path):
-    with RunFolder(tmp_path).locked(), pytest.raises(KitError, match="in use by process"):
-        train(tiny_config(data), tmp_path, progress=False)
+    with RunDirectory(tmp_path).locked(), pytest.raises(KitError, match="in use by process"):
+        train(tiny_config(data), tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros", "empty", "gone", "no manifest"])
 def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_path, damage):
     run_until(tiny_config(data, checkpoint_every_steps=2), tmp_path, 11)
-    newest = committed_states(tmp_path / "checkpoints")[0]
+    newest = States(tmp_path / "checkpoints").committed()[0]
     content = newest.read_bytes()
     if damage == "truncated":
         newest.write_bytes(content[:-1])
@@ -180,10 +180,10 @@ def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_pa
         newest.with_suffix(".json").unlink()
     config = tiny_config(data, checkpoint_every_steps=2)
     if damage == "no manifest":
-        result = train(config, tmp_path, progress=False)
+        result = train(config, tmp_path)
     else:
         with pytest.warns(UserWarning, match="not usable"):
-            result = train(config, tmp_path, progress=False)
+            result = train(config, tmp_path)
     assert result.resumed_from_step == 10
     assert same_weights(calm.last, result.last)
 
@@ -194,31 +194,31 @@ def test_where_no_state_is_whole_nothing_is_overwritten(data, tmp_path):
         state.write_bytes(b"damaged")
     before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoints").iterdir())
     with pytest.warns(match="not usable"), pytest.raises(CheckpointError, match="no usable checkpoint"):
-        train(tiny_config(data), tmp_path, progress=False)
+        train(tiny_config(data), tmp_path)
     assert sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoints").iterdir()) == before
 
 
 def test_as_many_states_are_kept_as_asked_for(data, tmp_path):
-    train(tiny_config(data, checkpoint_every_steps=2, keep_checkpoints=3), tmp_path, progress=False)
-    kept = [path.name for path in committed_states(tmp_path / "checkpoints")]
+    train(tiny_config(data, checkpoint_every_steps=2, keep_checkpoints=3), tmp_path)
+    kept = [path.name for path in States(tmp_path / "checkpoints").committed()]
     assert kept == ["step-00000018.pt", "step-00000016.pt", "step-00000014.pt"]
     assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 3
 
 
 def test_a_disk_that_is_full_is_reported_and_keeps_what_is_there(data, tmp_path, monkeypatch):
     run_until(tiny_config(data), tmp_path, 7)
-    before = committed_states(tmp_path / "checkpoints")
+    before = States(tmp_path / "checkpoints").committed()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("groundnlq.files.os.fsync", full)
     with pytest.raises(KitError, match="No space left on device"):
-        train(tiny_config(data), tmp_path, progress=False)
+        train(tiny_config(data), tmp_path)
     monkeypatch.undo()
-    assert committed_states(tmp_path / "checkpoints") == before
+    assert States(tmp_path / "checkpoints").committed() == before
     assert not list(tmp_path.rglob("*.tmp"))
-    assert train(tiny_config(data), tmp_path, progress=False).resumed_from_step == 7
+    assert train(tiny_config(data), tmp_path).resumed_from_step == 7
 
 
 def test_what_is_not_finite_stops_before_the_update_and_names_the_queries(data, tmp_path, monkeypatch):
@@ -231,25 +231,26 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_queries(data, 
     run_until(tiny_config(data), tmp_path, 6)
     monkeypatch.setattr(FeatureStore, "read", broken)
     with pytest.raises(TrainingFailed, match=r"queries .*a3_"):
-        train(tiny_config(data), tmp_path, progress=False)
+        train(tiny_config(data), tmp_path)
     assert read_status(tmp_path)["state"] == "failed"
-    state = read_checkpoint(latest_state(tmp_path / "checkpoints"))
+    state = read_checkpoint(States(tmp_path / "checkpoints").latest())
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_micro_batches_give_what_one_batch_gives(data):
     trainers = [
-        Trainer(
-            still(tiny_config(data, batch_size=b, accumulate_steps=a)), RunFolder("unused"), World(), False
-        )
-        for b, a in ((4, 1), (2, 2))
+        new_trainer(still(tiny_config(data, batch_size=b, accumulate_steps=a))) for b, a in ((4, 1), (2, 2))
     ]
     for trainer in trainers:
         for micro_batches, _ in islice(trainer.batches_of(0), 2):
             trainer.train_step(micro_batches)
     for one, other in zip(*(t.learner.model.parameters() for t in trainers), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
-    assert trainers[0].learner.criterion.normaliser == trainers[1].learner.criterion.normaliser
+    assert trainers[0].task.normaliser.value == trainers[1].task.normaliser.value
+
+
+def new_trainer(config, folder="unused"):
+    return Trainer(task(config, World()), config, RunDirectory(folder), World(), Reporter())
 
 
 def still(config):
@@ -258,8 +259,8 @@ def still(config):
 
 def test_fine_tuning_keeps_all_but_the_heads(data, calm):
     config = tiny_config(data, init_from=str(calm.best))
-    trainer = Trainer(config, RunFolder("unused"), World(), False)
-    names = trainer.initialised_from
+    trainer = new_trainer(config)
+    names = start_from(task(config, World()).model, config)
     assert all(name.startswith("heads.") for name in names["fresh"])
     assert not any(name.startswith("heads.") for name in names["loaded"])
     source = load_model(calm.best)[0].state_dict()
@@ -271,11 +272,11 @@ def test_fine_tuning_keeps_all_but_the_heads(data, calm):
 
 def test_fine_tuning_from_nowhere_or_from_another_architecture_is_refused(data, calm, tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        train(tiny_config(data, init_from=str(tmp_path / "absent.pt")), tmp_path / "a", progress=False)
+        train(tiny_config(data, init_from=str(tmp_path / "absent.pt")), tmp_path / "a")
     config = tiny_config(data, init_from=str(calm.best))
     wider = config.model_copy(update={"model": config.model.model_copy(update={"width": 32})})
     with pytest.raises(CheckpointError, match="another architecture"):
-        train(wider, tmp_path / "b", progress=False)
+        train(wider, tmp_path / "b")
 
 
 def test_missing_inputs_are_listed_before_any_work(data, tmp_path):
@@ -289,7 +290,7 @@ def test_missing_inputs_are_listed_before_any_work(data, tmp_path):
     with pytest.raises(
         FeatureError, match=r"1 of 9 clips have no features .*xc0.*2 of 26 queries have no tokens"
     ):
-        train(config, tmp_path, progress=False)
+        train(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -304,13 +305,13 @@ def test_the_log_has_a_line_an_epoch_with_what_one_wants_to_know(calm):
 
 def test_patience_ends_a_run_that_no_longer_improves(data, tmp_path):
     config = tiny_config(data, epochs=40, patience_epochs=2, learning_rate=1e-9)
-    assert len(train(config, tmp_path, progress=False).history) == 3
+    assert len(train(config, tmp_path).history) == 3
 
 
 def test_a_signal_is_only_noted_until_the_step_is_done():
-    with engine_stop.stop_requests() as stop:
+    with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
-        assert stop == StopRequest(signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -318,49 +319,18 @@ def test_a_signal_is_only_noted_until_the_step_is_done():
 
 
 def test_bfloat16_trains_with_losses_in_float32_and_comes_near(data, calm, tmp_path):
-    result = train(tiny_config(data, precision="bfloat16"), tmp_path, progress=False)
+    result = train(tiny_config(data, precision="bfloat16"), tmp_path)
     assert not same_weights(calm.last, result.last)
     assert all(value.dtype == torch.float32 for value in weights_of(result.last).values())
     for low, full in zip(result.history, calm.history, strict=True):
         assert low["loss total"] == pytest.approx(full["loss total"], rel=0.05)
 
 
-def test_a_compiled_network_takes_the_same_steps(data, monkeypatch):
-    compiled = []
-
-    def trace_only(network, **options):
-        compiled.append(options)
-        return compile_with(network, backend="eager", **options)
-
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", trace_only)  # without a C++ compiler
-    trainers = [
-        Trainer(still(tiny_config(data, compile=compile)), RunFolder("unused"), World(), False)
-        for compile in (False, True)
-    ]
-    assert compiled == [{"dynamic": True}]
-    for trainer in trainers:
-        for micro_batches, _ in islice(trainer.batches_of(0), 2):
-            trainer.train_step(micro_batches)
-    for one, other in zip(*(t.learner.model.parameters() for t in trainers), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
-
-
-def test_a_network_that_cannot_be_compiled_is_one_clear_error(data, tmp_path, monkeypatch):
-    def refuse(_graph, _inputs):
-        raise NotImplementedError("no such product")
-
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network, **how: compile_with(network, backend=refuse, **how))
-    with pytest.raises(TrainingFailed, match=r"compiler failed: .*no such product.*train.compile at false"):
-        train(tiny_config(data, compile=True), tmp_path, progress=False)
-
-
 def test_tensorboard_gets_the_numbers_of_the_log(data, tmp_path):
     pytest.importorskip("tensorboard", reason="the optional extra is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    result = train(tiny_config(data, tensorboard=True), tmp_path, progress=False)
+    result = train(tiny_config(data, tensorboard=True), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     logged = [(event.step, event.value) for event in events.Scalars("loss total")]
     assert logged == [(row["step"], pytest.approx(row["loss total"])) for row in result.history]
@@ -368,11 +338,11 @@ def test_tensorboard_gets_the_numbers_of_the_log(data, tmp_path):
 
 def test_the_kernels_are_chosen_as_configured(data, tmp_path):
     try:
-        train(tiny_config(data, epochs=2, deterministic=True, tf32=True), tmp_path / "a", progress=False)
+        train(tiny_config(data, epochs=2, deterministic=True, tf32=True), tmp_path / "a")
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
-        train(tiny_config(data, epochs=2), tmp_path / "b", progress=False)
+        train(tiny_config(data, epochs=2), tmp_path / "b")
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cuda.matmul.allow_tf32
 
@@ -382,9 +352,9 @@ def test_a_published_checkpoint_can_be_fine_tuned(data, calm, tmp_path):
     published = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
     torch.save(published, tmp_path / "p.pth.tar")
     config = tiny_config(data, init_from=str(tmp_path / "p.pth.tar"))
-    trainer = Trainer(config, RunFolder(tmp_path / "unused"), World(), False)
+    trainer = new_trainer(config, tmp_path / "unused")
     source = load_model(calm.best)[0].state_dict()
-    loaded = trainer.initialised_from["loaded"]
+    loaded = start_from(task(config, World()).model, config)["loaded"]
     assert len(loaded) > 50
     assert all(torch.equal(trainer.learner.model.state_dict()[name], source[name]) for name in loaded)
 
@@ -392,9 +362,9 @@ def test_a_published_checkpoint_can_be_fine_tuned(data, calm, tmp_path):
 def test_settings_that_do_not_shape_the_weights_may_change_between_stops(data, calm, tmp_path):
     run_until(tiny_config(data), tmp_path, 7)
     changed = tiny_config(data, checkpoint_every_steps=2, keep_checkpoints=5, timeout_sec=30.0)
-    assert same_weights(calm.last, train(changed, tmp_path, progress=False).last)
+    assert same_weights(calm.last, train(changed, tmp_path).last)
     with pytest.raises(ConfigError, match=r"train\.batch_size differ"):
-        train(tiny_config(data, batch_size=2), tmp_path, progress=False)
+        train(tiny_config(data, batch_size=2), tmp_path)
 
 
 @pytest.mark.parametrize("ingredient", ["dropped paths", "order of samples", "jitter"])
@@ -402,7 +372,7 @@ def test_leaving_out_any_random_number_changes_the_end(data, calm, tmp_path, mon
     """What is no saved state but follows from seed and step: drawn otherwise behind a stop, it would show."""
     config = tiny_config(data)
     config = config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})})
-    whole = train(config, tmp_path / "whole", progress=False)
+    whole = train(config, tmp_path / "whole")
     run_until(config, tmp_path / "parts", 8)
     if ingredient == "dropped paths":
         monkeypatch.setattr(trainer_module, "_mix", lambda seed, step, rank: 1)
@@ -411,7 +381,7 @@ def test_leaving_out_any_random_number_changes_the_end(data, calm, tmp_path, mon
         monkeypatch.setattr(trainer_module, "shuffled_batches", lambda n, b, s, e: shuffled(n, b, s + 1, e))
     else:
         monkeypatch.setattr("groundnlq.data.dataset.jitter", lambda moments, scale, random: moments)
-    assert not same_weights(whole.last, train(config, tmp_path / "parts", progress=False).last)
+    assert not same_weights(whole.last, train(config, tmp_path / "parts").last)
 
 
 def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs():

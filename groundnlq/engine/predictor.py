@@ -50,7 +50,7 @@ class Moment(NamedTuple):
     score: float
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Predictor:
     """A trained network with its configuration, ready to answer queries.
 
@@ -75,7 +75,7 @@ class Predictor:
     info: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     reporter: Reporter = field(default_factory=TerminalReporter)
-    _clip: tuple[Tensor, ClipEncoding] | None = field(default=None, init=False, repr=False)
+    _clip: tuple[Tensor, ClipEncoding] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.precision == "bfloat16":  # a copy of which every tensor is, so that nothing casts

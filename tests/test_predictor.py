@@ -9,8 +9,7 @@ from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine import predictor as predicting
-from groundnlq.engine.distributed import World
-from groundnlq.engine.predictor import in_precision, infer, predict_dataset
+from groundnlq.engine.predictor import Predictor
 from groundnlq.model.grounder import Grounder
 from tests.tiny_run import make_tiny_data, tiny_config
 
@@ -28,7 +27,7 @@ def world(tmp_path_factory):
 
 def answers(world, **options):
     model, dataset, config = world
-    return predict_dataset(model, dataset, config.data, config.decode, World(), progress=False, **options)
+    return Predictor(model, config, **options).predict_dataset(dataset)
 
 
 def calls_of(monkeypatch, owner, name):
@@ -71,24 +70,24 @@ def test_answers_do_not_depend_on_how_many_queries_pass_at_once(world, monkeypat
 
 
 def test_bfloat16_is_close_and_leaves_the_model_as_it_was(world):
-    model, dataset, _ = world
-    lowered = in_precision(model, "bfloat16")
-    assert {p.dtype for p in lowered.parameters()} == {torch.bfloat16}
+    model, dataset, config = world
+    lowered = Predictor(model, config, "bfloat16")
+    assert {p.dtype for p in lowered.model.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     batch = dataset.batch([0, 1, 2])
-    exact, rough = infer(model, batch), infer(lowered, batch.to("cpu", dtype=torch.bfloat16))
+    exact, rough = Predictor(model, config).outputs(batch), lowered.outputs(batch)
     torch.testing.assert_close(rough.logits.float(), exact.logits, rtol=0.05, atol=0.05)
     assert answers(world, precision="bfloat16").keys() == answers(world).keys()
 
 
 def test_the_model_goes_on_in_the_mode_it_was_in_even_after_a_failure(world, monkeypatch):
-    model, dataset, _ = world
+    model, dataset, config = world
     model.train()
     answers(world)
     assert model.training
     monkeypatch.setattr(model.video_encoder, "embed", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        infer(model, dataset.batch([0]))
+        Predictor(model, config).outputs(dataset.batch([0]))
     assert model.training
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
