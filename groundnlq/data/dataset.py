@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -134,8 +134,17 @@ class QueryDataset:
 
     def fingerprint(self) -> str:
         """A hash of the records in order, and of the features and tokens that they are looked up in."""
-        parts = (identity_of(self.records)["sha256"], self.store.sha256, self.tokens.sha256)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        hashes = [source["sha256"] for source in self.sources().values()]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """Identity of records, features and tokens, for the provenance of results."""
+        store, tokens = self.store, self.tokens
+        return {
+            "records": identity_of(self.records),
+            "features": {"path": str(store.path), "sha256": store.sha256},
+            "text": {"path": str(tokens.path), "sha256": tokens.sha256, "encoder": tokens.encoder},
+        }
 
     def batch(self, indices: Sequence[int], epoch: int = 0) -> Batch:
         """Collate the records of these indices; a clip that several of them share is read once."""

@@ -42,8 +42,7 @@ class World:
     def join(cls, timeout_sec: float = 600.0) -> Iterator[World]:
         """The world that torchrun's environment describes; a world of one without it.
 
-        Args:
-            timeout_sec: how long processes wait for each other before they take one for dead.
+        A process that lets the others wait for longer than `timeout_sec` is taken for dead.
         """
         size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -77,9 +76,12 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all processes get the same answer."""
-        return bool(self.sum(torch.tensor(int(flag), device=self.device)) > 0)
+    def max(self, number: int) -> int:
+        """The largest number of any process; all processes get the same answer."""
+        largest = torch.tensor(number, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order of rank, on every process."""
@@ -89,28 +91,20 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: Value) -> Value:
-        """The main process's value, on every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
     def from_main(self, act: Callable[[], Value]) -> Value:
         """What `act` gives in the main process, on every process; a `KitError` of it is raised in all."""
         if self.size == 1:
             return act()
-        value, error = None, None
+        result: list[Any] = [None, None]  # value and error
         if self.is_main:
             try:
-                value = act()
-            except KitError as raised:
-                error = raised
-        value, error = self.broadcast((value, error))
-        if error is not None:
-            raise error
-        return value
+                result[0] = act()
+            except KitError as error:
+                result[1] = error
+        dist.broadcast_object_list(result, src=0)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over all processes; to be called once per run."""
@@ -126,27 +120,25 @@ class World:
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """Why a run failed, as far as the processes can tell each other, and whether it would fail again.
 
-        An error of one breaks the connections of all; what it was, the others learn through the store. Who
-        says nothing within some seconds hangs, or was killed.
+        An error of one process breaks the connections of all; the others learn its reason through the store.
+        A process without a reason within some seconds hangs, or was killed.
         """
-        mine = f"{type(error).__name__}: {error}"
+        mine, is_lasting = f"{type(error).__name__}: {error}", isinstance(error, KitError)
         if self.store is None:
-            return mine, isinstance(error, KitError)
+            return mine, is_lasting
         with suppress(RuntimeError):  # the store is gone when its host is
-            self.store.set(f"failure/{self.rank}", json.dumps([isinstance(error, KitError), mine]))
-        if isinstance(error, KitError):
+            self.store.set(f"failure/{self.rank}", json.dumps([is_lasting, mine]))
+        if is_lasting:
             return f"process {self.rank}: {mine}", True
-        told = {rank: self._heard_from(rank) for rank in range(self.size)}
-        causes = [f"process {rank}: {words[1]}" for rank, words in told.items() if words and words[0]]
-        silent = [f"process {rank} hangs, or was killed" for rank, words in told.items() if words is None]
+        causes, silent = [], []
+        for rank in range(self.size):
+            try:
+                self.store.wait([f"failure/{rank}"], timedelta(seconds=PATIENCE_SEC))
+                is_cause, reason = json.loads(self.store.get(f"failure/{rank}"))
+                causes += [f"process {rank}: {reason}"] if is_cause else []
+            except RuntimeError:
+                silent.append(f"process {rank} hangs, or was killed")
         return "; ".join(causes or [*silent, f"process {self.rank}: {mine}"]), bool(causes)
-
-    def _heard_from(self, rank: int) -> tuple[bool, str] | None:
-        try:
-            self.store.wait([f"failure/{rank}"], timedelta(seconds=PATIENCE_SEC))
-            return tuple(json.loads(self.store.get(f"failure/{rank}")))
-        except RuntimeError:
-            return None
 
 
 def _own_device() -> torch.device:

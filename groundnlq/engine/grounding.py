@@ -15,7 +15,7 @@ from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import Batch, QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.recall import recalls
-from groundnlq.data.records import Record, identity_of, read_records
+from groundnlq.data.records import Record, read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predictor import Predictor
@@ -133,11 +133,6 @@ def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -
 
 def _origin(config: RunConfig, data: QueryDataset) -> dict[str, Any]:
     """What a run's weights are made of, to be stored with them."""
-    store, tokens = data.store, data.tokens
     source = config.train.init_from and RunDirectory.weights_of(config.train.init_from)
-    return made_by(
-        records=identity_of(data.records),
-        features={"path": str(store.path), "sha256": store.sha256},
-        text={"path": str(tokens.path), "sha256": tokens.sha256, "encoder": tokens.encoder},
-        **({"init_from": file_identity(source)} if source and source.exists() else {}),
-    )
+    init_from = {"init_from": file_identity(source)} if source and source.exists() else {}
+    return made_by(**data.sources(), **init_from)

@@ -51,23 +51,20 @@ def train(
     max_restarts: int = 3,
     attach: bool = True,
 ) -> TrainResult:
-    """Train, or go on where this directory's run stopped; a finished run does nothing.
-
-    Interrupting the call (Ctrl-C, a notebook's stop button) stops the run after its current step, saved.
+    """Train, or resume the run of this directory; a finished run does nothing.
 
     Args:
-        processes: of this machine that train as one; what more than one print goes to ``log.txt`` in the run
-            directory. Processes that torchrun started train as one whatever this says.
+        processes: of this machine that train as one; their output goes to ``log.txt``. Under torchrun its
+            processes train as one instead.
         reporter: told about progress; progress bars in a terminal by default.
         max_restarts: how often processes that died are started again, from the newest checkpoint.
-        attach: follow several processes that already train in the directory; without it they are an error.
+        attach: follow several processes that already train here; without it they are an error.
 
     Raises:
         ConfigError: the directory belongs to another configuration.
         FeatureError: features or tokens are missing, before any work; or became unreadable, by clip.
-        Preempted: stopped by SIGTERM; state saved. (Ctrl-C saves as well and stays a KeyboardInterrupt.)
-        TrainingFailed: loss or gradient not finite, with the queries of the batch; or, of several processes,
-            any failure with the reason that they gave.
+        Preempted: stopped by SIGTERM after a step, state saved; Ctrl-C: the same as KeyboardInterrupt.
+        TrainingFailed: loss or gradient not finite, or any failure of several processes; with the reason.
     """
     folder, reporter = RunDirectory(run_dir), reporter or TerminalReporter()
     if processes == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
@@ -194,9 +191,7 @@ class _Watch:
         self.is_told = True
 
     def _launcher(self) -> int | None:
-        if self.torchrun is not None:
-            return self.torchrun.pid
-        return read_status(self.folder.path).get("launcher")
+        return self.torchrun.pid if self.torchrun else read_status(self.folder.path).get("launcher")
 
 
 def _result(folder: RunDirectory, stop: StopRequest) -> TrainResult:

@@ -21,7 +21,7 @@ def memory_kept() -> Iterator[None]:
     (macOS, Windows, musl) nothing happens.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "malloc_trim"):
+    if libc is None or not hasattr(libc, "malloc_trim"):
         yield
         return
     libc.mallopt(M_MMAP_THRESHOLD, LARGEST)

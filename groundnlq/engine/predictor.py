@@ -19,7 +19,7 @@ from groundnlq.data.annotations import clean_query
 from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.features import FeatureStore
-from groundnlq.data.records import Record, identity_of, read_records
+from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Answers as Predictions
 from groundnlq.data.submission import Ranked
 from groundnlq.data.text import TextEncoder, load_encoder
@@ -62,8 +62,7 @@ class Predictor:
         precision: bfloat16 is faster where the processor has it, and not quite the same.
         world: the processes that share the clips of `predict_dataset` and `stream`.
         encoder: of the query tokens in training, name and hash; None where it is not known.
-        info: further facts of the checkpoint, such as ``epoch`` and ``provenance``.
-        path: file of the weights.
+        info, path: facts of the checkpoint, such as its ``epoch``, and its file.
         reporter: told about every clip; a progress bar in a terminal by default.
     """
 
@@ -137,16 +136,13 @@ class Predictor:
         require_inputs(records, store, tokens, width.video_dim, width.text_dim)
         if not allow_other_encoder:
             self.require_encoder(tokens.encoder, f"{self.path} with {tokens.path}")
+        dataset = QueryDataset(records, store, tokens, data.grid)
         with World.join() as self.world, memory_kept():
             self.model.to(self.world.device)
-            ranked = self.predict_dataset(QueryDataset(records, store, tokens, data.grid))
+            ranked = self.predict_dataset(dataset)
         self.world = World(device=self.world.device)
-        sources = made_by(
-            **({"checkpoint": file_identity(self.path)} if self.path else {}),
-            records=identity_of(records),
-            features={"path": str(store.path), "sha256": store.sha256},
-            text={"path": str(tokens.path), "sha256": tokens.sha256, "encoder": tokens.encoder},
-        )
+        checkpoint = {"checkpoint": file_identity(self.path)} if self.path else {}
+        sources = made_by(**checkpoint, **dataset.sources())
         used = {"precision": self.precision, "configuration": self.config.model_dump(mode="json")}
         return Predictions(ranked, sources | used)
 
@@ -161,7 +157,8 @@ class Predictor:
         batches = clip_batches(dataset.records, MOST_QUERIES)[self.world.rank :: self.world.size]
         for number, indices in enumerate(batches, 1):
             yield from self.answer(dataset.batch(indices), str(dataset.store.path)).items()
-            self.reporter.prediction(number, len(batches))
+            done = {"step": number, "total_steps": len(batches)}
+            self.reporter.status({"state": "predicting"} | done)
 
     def answer(self, batch: Batch, source: str = "features") -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
@@ -201,7 +198,7 @@ class Predictor:
         """
         data, model = self.config.data, self.config.model
         if isinstance(clip, str):
-            source = data.path(data.features)
+            source = str(data.path(data.features))
             features = FeatureStore(source).read(clip)
         else:
             source, features = "features", torch.as_tensor(clip, dtype=torch.float32)
@@ -216,7 +213,7 @@ class Predictor:
             batch = self._on_device(batch)
             if self._clip is None or not torch.equal(self._clip[0], batch.video):
                 self._clip = batch.video, self.model.encode_video(batch.video, batch.video_mask)
-            ranked = self._ranked(batch, self._clip[1], str(source))
+            ranked = self._ranked(batch, self._clip[1], source)
         return [Moment(*row) for row in ranked["question"].tolist()]
 
     def require_encoder(self, encoder: str, where: str | Path) -> None:

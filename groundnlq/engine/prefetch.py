@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch
 
-Order, Item = TypeVar("Order"), TypeVar("Item")
+Order = TypeVar("Order")
+Item = TypeVar("Item")
 
 
 def read_ahead(orders: Iterable[Order], read: Callable[[Order], Item]) -> Iterator[tuple[Item, float]]:

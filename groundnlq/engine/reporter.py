@@ -1,4 +1,4 @@
-"""How a run or a prediction tells its progress."""
+"""Progress of a run or a prediction."""
 
 from __future__ import annotations
 
@@ -9,61 +9,42 @@ from tqdm import tqdm
 
 
 class Reporter:
-    """Takes note of nothing; the base of those that show something.
-
-    Under torchrun only the main process reports. A call that follows the processes of another reports from
-    the files of the run directory, with the same arguments.
-    """
+    """Shows nothing; base of those that show something. Under torchrun only the main process reports."""
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Called about every second with the content of ``status.json``: ``state``, ``step``,
-        ``total_steps``, ``epoch``, ``epochs``, ``loss`` (mean of the epoch so far)."""
+        """Called about every second with the content of ``status.json``: ``state``, ``step``, ``total_steps``,
+        and while running ``epoch``, ``epochs``, ``loss`` (mean of the epoch so far). A prediction has the
+        state ``predicting``, and its clips are the steps."""
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Called after every epoch with the rows of ``metrics.jsonl`` so far."""
 
     def message(self, text: str) -> None:
-        """One line of text."""
-
-    def prediction(self, num_done: int, num_clips: int) -> None:
-        """Called after every clip of a prediction or validation."""
+        """Called with one line of text."""
 
 
 class TerminalReporter(Reporter):
-    """Progress bars: steps of the run with the epoch's loss, clips of a prediction.
-
-    They are shown only where stderr is a terminal.
-    """
+    """A progress bar where stderr is a terminal: steps of a run with their loss, clips of a prediction."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._unit = ""
+        self._state = ""
 
     def status(self, status: Mapping[str, Any]) -> None:
-        if status["state"] != "running":
-            self._close()
+        state, num_done, total = status["state"], status["step"], status["total_steps"]
+        if self._bar is not None and (state != self._state or num_done == total):
+            self._bar.close()
+            self._bar = None
+        if state not in ("running", "predicting") or num_done == total:
             return
-        bar = self._show("step", status["step"], status["total_steps"])
-        bar.set_description(f"epoch {status['epoch']}/{status['epochs']}", refresh=False)
-        bar.set_postfix(loss=f"{status['loss']:.3f}")
+        if self._bar is None:
+            unit, self._state = "clip" if state == "predicting" else "step", state
+            self._bar = tqdm(desc=state, initial=num_done, unit=unit, leave=False, disable=None)
+        self._bar.total, self._bar.n = total, num_done
+        if state == "running":
+            self._bar.set_description(f"epoch {status['epoch']}/{status['epochs']}", refresh=False)
+            self._bar.set_postfix(loss=f"{status['loss']:.3f}", refresh=False)
+        self._bar.refresh()
 
     def message(self, text: str) -> None:
         tqdm.write(text)
-
-    def prediction(self, num_done: int, num_clips: int) -> None:
-        self._show("clip", num_done, num_clips).set_description("predict")
-        if num_done == num_clips:
-            self._close()
-
-    def _show(self, unit: str, num_done: int, total: int) -> tqdm:
-        """The bar of this unit, in place of a bar of the other unit."""
-        if self._bar is None or self._unit != unit:
-            self._close()
-            self._bar, self._unit = tqdm(unit=unit, initial=num_done, leave=False, disable=None), unit
-        self._bar.total, self._bar.n = total, num_done
-        return self._bar
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None

@@ -25,7 +25,7 @@ FREE_KEYS = {f"train.{key}" for key in (
 # ... and those that another number of processes needs; the trainer requires the same global batch.
 BATCH_KEYS = {"train.batch_size", "train.accumulate_steps"}
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-LOCK_PATIENCE_SEC = 0.2  # `is_held` of another process holds the lock for about a millisecond
+LOCK_PATIENCE_SEC, POLL_SEC = 0.2, 0.02  # `is_held` of another process locks for about a millisecond
 
 
 class RunDirectory:
@@ -122,18 +122,17 @@ class RunDirectory:
 
     def _acquire(self, timeout_sec: float) -> Any:
         """A held lock, to be released by ``with``."""
-        options = {"timeout": timeout_sec, "poll_interval": 0.02}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                return UnixFileLock(self.path / ".lock").acquire(**options)
+                return UnixFileLock(self.path / ".lock").acquire(timeout_sec, POLL_SEC)
             except OSError as error:
                 if error.errno not in NO_FLOCK:
                     raise
             except NotImplementedError:
                 pass
             warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
-            return SoftFileLock(self.path / ".lock.marker").acquire(**options)
+            return SoftFileLock(self.path / ".lock.marker").acquire(timeout_sec, POLL_SEC)
         except Timeout:
             raise
         except OSError as error:

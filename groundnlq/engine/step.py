@@ -29,7 +29,7 @@ class Learner:
         self.ema = Ema(self.model, config.ema_decay)
         factor = config.backbone_rate_factor
         self.optimizer = make_optimizer(self.model, config.weight_decay, task.own_rate, factor)
-        self.network = world.wrap(self.model)
+        self.network: Any = world.wrap(self.model)
 
     @property
     def loss_names(self) -> tuple[str, ...]:

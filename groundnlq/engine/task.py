@@ -8,24 +8,24 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+NO_DATA: Any = ()
+
 
 class Batches(Protocol):
     """Training samples, collated by index.
 
-    A batch moves by ``.to(device, non_blocking=True)`` and names its samples in ``.query_ids``.
+    Samples of about equal `lengths` share a batch. A batch moves by ``.to(device, non_blocking=True)`` and
+    names its samples in ``.query_ids``; random changes of samples depend on the epoch only. A run is not
+    resumed with samples of another `fingerprint`.
     """
 
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Of every sample; samples of about equal length share a batch."""
+    lengths: list[int]
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Sequence[int], epoch: int) -> Any:
-        """The samples of these indices; random changes of them depend on the epoch only."""
+    def batch(self, indices: Sequence[int], epoch: int) -> Any: ...
 
-    def fingerprint(self) -> str:
-        """A hash of all samples in order; a run is not resumed with others."""
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Task:
     normaliser: Normaliser
     own_rate: Callable[[str], bool]
     initialise: Callable[[], str] = lambda: ""
-    train_set: Batches = ()
+    train_set: Batches = NO_DATA
     validate: Callable[[Any], dict[str, float]] = lambda network: {}
     select_by: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -11,7 +11,8 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Trainer:
         self.step, self.resumed_from_step, self.rate_factor = 0, 0, world.size
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
-        self.sums = _EpochSums.zero(self.learner)
+        self.sums = _EpochSums()
         self.reported_at = 0.0
         if saved is not None:
             self.restore(read_checkpoint(saved))
@@ -90,7 +91,7 @@ class Trainer:
         if epoch % self.config.validate_every_epochs == 0 or epoch == self.config.epochs:
             row |= self.validate(epoch)
         self.history.append(row)
-        self.sums = _EpochSums.zero(self.learner)
+        self.sums = _EpochSums()
         if self.world.is_main:
             self.folder.write_history(self.history)
             if self.config.tensorboard:
@@ -116,8 +117,9 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step; as published it grows with the number of processes, if so configured."""
-        base = self.config.learning_rate * (self.rate_factor if self.config.scale_rate_with_processes else 1)
-        return learning_rate_at(step, base, self.config.warmup_steps(self.steps_per_epoch), self.total_steps)
+        factor = self.rate_factor if self.config.scale_rate_with_processes else 1
+        warmup_steps = self.config.warmup_steps(self.steps_per_epoch)
+        return learning_rate_at(step, self.config.learning_rate * factor, warmup_steps, self.total_steps)
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Any], float]]:
         """This process's micro-batches of every step from `first` on, and the seconds waited for them."""
@@ -160,7 +162,7 @@ class Trainer:
             *(state, self.step, self.total_steps, reason),
             epoch=min(len(self.history) + 1, self.config.epochs),
             epochs=self.config.epochs,
-            loss=self.sums.losses[-1] / max(1, self.sums.steps),
+            loss=sum(self.sums.losses[-1:]) / max(1, self.sums.steps),
             processes=self.world.size,
             resumed_from_step=self.resumed_from_step,
             launcher=self.world.launcher,
@@ -216,8 +218,7 @@ class Trainer:
 
     def _after_step(self, stop: StopRequest) -> None:
         every = self.config.checkpoint_every_steps
-        number = max(self.world.gather(stop.signal_number)) if self.world.any(stop.signal_number > 0) else 0
-        if number:
+        if number := self.world.max(stop.signal_number):
             self.save()
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -249,18 +250,14 @@ class Trainer:
 class _EpochSums:
     """Sums over the steps of the current epoch; saved, so that its log line survives a stop."""
 
-    losses: list[float]
+    losses: list[float] = field(default_factory=list)
     grad_norm: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
     steps: int = 0
 
-    @classmethod
-    def zero(cls, learner: Learner) -> _EpochSums:
-        return cls([0.0] * len(learner.loss_names))
-
     def add(self, losses: list[float], grad_norm: float) -> None:
-        self.losses = [a + b for a, b in zip(self.losses, losses, strict=True)]
+        self.losses = [a + b for a, b in zip_longest(self.losses, losses, fillvalue=0.0)]
         self.grad_norm += grad_norm
         self.steps += 1
 
