@@ -57,7 +57,7 @@ def test_eighteen_steps_follow_the_published_program(name, published_normaliser)
     for step in range(18):
         rate = learning_rate_at(step, 1e-3, 6, 18)
         losses, norm = learner.step([batch], rate, seed=0)
-        trace.append((losses[2], norm, rate))
+        trace.append((losses["loss total"], norm, rate))
     ema = learner.ema
     np.testing.assert_allclose(trace, golden["train_trace"], rtol=1e-3, atol=1e-6)
     for module, key in ((model, "final_param_sum"), (ema.module, "final_ema_sum")):

@@ -12,8 +12,8 @@ class Reporter:
     """Shows nothing; base of those that show something. Under torchrun only the main process reports."""
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Called about every second with the content of ``status.json``: ``state``, ``step``, ``total_steps``,
-        and while running ``epoch``, ``epochs``, ``loss`` (mean of the epoch so far). A prediction has the
+        """Called about every second with the content of ``status.json``: ``state``, ``step``, ``total_steps``
+        and, while running, ``epoch``, ``epochs``, ``loss`` (mean of the epoch so far). A prediction has the
         state ``predicting``, and its clips are the steps."""
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -34,9 +34,9 @@ class Learner:
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses that `step` returns."""
-        return (*self.task.loss_weights, "total")
+        return (*(f"loss {name}" for name in self.task.loss_weights), "loss total")
 
-    def step(self, micro_batches: list[Any], rate: float, seed: int) -> tuple[list[float], float]:
+    def step(self, micro_batches: list[Any], rate: float, seed: int) -> tuple[dict[str, float], float]:
         """One update by the gradients of all micro-batches of all processes.
 
         Args:
@@ -44,7 +44,7 @@ class Learner:
             seed: of the paths that this process drops.
 
         Returns:
-            the loss terms and the total loss; the gradient's norm before clipping.
+            the loss terms and ``loss total``; the gradient's norm before clipping.
 
         Raises:
             TrainingFailed: one of these is not finite; nothing was updated.
@@ -59,8 +59,8 @@ class Learner:
         sums += self._backward(micro_batches[-1])  # here gradients are exchanged between the processes
         sums = self.world.sum(sums)
         divisor = self._divisor(sums[-1], len(micro_batches))
-        losses = (sums[:-1] / divisor).tolist()
-        losses.append(self._total(losses))
+        terms = (sums[:-1] / divisor).tolist()
+        losses = dict(zip(self.loss_names, [*terms, self._total(terms)], strict=True))
         norm = self._divide_and_clip(divisor)
         self._require_finite(losses, norm, micro_batches)
         for group in self.optimizer.param_groups:
@@ -126,12 +126,12 @@ class Learner:
         torch._foreach_mul_(gradients, factor * clipped)
         return norm.item()
 
-    def _require_finite(self, losses: list[float], norm: float, batches: list[Any]) -> None:
-        if all(map(math.isfinite, [*losses, norm])):
+    def _require_finite(self, losses: dict[str, float], norm: float, batches: list[Any]) -> None:
+        if all(map(math.isfinite, [*losses.values(), norm])):
             return
         mine = [query_id for batch in batches for query_id in batch.query_ids]
         ids = ", ".join(query_id for part in self.world.gather(mine) for query_id in part)
-        loss = losses[-1]
+        loss = losses["loss total"]
         raise TrainingFailed(
             f"loss {loss:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
             "and the last checkpoint is intact; look at these queries' features, or lower train.learning_rate"

@@ -10,9 +10,8 @@ import resource
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class Trainer:
         self.step, self.resumed_from_step, self.rate_factor = 0, 0, world.size
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
-        self.sums = _EpochSums()
+        self.sums: Any = Counter()  # over the steps of the current epoch
         self.reported_at = 0.0
         if saved is not None:
             self.restore(read_checkpoint(saved))
@@ -73,15 +72,15 @@ class Trainer:
         began = time.perf_counter()
         for micro_batches, waited in self.batches_of(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(micro_batches)
-            self.sums.seconds += time.perf_counter() - began
-            self.sums.wait_seconds += waited
+            self.sums.update(steps=1, seconds=time.perf_counter() - began, wait_seconds=waited)
             began = time.perf_counter()
             self._after_step(stop)
 
     def train_step(self, micro_batches: list[Any]) -> None:
         """One update."""
         seed = _mix(self.config.seed, self.step, self.world.rank)
-        self.sums.add(*self.learner.step(micro_batches, self.learning_rate(self.step), seed))
+        losses, grad_norm = self.learner.step(micro_batches, self.learning_rate(self.step), seed)
+        self.sums.update(losses | {"grad_norm": grad_norm})
         self.step += 1
 
     def finish_epoch(self) -> None:
@@ -91,7 +90,7 @@ class Trainer:
         if epoch % self.config.validate_every_epochs == 0 or epoch == self.config.epochs:
             row |= self.validate(epoch)
         self.history.append(row)
-        self.sums = _EpochSums()
+        self.sums.clear()
         if self.world.is_main:
             self.folder.write_history(self.history)
             if self.config.tensorboard:
@@ -132,7 +131,7 @@ class Trainer:
         return self.learner.state() | {
             "history": self.history,
             "best": self.best,
-            "sums": vars(self.sums),
+            "sums": dict(self.sums),
             "rate_factor": self.rate_factor,
             "batch_size": self.batch_size,
             "num_processes": self.world.size,
@@ -145,7 +144,9 @@ class Trainer:
         self._check_same_run(state)
         self.learner.load(state)
         self.history, self.best = state["history"], state["best"]
-        self.sums, self.rate_factor = _EpochSums(**state["sums"]), state["rate_factor"]
+        self.sums, self.rate_factor = Counter(state["sums"]), state["rate_factor"]
+        old_losses = self.sums.pop("losses", ())  # as 0.1 saved them
+        self.sums.update(dict(zip(self.learner.loss_names, old_losses, strict=False)))
         self.step = self.resumed_from_step = state["step"]
 
     def save(self) -> None:
@@ -162,7 +163,7 @@ class Trainer:
             *(state, self.step, self.total_steps, reason),
             epoch=min(len(self.history) + 1, self.config.epochs),
             epochs=self.config.epochs,
-            loss=sum(self.sums.losses[-1:]) / max(1, self.sums.steps),
+            loss=self.sums["loss total"] / max(1, self.sums["steps"]),
             processes=self.world.size,
             resumed_from_step=self.resumed_from_step,
             launcher=self.world.launcher,
@@ -229,7 +230,13 @@ class Trainer:
             self.write_status("running")
 
     def _log_row(self, epoch: int) -> dict[str, Any]:
-        return self.sums.row(self.learner.loss_names) | {
+        """Means of losses and gradient norm; speed; the share of time in which the network had to wait."""
+        steps, seconds = max(1, self.sums["steps"]), max(1e-9, self.sums["seconds"])
+        means = {name: self.sums[name] / steps for name in (*self.learner.loss_names, "grad_norm")}
+        return means | {
+            "seconds": round(self.sums["seconds"], 3),
+            "steps_per_second": round(steps / seconds, 3),
+            "data_wait_share": round(self.sums["wait_seconds"] / seconds, 4),
             "epoch": epoch,
             "step": self.step,
             "learning_rate": self.learning_rate(self.step - 1),
@@ -244,33 +251,6 @@ class Trainer:
     def _is_patience_over(self) -> bool:
         patience = self.config.patience_epochs
         return bool(patience and self.best and len(self.history) - self.best["epoch"] >= patience)
-
-
-@dataclass
-class _EpochSums:
-    """Sums over the steps of the current epoch; saved, so that its log line survives a stop."""
-
-    losses: list[float] = field(default_factory=list)
-    grad_norm: float = 0.0
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
-    steps: int = 0
-
-    def add(self, losses: list[float], grad_norm: float) -> None:
-        self.losses = [a + b for a, b in zip_longest(self.losses, losses, fillvalue=0.0)]
-        self.grad_norm += grad_norm
-        self.steps += 1
-
-    def row(self, loss_names: tuple[str, ...]) -> dict[str, Any]:
-        """Means of losses and gradient norm; speed; the share of time in which the network had to wait."""
-        steps, seconds = max(1, self.steps), max(1e-9, self.seconds)
-        losses = {f"loss {name}": x / steps for name, x in zip(loss_names, self.losses, strict=True)}
-        return losses | {
-            "grad_norm": self.grad_norm / steps,
-            "seconds": round(self.seconds, 3),
-            "steps_per_second": round(steps / seconds, 3),
-            "data_wait_share": round(self.wait_seconds / seconds, 4),
-        }
 
 
 def _peak_memory_mb(device: torch.device) -> float:
