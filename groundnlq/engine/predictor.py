@@ -129,16 +129,15 @@ class Predictor:
         """
         data, width = self.config.data, self.config.model
         records = read_records(records) if isinstance(records, str | Path) else list(records)
-        store, tokens = (
-            FeatureStore(features or data.path(data.features)),
-            TokenStore(text or data.path(data.text)),
-        )
+        store = FeatureStore(features or data.path(data.features))
+        tokens = TokenStore(text or data.path(data.text))
         require_inputs(records, store, tokens, width.video_dim, width.text_dim)
         if not allow_other_encoder:
             self.require_encoder(tokens.encoder, f"{self.path} with {tokens.path}")
         dataset = QueryDataset(records, store, tokens, data.grid)
         with World.join() as self.world, memory_kept():
             self.model.to(self.world.device)
+            self._clip = None  # lies on the former device
             ranked = self.predict_dataset(dataset)
         self.world = World(device=self.world.device)
         checkpoint = {"checkpoint": file_identity(self.path)} if self.path else {}
@@ -157,8 +156,9 @@ class Predictor:
         batches = clip_batches(dataset.records, MOST_QUERIES)[self.world.rank :: self.world.size]
         for number, indices in enumerate(batches, 1):
             yield from self.answer(dataset.batch(indices), str(dataset.store.path)).items()
-            done = {"step": number, "total_steps": len(batches)}
-            self.reporter.status({"state": "predicting"} | done)
+            if self.world.is_main:
+                done = {"step": number, "total_steps": len(batches)}
+                self.reporter.status({"state": "predicting"} | done)
 
     def answer(self, batch: Batch, source: str = "features") -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
@@ -254,8 +254,8 @@ class Predictor:
             query_ids = batch.query_ids[part]
             outputs = self.model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
             _require_finite(outputs, query_ids, batch.clip_uids[0], source)
-            grid, settings = self.config.data.grid, self.config.decode
-            moments = decode(outputs, grid, batch.durations_sec[part], settings)
+            durations_sec = batch.durations_sec[part]
+            moments = decode(outputs, self.config.data.grid, durations_sec, self.config.decode)
             ranked |= zip(query_ids, (m.numpy() for m in moments), strict=True)
         return ranked
 

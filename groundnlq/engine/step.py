@@ -112,9 +112,8 @@ class Learner:
         return self.task.normaliser.value
 
     def _total(self, losses: list[Any]) -> Any:
-        return sum(
-            weight * loss for weight, loss in zip(self.task.loss_weights.values(), losses, strict=True)
-        )
+        weights = self.task.loss_weights.values()
+        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
 
     def _divide_and_clip(self, divisor: Tensor) -> float:
         """Both with one pass over the gradients; their norm once divided, before it was clipped."""
