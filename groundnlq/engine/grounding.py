@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,14 +34,11 @@ ARCHITECTURE = {f"model.{key}" for key in ModelConfig.model_fields} - {
 
 
 def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> Task:
-    """What a run of this configuration trains.
-
-    Args:
-        reporter: told about the clips of a validation.
+    """What a run of this configuration trains; `reporter` is told about the clips of a validation.
 
     Raises:
         FeatureError: features or tokens are missing; named.
-        ConfigError: records without moments are to be trained with.
+        ConfigError: training records without moments.
     """
     train_set = load_dataset(config, config.data.train_records, is_training=True)
     val_set = load_dataset(config, config.data.val_records, is_training=False)
@@ -96,10 +92,9 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
         )
     store, tokens = FeatureStore(data.path(data.features)), TokenStore(data.path(data.text))
     require_inputs(records, store, tokens, model.video_dim, model.text_dim)
-    dataset = partial(QueryDataset, records, store, tokens, data.grid)
-    if not is_training:
-        return dataset()
-    return dataset(data.jitter_max_scale, seed=config.train.seed, max_seq_len=model.max_seq_len)
+    jitter_max_scale, max_seq_len = (data.jitter_max_scale, model.max_seq_len) if is_training else (1, None)
+    seed = config.train.seed
+    return QueryDataset(records, store, tokens, data.grid, jitter_max_scale, seed, max_seq_len)
 
 
 def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -> dict[str, list[str]]:

@@ -108,7 +108,7 @@ def _run(
         reason, is_lasting = world.explain(error)
         steps = (trainer.step, trainer.total_steps) if trainer is not None else (0, 0)
         with suppress(KitError):  # a full disk has no room for this either
-            folder.write_status("failed", *steps, reason, is_lasting=is_lasting)
+            reporter.status(folder.write_status("failed", *steps, reason, is_lasting=is_lasting))
         raise
     return trainer
 
