@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ class RunDirectory:
             hint = f"; if it was killed on another machine, remove {marker}" if marker else ""
             raise KitError(f"{self.path}: in use by process {pid} -- wait for it, or stop it{hint}") from None
         with lock:
-            holder.write_text(str(os.getpid()), encoding="utf-8")
+            with suppress(OSError):  # a full disk is reported by the first result that has no room
+                holder.write_text(str(os.getpid()), encoding="utf-8")
             for leftover in self.path.rglob(".*.tmp"):  # of a process that died while writing
                 leftover.unlink(missing_ok=True)
             yield
@@ -107,11 +108,7 @@ class RunDirectory:
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in history))
 
     def write_tensorboard(self, row: Mapping[str, Any]) -> None:
-        """The numbers of an epoch as scalars for TensorBoard, in ``tensorboard/``.
-
-        Raises:
-            ConfigError: the extra is not installed.
-        """
+        """The numbers of an epoch as scalars for TensorBoard, in ``tensorboard/``."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
