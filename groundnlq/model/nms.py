@@ -72,7 +72,7 @@ def _pick(
         picked_scores.append(score)
         alive = alive * fade(_iou(chosen[:, None], segments, duration_floor))
         alive = alive.masked_fill(alive < min_score, 0.0)
-        alive[query, best] = 0.0
+        alive.scatter_(1, best[:, None], 0.0)  # an index assignment would copy a number to the GPU
     return torch.stack(picked, dim=1), torch.stack(picked_scores, dim=1)
 
 
