@@ -39,8 +39,8 @@ class TerminalReporter(Reporter):
             return
         if self._bar is None:
             unit, self._state = "clip" if state == "predicting" else "step", state
-            self._bar = tqdm(desc=state, initial=num_done, unit=unit, leave=False, disable=None)
-        self._bar.total, self._bar.n = total, num_done
+            self._bar = tqdm(total=total, initial=num_done, desc=state, unit=unit, leave=False, disable=None)
+        self._bar.n = num_done
         if state == "running":
             self._bar.set_description(f"epoch {status['epoch']}/{status['epochs']}", refresh=False)
             self._bar.set_postfix(loss=f"{status['loss']:.3f}", refresh=False)
