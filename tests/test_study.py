@@ -180,7 +180,7 @@ def pretrainings(study, monkeypatch):
     """What each arm's pretraining is configured to be, and how many narrations it reads in all."""
     seen, usual = {}, Study(study.folder, study.scale, progress=False)
     monkeypatch.setattr(
-        "benchmarks.study.study.train", lambda config, folder, progress: seen.update({folder.name: config})
+        "benchmarks.study.study.train", lambda config, folder, reporter: seen.update({folder.name: config})
     )
     for arms in AMOUNTS.values():
         for name in arms.values():
