@@ -21,7 +21,7 @@ from groundnlq.analysis.word_oracles import Controls
 from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import Record, read_records, write_records
-from groundnlq.data.submission import Answers, read_submission, write_submission
+from groundnlq.data.submission import Predictions, read_submission, write_submission
 from groundnlq.data.text import encode_records
 from groundnlq.engine.distributed import die_with_parent
 from groundnlq.engine.launch import train
@@ -181,7 +181,7 @@ class Study:
         train(config, folder, reporter=self._reporter())
         return folder
 
-    def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Answers:
+    def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Predictions:
         run, world = self.train(seed, name), self.world(seed)
         path = run / f"{records}-{weights}.json"
         if not path.exists():

@@ -1,22 +1,24 @@
-"""Official NLQ files and the published JSON-lines records, read as they really are.
+"""Official annotation files, read as they really are.
 
-The official files have dirt (null texts, another version for the test split, ends beyond the clip, a stray
-prefix on a tenth of the val questions). What is odd is counted; what would train or score wrongly is refused,
-with all findings of a file in one error.
+They have dirt (null texts, another version for the test split, ends beyond the clip, a stray prefix on a
+tenth of the val questions). What is odd is counted; what would train or score wrongly is refused, with all
+findings of a file in one error.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from groundnlq.data.records import Record, is_number, is_text, read_json, read_records, read_utf8
+from pydantic import BaseModel, model_validator
+
+from groundnlq.data.records import Record, read_records
+from groundnlq.data.schema import Id, Number, Text, checked, read_json, read_utf8
 from groundnlq.errors import DataError, Findings
-from groundnlq.files import SAFE_ID
 
 KNOWN_VERSIONS = {"1", "1.0", "2", "2.0", "2.1"}
 NEGATIVE_TOLERANCE_SEC = 1e-3  # official times start at -4e-7 now and then
@@ -48,6 +50,52 @@ class NlqFile:
     dirt: dict[str, int]
 
 
+# The layout, level by level. Lists are checked entry by entry, so that one fault does not hide another.
+
+
+class _File(BaseModel, frozen=True):
+    version: Any = ""
+    videos: list[Any]
+
+
+class _Video(BaseModel, frozen=True):
+    video_uid: Text = ""
+    clips: list[Any]
+
+
+class _Clip(BaseModel, frozen=True):
+    clip_uid: Id
+    video_start_sec: Number
+    video_end_sec: Number
+
+    @model_validator(mode="after")
+    def _check(self) -> _Clip:
+        if self.video_end_sec <= self.video_start_sec:
+            times = f"{self.video_end_sec} s, not after its start at {self.video_start_sec} s"
+            raise ValueError(f"clip {self.clip_uid} ends at {times}")
+        return self
+
+
+class _NlqClip(_Clip, frozen=True):
+    annotations: list[Any]
+
+
+class _Annotation(BaseModel, frozen=True):
+    annotation_uid: Id
+    language_queries: list[Any]
+
+
+class _Query(BaseModel, frozen=True):
+    query: Text | None = None
+    template: Text | None = None
+    clip_start_sec: Number | None = None
+    clip_end_sec: Number | None = None
+
+
+_Entry = TypeVar("_Entry", bound=BaseModel)
+_AnyClip = TypeVar("_AnyClip", bound=_Clip)
+
+
 def clean_query(text: str) -> str:
     """A question without the dirt of the annotation form.
 
@@ -66,18 +114,35 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
         DataError: all faults of the file in one message, each with its JSON path.
     """
     path = Path(path)
-    tree = read_json(path)
     reader = _NlqReader(path, clean_text)
-    version = str(tree.get("version", "")) if isinstance(tree, dict) else ""
-    for where, clip, video_uid in walk_clips(tree, reader.findings):
-        reader.read_clip(where, clip, video_uid)
+    file = _read_file(path)
+    for where, entry, clip in _clips(file, _NlqClip, reader.findings):
+        reader.read_clip(where, entry, clip)
+    version = str(file.version)
     if version not in KNOWN_VERSIONS:
         reader.dirt[f"unknown version {version!r:.40}"] += 1
     reader.check_moments_present()
-    reader.findings.raise_if_any("mend the file or fetch it again")
+    reader.findings.raise_if_any("fix the file or fetch it again")
     if not reader.records:
         raise DataError(f"{path}: no query with a text in it -- is this an NLQ annotation file?")
     return NlqFile(path, version, reader.records, reader.clips, dict(reader.dirt))
+
+
+def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
+    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
+
+    Raises:
+        DataError: all faults of a file in one message.
+    """
+    clips: dict[str, Clip] = {}
+    for path in paths:
+        findings = Findings(str(path), DataError)
+        for where, _, clip in _clips(_read_file(Path(path)), _Clip, findings):
+            if not clip.video_uid:
+                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
+            clips.setdefault(clip.clip_uid, clip)
+        findings.raise_if_any("fetch the file again")
+    return clips
 
 
 def read_truth(path: str | Path) -> list[Record]:
@@ -96,37 +161,29 @@ def read_truth(path: str | Path) -> list[Record]:
     return records
 
 
-def walk_clips(tree: Any, findings: Findings) -> Iterator[tuple[str, dict, str]]:
-    """(JSON path, clip, video_uid) of every clip of an official file of any task; faults go to `findings`."""
-    if not isinstance(tree, dict) or not isinstance(tree.get("videos"), list):
-        findings.add("has no list 'videos'; is this an official annotation file?")
-        return
-    for v, video in enumerate(tree["videos"]):
-        where = f"videos[{v}]"
-        if not isinstance(video, dict) or not isinstance(video.get("clips"), list):
-            findings.add(f"{where}: has no list 'clips'")
-            continue
-        for c, clip in enumerate(video["clips"]):
-            if isinstance(clip, dict):
-                yield f"{where}.clips[{c}]", clip, str(video.get("video_uid", ""))
-            else:
-                findings.add(f"{where}.clips[{c}]: an object expected, got {clip!r:.40}")
+def _read_file(path: Path) -> _File:
+    findings = Findings(str(path), DataError)
+    file = checked(_File, read_json(path), "", findings)
+    findings.raise_if_any("is this an official annotation file?")
+    assert file is not None
+    return file
 
 
-def read_clip_entry(where: str, clip: dict, video_uid: str, findings: Findings) -> Clip | None:
-    """The clip's own fields; faults go to `findings`."""
-    uid = clip.get("clip_uid")
-    if not isinstance(uid, str) or not SAFE_ID.fullmatch(uid):
-        findings.add(f"{where}.clip_uid: an id of letters, digits, '.', '_', '-' expected, got {uid!r:.60}")
-        return None
-    start, end = clip.get("video_start_sec"), clip.get("video_end_sec")
-    if not (is_number(start) and is_number(end)):
-        findings.add(f"{where} (clip {uid}): video_start_sec and video_end_sec must be numbers")
-        return None
-    if end <= start:
-        findings.add(f"{where} (clip {uid}): ends at {end} s, not after its start at {start} s")
-        return None
-    return Clip(uid, video_uid, float(start), float(end))
+def _clips(file: _File, kind: type[_AnyClip], findings: Findings) -> Iterator[tuple[str, _AnyClip, Clip]]:
+    """(JSON path, entry, clip) of every clip of an official file of any task."""
+    for outer, video in _each(_Video, file.videos, "videos", findings):
+        for where, entry in _each(kind, video.clips, f"{outer}.clips", findings):
+            times = float(entry.video_start_sec), float(entry.video_end_sec)
+            yield where, entry, Clip(entry.clip_uid, video.video_uid, *times)
+
+
+def _each(
+    kind: type[_Entry], values: list[Any], where: str, findings: Findings
+) -> Iterator[tuple[str, _Entry]]:
+    for index, value in enumerate(values):
+        place = f"{where}[{index}]"
+        if (entry := checked(kind, value, place, findings)) is not None:
+            yield place, entry
 
 
 class _NlqReader:
@@ -141,49 +198,31 @@ class _NlqReader:
         self.without_moment: list[str] = []
         self.seen: dict[str, str] = {}
 
-    def read_clip(self, where: str, clip: dict, video_uid: str) -> None:
-        entry = read_clip_entry(where, clip, video_uid, self.findings)
-        if entry is None or self._is_repeated(f"clip {entry.clip_uid}", where):
+    def read_clip(self, where: str, entry: _NlqClip, clip: Clip) -> None:
+        if self._is_duplicate(f"clip {clip.clip_uid}", where):
             return
-        self.clips.append(entry)
-        annotations = clip.get("annotations")
-        if not isinstance(annotations, list):
-            self.findings.add(f"{where}: has no list 'annotations'")
-            return
-        for a, annotation in enumerate(annotations):
-            self._read_annotation(f"{where}.annotations[{a}]", annotation, entry)
+        self.clips.append(clip)
+        for place, annotation in _each(_Annotation, entry.annotations, f"{where}.annotations", self.findings):
+            if not self._is_duplicate(f"annotation {annotation.annotation_uid}", place):
+                self._read_annotation(place, annotation, clip)
 
-    def _read_annotation(self, where: str, annotation: Any, clip: Clip) -> None:
-        uid = annotation.get("annotation_uid") if isinstance(annotation, dict) else None
-        if not isinstance(uid, str) or not SAFE_ID.fullmatch(uid):
-            self.findings.add(f"{where}.annotation_uid: an id expected, got {uid!r:.60}")
-            return
-        queries = annotation.get("language_queries")
-        if not isinstance(queries, list):
-            self.findings.add(f"{where} ({uid}): has no list 'language_queries'")
-            return
-        if self._is_repeated(f"annotation {uid}", where):
-            return
-        self.dirt["annotations without queries"] += not queries
-        for index, query in enumerate(queries):
-            self._read_query(f"{where}.language_queries[{index}]", query, clip, f"{uid}_{index}")
+    def _read_annotation(self, where: str, annotation: _Annotation, clip: Clip) -> None:
+        self.dirt["annotations without queries"] += not annotation.language_queries
+        for index, value in enumerate(annotation.language_queries):
+            place = f"{where}.language_queries[{index}]"
+            query = checked(_Query, value, place, self.findings)
+            if query is not None:
+                self._read_query(place, query, clip, f"{annotation.annotation_uid}_{index}")
 
-    def _read_query(self, where: str, query: Any, clip: Clip, query_id: str) -> None:
-        if not isinstance(query, dict):
-            self.findings.add(f"{where}: an object expected, got {query!r:.40}")
-            return
-        raw = query.get("query")
-        if raw is not None and not is_text(raw):
-            self.findings.add(f"{where}.query: a text expected, got {raw!r:.40}")
-            return
-        text = clean_query(raw or "") if self.clean_text else raw
-        if not (text or "").strip():
+    def _read_query(self, where: str, query: _Query, clip: Clip, query_id: str) -> None:
+        raw = query.query or ""
+        text = clean_query(raw) if self.clean_text else raw
+        if not text.strip():
             self.dirt["queries without text"] += 1
             return
         self._count_text(raw)
         moment = self._read_moment(where, query, clip)
-        template = query.get("template")
-        self.dirt["queries without template"] += template is None
+        self.dirt["queries without template"] += query.template is None
         self.records.append(
             Record(
                 query_id,
@@ -191,20 +230,18 @@ class _NlqReader:
                 text,
                 clip.duration_sec,
                 (moment,) if moment else (),
-                template=template if is_text(template) else None,
+                template=query.template,
                 raw_query=raw,
             )
         )
 
-    def _read_moment(self, where: str, query: dict, clip: Clip) -> tuple[float, float] | None:
-        start, end = query.get("clip_start_sec"), query.get("clip_end_sec")
+    def _read_moment(self, where: str, query: _Query, clip: Clip) -> tuple[float, float] | None:
+        start, end = query.clip_start_sec, query.clip_end_sec
         if start is None and end is None:
             self.without_moment.append(where)
             return None
-        if not (is_number(start) and is_number(end)):
-            self.findings.add(
-                f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start!r:.40}, {end!r:.40}"
-            )
+        if start is None or end is None:
+            self.findings.add(f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start}, {end}")
             return None
         if end <= start:
             self.findings.add(f"{where}: the moment ends at {end} s, not after its start at {start} s")
@@ -229,8 +266,8 @@ class _NlqReader:
                     f"{where}: missing clip_start_sec and clip_end_sec, which other queries have"
                 )
 
-    def _is_repeated(self, name: str, where: str) -> bool:
+    def _is_duplicate(self, name: str, where: str) -> bool:
         first = self.seen.setdefault(name, where)
         if first != where:
-            self.findings.add(f"{where}: {name} stands twice (first at {first})")
+            self.findings.add(f"{where}: duplicate {name} (first at {first})")
         return first != where

@@ -1,4 +1,4 @@
-"""Published feature archives become one feature store: folders of .pt, LMDB, HDF5."""
+"""Import of published archives: features from folders of .pt, LMDB or HDF5; query tokens from LMDB."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.data.features import FeatureStore, checked_array, plain_dataset, read_text, write_features
+from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.data.store import StoreFile, plain_dataset
+from groundnlq.data.tokens import write_tokens
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.files import SAFE_ID, load_tensors
 
@@ -24,7 +26,7 @@ MAX_LENGTH_DIFFERENCE = 2  # steps by which two extractors may disagree about on
 
 
 @dataclass(frozen=True)
-class Source:
+class _Source:
     """Features of one extractor: the clips it has and how to read one, (T, D)."""
 
     path: Path
@@ -52,7 +54,7 @@ def import_features(
     Raises:
         FeatureError: unreadable source, lengths that differ by more than 2 steps, broken values; by name.
     """
-    opened = [open_source(path) for path in sources]
+    opened = [_open_source(path) for path in sources]
     shared = set.intersection(*(set(source.clip_uids) for source in opened))
     common = [uid for uid in opened[0].clip_uids if uid in shared]
     if not common:
@@ -76,7 +78,24 @@ def import_features(
     return report | {f"left out of {s.path.name}": len(s.clip_uids) - len(common) for s in opened}
 
 
-def open_source(path: str | Path) -> Source:
+def import_text_lmdb(source: str | Path, output: str | Path) -> int:
+    """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
+    keys, read = _read_lmdb(Path(source))
+
+    def tokens(query_id: str) -> tuple[str, Tensor]:
+        arrays = read(query_id)
+        name = next((n for n in ("token_features", "features") if n in arrays), None)
+        if name is None:
+            raise FeatureError(
+                f"{source}: entry {query_id} has {sample_of(arrays)}, expected 'token_features'"
+            )
+        return query_id, torch.from_numpy(arrays[name])
+
+    # unlike a generator, map goes on behind a broken entry
+    return write_tokens(output, map(tokens, keys), encoder=f"import of {Path(source).name}")
+
+
+def _open_source(path: str | Path) -> _Source:
     """Recognise what a path holds."""
     path = Path(path)
     if (path / "data.mdb").exists():
@@ -85,11 +104,11 @@ def open_source(path: str | Path) -> Source:
         return _folder_source(path)
     if path.is_file() and h5py.is_hdf5(path):
         return _hdf5_source(path)
-    what = "is no folder of .pt files, LMDB folder or HDF5 file" if path.exists() else "does not exist"
+    what = "is not a folder of .pt files, LMDB folder or HDF5 file" if path.exists() else "does not exist"
     raise FeatureError(f"{path}: {what} -- name the extracted archive")
 
 
-def read_lmdb(path: Path) -> tuple[list[str], Callable[[str], Mapping[str, np.ndarray]]]:
+def _read_lmdb(path: Path) -> tuple[list[str], Callable[[str], Mapping[str, np.ndarray]]]:
     """Keys of a published LMDB and a function that reads the arrays of one; nothing in it is run."""
     try:
         import lmdb
@@ -114,11 +133,11 @@ def read_lmdb(path: Path) -> tuple[list[str], Callable[[str], Mapping[str, np.nd
     return keys, read
 
 
-def _folder_source(path: Path) -> Source:
+def _folder_source(path: Path) -> _Source:
     files = {file.stem: file for file in sorted(path.glob("*.pt")) if SAFE_ID.fullmatch(file.stem)}
     if not files:
         raise FeatureError(f"{path}: no <clip_uid>.pt file in it -- name the folder of the tensors")
-    return Source(path, list(files), lambda uid: _load_tensor(files[uid]))
+    return _Source(path, list(files), lambda uid: _load_tensor(files[uid]))
 
 
 def _load_tensor(file: Path) -> Tensor:
@@ -128,8 +147,8 @@ def _load_tensor(file: Path) -> Tensor:
     return value
 
 
-def _lmdb_source(path: Path) -> Source:
-    keys, read = read_lmdb(path)
+def _lmdb_source(path: Path) -> _Source:
+    keys, read = _read_lmdb(path)
 
     def features(clip_uid: str) -> np.ndarray:
         arrays = read(clip_uid)
@@ -137,14 +156,14 @@ def _lmdb_source(path: Path) -> Source:
             raise FeatureError(f"{path}: entry {clip_uid} has {sample_of(arrays)}, expected 'features'")
         return arrays["features"]
 
-    return Source(path, keys, features)
+    return _Source(path, keys, features)
 
 
-def _hdf5_source(path: Path) -> Source:
-    with h5py.File(path, "r") as root:
-        if read_text(root, "kind", "") == "features":
+def _hdf5_source(path: Path) -> _Source:
+    with StoreFile(path, "r") as root:
+        if root.text("kind", "") == "features":
             store = FeatureStore(path)
-            return Source(path, store.clip_uids, store.read)
+            return _Source(path, store.clip_uids, store.read)
         links = [k for k in root if not isinstance(root.get(k, getlink=True), h5py.HardLink)]
         if links:
             raise FeatureError(
@@ -156,12 +175,12 @@ def _hdf5_source(path: Path) -> Source:
 
     def read(clip_uid: str) -> np.ndarray:
         with h5py.File(path, "r") as root:
-            return plain_dataset(root, clip_uid, path)[()]
+            return plain_dataset(root, clip_uid)[()]
 
-    return Source(path, keys, read)
+    return _Source(path, keys, read)
 
 
-def _concatenate(clip_uid: str, sources: Sequence[Source], widths: dict[Path, int]) -> Tensor:
+def _concatenate(clip_uid: str, sources: Sequence[_Source], widths: dict[Path, int]) -> Tensor:
     """`widths` remembers the first clip's of each source."""
     parts = []
     for source in sources:

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
-from groundnlq.data.annotations import Clip, read_clip_entry, walk_clips
-from groundnlq.data.records import Record, read_json
-from groundnlq.errors import DataError, Findings
+from groundnlq.data.annotations import Clip
+from groundnlq.data.records import Record
+from groundnlq.errors import DataError
 
 COLUMNS = ("video_uid", "narration_source", "narration_ind", "clip_start", "clip_end", "clip_text")
 _TAG = re.compile(r"^\s*#\s*\w+\s+")  # "#C C picks ...": who is narrated
-
-
-def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
-    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
-
-    Raises:
-        DataError: all faults of a file in one message.
-    """
-    clips: dict[str, Clip] = {}
-    for path in paths:
-        findings = Findings(str(path), DataError)
-        for where, entry, video_uid in walk_clips(read_json(Path(path)), findings):
-            clip = read_clip_entry(where, entry, video_uid, findings)
-            if clip is not None and not video_uid:
-                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
-            elif clip is not None:
-                clips.setdefault(clip.clip_uid, clip)
-        findings.raise_if_any("fetch the file again")
-    return clips
 
 
 def narration_records(

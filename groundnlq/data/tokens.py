@@ -8,13 +8,11 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.features import each_readable, open_hdf5, plain_dataset, read_text, write_texts
-from groundnlq.data.importers import read_lmdb
+from groundnlq.data.store import DAMAGE, StoreFile, each_readable, plain_dataset
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
@@ -24,21 +22,16 @@ class TokenStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        root = open_hdf5(self.path, "tokens")
-        try:
-            arrays = {
-                name: plain_dataset(root, name, self.path) for name in ("tokens", "offsets", "query_ids")
-            }
-            self._matrix = torch.from_numpy(arrays["tokens"][()])
-            offsets = arrays["offsets"][()].tolist()
-            ids = arrays["query_ids"].asstr()[()].tolist()
-            self.encoder = read_text(root, "encoder")
-            self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
-            self._spans = dict(zip(ids, pairwise(offsets), strict=True))
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
-        finally:
-            root.close()
+        with StoreFile.open(self.path, "tokens") as root:
+            try:
+                self._matrix = torch.from_numpy(plain_dataset(root, "tokens")[()])
+                offsets = plain_dataset(root, "offsets")[()].tolist()
+                ids = plain_dataset(root, "query_ids").asstr()[()].tolist()
+                self.encoder = root.text("encoder")
+                self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
+                self._spans = dict(zip(ids, pairwise(offsets), strict=True))
+            except DAMAGE as error:
+                raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
         self._require_whole(offsets)
 
     @property
@@ -100,11 +93,11 @@ def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, enco
     if not parts:
         raise FeatureError(f"{path}: no query to write -- check the records")
     matrix, lengths = torch.cat(list(parts.values())).numpy(), [len(part) for part in parts.values()]
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as root:
+    with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         root["tokens"], root["offsets"] = matrix, np.cumsum([0, *lengths])
         root["query_ids"] = np.array(list(parts), dtype="S")
         digest = _digest(list(parts), lengths, matrix)
-        write_texts(root, kind="tokens", encoder=encoder, sha256=digest)
+        root.write_texts(kind="tokens", encoder=encoder, sha256=digest)
     return len(parts)
 
 
@@ -120,20 +113,3 @@ def _fault_of(query_id: str, values: Tensor, width: int, is_known: bool) -> str 
     if not values.isfinite().all():
         return "tokens hold NaN or Inf"
     return "is given twice" if is_known else None
-
-
-def import_text_lmdb(source: str | Path, output: str | Path) -> int:
-    """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
-    keys, read = read_lmdb(Path(source))
-
-    def tokens(query_id: str) -> tuple[str, Tensor]:
-        arrays = read(query_id)
-        name = next((n for n in ("token_features", "features") if n in arrays), None)
-        if name is None:
-            raise FeatureError(
-                f"{source}: entry {query_id} has {sample_of(arrays)}, expected 'token_features'"
-            )
-        return query_id, torch.from_numpy(arrays[name])
-
-    # unlike a generator, map goes on behind a broken entry
-    return write_tokens(output, map(tokens, keys), encoder=f"import of {Path(source).name}")

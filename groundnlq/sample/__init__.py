@@ -140,9 +140,9 @@ def prepare_sample(folder: str | Path, progress: bool = True) -> dict[str, Any]:
 
     Files that are there already are kept. Returns what each step counted.
     """
-    from groundnlq.data.annotations import read_nlq
+    from groundnlq.data.annotations import read_clips, read_nlq
     from groundnlq.data.importers import import_features
-    from groundnlq.data.narrations import narration_records, read_clips
+    from groundnlq.data.narrations import narration_records
     from groundnlq.data.records import write_records
     from groundnlq.data.text import encode_records
 

@@ -1,0 +1,124 @@
+"""Strict JSON: texts and numbers that are safe to compute with, and faults that name their place."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from groundnlq.errors import DataError, Findings
+from groundnlq.files import SAFE_ID
+
+Model = TypeVar("Model")
+
+
+def expected(what: str) -> WrapValidator:
+    """Words for a type: whatever its own checks refuse is reported as ``<what> expected, got <value>``."""
+
+    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            context = {"what": what, "got": f"{value!r:.60}"}
+            raise PydanticCustomError("expected", "{what} expected, got {got}", context) from None
+
+    return WrapValidator(check)
+
+
+def _whole(text: str) -> str:
+    text.encode()  # JSON can spell half characters, which no encoder and no file takes
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_whole), expected("a text")]
+Id = Annotated[
+    StrictStr,
+    Field(pattern=f"^{SAFE_ID.pattern}$"),
+    expected("an id of letters, digits, '.', '_', '-'"),
+]
+_IN_RANGE = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic on it overflows
+Bounded = Annotated[StrictFloat, _IN_RANGE]
+Number = Annotated[StrictInt | StrictFloat, _IN_RANGE, expected("a number")]  # integers stay integers
+
+
+def checked(
+    model: type[Model], value: Any, where: str, findings: Findings, separator: str = "."
+) -> Model | None:
+    """`value` as a model; None where it has faults, which go to `findings` with their JSON path.
+
+    Args:
+        where: JSON path of `value`; `separator` stands between it and the path within.
+    """
+    try:
+        return _adapter(model).validate_python(value)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_context=False):
+            path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
+            place = where + separator + path.lstrip(".") if path else where
+            findings.add(f"{place}: {_words(fault)}".lstrip(": "))
+        return None
+
+
+@cache
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
+
+
+def _words(fault: Any) -> str:
+    what = {"list_type": "a list", "model_type": "an object", "dataclass_type": "an object"}
+    if fault["type"] in what:
+        return f"{what[fault['type']]} expected, got {fault['input']!r:.60}"
+    return "missing" if fault["type"] == "missing" else fault["msg"].removeprefix("Value error, ")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; a duplicate key is refused. NaN is left to the models, which know its place.
+
+    Raises:
+        DataError: what is wrong and at which line and column.
+    """
+    try:
+        return loads(read_utf8(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}) -- fetch the file again") from None
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file, a byte-order mark left out; raises DataError with the file's name."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise DataError(f"{path}: {error.strerror} -- check the path{seen_from}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}) -- save it as UTF-8") from None
+
+
+def loads(text: str) -> Any:
+    """Parse JSON; ValueError names a duplicate key, and what is nested too deeply."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree = dict(pairs)
+        if len(tree) < len(pairs):
+            raise ValueError(f"duplicate key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r}")
+        return tree
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
