@@ -146,7 +146,7 @@ def checked_array(
         tensor = torch.as_tensor(values).detach()
     except (TypeError, ValueError) as error:
         raise FeatureError(
-            f"clip {clip_uid}: features are no array of numbers ({error}) -- extract it again"
+            f"clip {clip_uid}: features are not an array of numbers ({error}) -- extract it again"
         ) from None
     if tensor.dim() != 2:
         raise FeatureError(

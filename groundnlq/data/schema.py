@@ -69,8 +69,8 @@ def checked(
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_context=False):
             path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
-            place = where + separator + path.lstrip(".") if path else where
-            findings.add(f"{place}: {_words(fault)}".lstrip(": "))
+            place = where + separator + path.lstrip(".") if where and path else where + path
+            findings.add(f"{place}: {_words(fault)}".lstrip(".: "))
         return None
 
 
