@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def sample(args: Namespace) -> None:
-    from groundnlq.sample import make_sample, prepare_sample
+    from groundnlq.sample.make import make_sample, prepare_sample
 
     changes = dict(_setting(text) for text in args.settings)
     counts = make_sample(args.folder, seed=args.seed, scale=args.scale, **changes)

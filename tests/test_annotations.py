@@ -86,7 +86,10 @@ FAULTS = {
     "no clips": ({"videos": [{}]}, r"videos\[0\].clips: missing"),
     "path as id": ({"videos": [{"clips": [{"clip_uid": "../x"}]}]}, "clip_uid"),
     "truncated": ('{"videos": [', "not valid JSON"),
-    "NaN": (official(query(start=float("nan"))), r"language_queries\[0\].clip_start_sec: .* expected, got nan"),
+    "NaN": (
+        official(query(start=float("nan"))),
+        r"language_queries\[0\].clip_start_sec: .* expected, got nan",
+    ),
     "beyond any clip": (official(query(end=10**400)), "a number expected, got 1000"),
     "half a character": (official(query(text="\ud800")), "a text expected"),
     "key twice": ('{"videos": [], "videos": []}', "duplicate key 'videos'"),

@@ -28,7 +28,8 @@ from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.errors import Preempted
-from groundnlq.sample import make_sample, prepare_sample, world_config
+from groundnlq.sample.make import make_sample, prepare_sample
+from groundnlq.sample.world import WorldConfig
 
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes
@@ -117,7 +118,7 @@ class Study:
 
     def world(self, seed: int) -> Path:
         """The prepared world of a seed, with enough narrated clips for the largest amount."""
-        usual = world_config(seed, self.scale, **self.changes)
+        usual = WorldConfig.of_scale(self.scale, seed=seed, **self.changes)
         clips = MOST * (usual.num_train_clips + usual.num_narrated_clips) - usual.num_train_clips
         folder = self.folder / f"world-{seed}"
         changes = {**self.changes, "num_narrated_clips": clips}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from groundnlq.sample.vocabulary import CATEGORY_OF, CONTAINER_VERBS, VERBS, plural
-from groundnlq.sample.world import ClipLog, Event, WorldConfig, stream
+from groundnlq.sample.world import ClipLog, Event, WorldConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ Rule = Callable[[ClipLog], Iterator[tuple[Event, dict[str, str]]]]
 
 def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
     """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two."""
-    random = stream(config, "queries", log.split, log.clip_uid)
+    random = config.stream("queries", log.split, log.clip_uid)
     pool = [_Candidate(t, e, a) for t in TEMPLATES for e, a in t.rule(log)]
     questions: list[Question] = []
     uses: dict[float, int] = {}
@@ -47,7 +47,7 @@ def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
 
 
 @dataclass(frozen=True)
-class Template:
+class _Template:
     """A template as Ego4D spells it, how often it is asked there, its rule and its wordings."""
 
     name: str
@@ -58,7 +58,7 @@ class Template:
 
 @dataclass(frozen=True)
 class _Candidate:
-    template: Template
+    template: _Template
     event: Event
     asked: dict[str, str]
 
@@ -148,7 +148,7 @@ def _person_in_place(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
 HANDLING = ("take", "wash", "wipe", "drop", "shake", "repair", "paint", "weigh")
 
 TEMPLATES = (
-    Template(
+    _Template(
         "Objects: Where is object X before / after event Y?",
         750,
         _relative,
@@ -157,7 +157,7 @@ TEMPLATES = (
             "Where was the {object} that I {past} right {relation} {other_doing} the {other_object}?",
         ),
     ),
-    Template(
+    _Template(
         "Place: Where did I put X?",
         725,
         _put_somewhere,
@@ -167,7 +167,7 @@ TEMPLATES = (
             "In what place did I last put the {object}?",
         ),
     ),
-    Template(
+    _Template(
         "Objects: Where is object X?",
         552,
         _unique("object", "verb", verbs=HANDLING),
@@ -177,31 +177,31 @@ TEMPLATES = (
             "Where was I when I {past} the {object}?",
         ),
     ),
-    Template(
+    _Template(
         "Objects: What did I put in X?",
         546,
         _unique("container", verb="put"),
         ("What did I put in the {container}?", "What thing did I put into the {container}?"),
     ),
-    Template(
+    _Template(
         "Objects: How many X’s? (quantity question)",
         386,
         _unique("object", "verb", verbs=HANDLING),
         ("How many {objects} did I {verb}?", "How many {objects} were there when I was {doing} them?"),
     ),
-    Template(
+    _Template(
         "Objects: In what location did I see object X ?",
         359,
         _unique("object", verb="see"),
         ("In what location did I see the {object}?", "Where did I see the {object}?"),
     ),
-    Template(
+    _Template(
         "Objects: What X did I Y?",
         350,
         _category,
         ("What {category} did I {verb}?", "Which {category} did I {verb}?"),
     ),
-    Template(
+    _Template(
         "Objects: What X is Y?",
         332,
         _unique("object", "verb", verbs=HANDLING),
@@ -210,13 +210,13 @@ TEMPLATES = (
             "What color is the {object} I was {doing}?",
         ),
     ),
-    Template(
+    _Template(
         "Objects: State of an object",
         236,
         _unique("container", "verb", verbs=CONTAINER_VERBS),
         ("Did I {verb} the {container}?", "Was the {container} full when I {past} it?"),
     ),
-    Template(
+    _Template(
         "People: Who did I interact with when I did activity X?",
         115,
         _person_at_work,
@@ -225,19 +225,19 @@ TEMPLATES = (
             "Who did I interact with when I {past} the {object}?",
         ),
     ),
-    Template(
+    _Template(
         "People: Who did I talk to in location X?",
         91,
         _person_in_place,
         ("Who did I talk to in the {place}?", "Whom did I meet in the {place}?"),
     ),
-    Template(
+    _Template(
         "Objects: Where is my object X?",
         72,
         _unique("object", "container", verb="take"),
         ("Where is my {object} that I took from the {container}?",),
     ),
-    Template(
+    _Template(
         "People: When did I talk to or interact with person with role X?",
         22,
         _unique("person"),

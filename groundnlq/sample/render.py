@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from groundnlq.data.grid import StepGrid
 from groundnlq.sample.vocabulary import ALL_OBJECTS, CONTAINERS, PERSONS, PLACES, VERBS
-from groundnlq.sample.world import ClipLog, WorldConfig, stream
+from groundnlq.sample.world import ClipLog, WorldConfig
 
 # slot -> (source, amplitude): what a camera shows clearly is strong, what it shows vaguely is weak
 SLOTS = {
@@ -29,7 +27,7 @@ _WORDS = {
 }
 
 
-def concept_vectors() -> dict[str, np.ndarray]:
+def _concept_vectors() -> dict[str, np.ndarray]:
     """Unit vectors of all words: token means of the sample's text encoder, centred over the vocabulary."""
     from groundnlq.data.text import load_encoder
 
@@ -45,15 +43,15 @@ class Camera:
     Each slot has a fixed random map from the encoder's space to its source; it depends on the seed only.
     """
 
-    def __init__(self, config: WorldConfig, concepts: Mapping[str, np.ndarray]):
-        self.config = config
+    def __init__(self, config: WorldConfig):
+        self.config, concepts = config, _concept_vectors()
         self.widths = {"action": config.action_width, "scene": config.scene_width}
         self.grid = StepGrid(config.fps, config.snippet_stride_frames)
         size = len(next(iter(concepts.values())))
         self.codes = {}
         for slot, (source, amplitude) in SLOTS.items():
             width = self.widths[source]
-            mapping = stream(config, "camera", slot).standard_normal((size, width)) * width**-0.5
+            mapping = config.stream("camera", slot).standard_normal((size, width)) * width**-0.5
             self.codes[slot] = {word: amplitude * concepts[word] @ mapping for word in _WORDS[slot]}
 
     def film(self, log: ClipLog) -> dict[str, np.ndarray]:
@@ -83,7 +81,7 @@ class Camera:
 
     def _with_noise(self, log: ClipLog, source: str, x: np.ndarray) -> np.ndarray:
         """White noise, slowly wandering noise (AR(1), 0.8) and an offset of the whole clip."""
-        random = stream(self.config, "noise", source, log.split, log.clip_uid)
+        random = self.config.stream("noise", source, log.split, log.clip_uid)
         scale = self.config.feature_noise
         white = random.standard_normal(x.shape) * scale
         push = random.standard_normal(x.shape) * scale * 0.6

@@ -17,7 +17,7 @@ from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.schema import read_json
 from groundnlq.errors import DataError
-from groundnlq.sample import read_events
+from groundnlq.sample.make import read_events
 from groundnlq.sample.vocabulary import VERBS, plural
 from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, YELLOW, new_figure, plain
 
