@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel
 
 from groundnlq.data.records import Record, read_records
-from groundnlq.data.schema import Id, Number, Text, checked, read_json, read_utf8
+from groundnlq.data.schema import Bounded, Id, Number, Text, entries, read_json, read_utf8
 from groundnlq.errors import DataError, Findings
 
 KNOWN_VERSIONS = {"1", "1.0", "2", "2.0", "2.1"}
@@ -29,10 +29,15 @@ _STRAY_PREFIX = re.compile(r"^\s*(query text|[a-z] text( \(optional\))?)\s*:\s*"
 class Clip:
     """An annotated excerpt of a video."""
 
-    clip_uid: str
-    video_uid: str
-    video_start_sec: float
-    video_end_sec: float
+    clip_uid: Id
+    video_start_sec: Bounded
+    video_end_sec: Bounded
+    video_uid: Text = ""
+
+    def __post_init__(self) -> None:
+        if self.duration_sec <= 0:
+            times = f"{self.video_end_sec:g} s, not after its start at {self.video_start_sec:g} s"
+            raise ValueError(f"clip {self.clip_uid} ends at {times}")
 
     @property
     def duration_sec(self) -> float:
@@ -50,39 +55,12 @@ class NlqFile:
     dirt: dict[str, int]
 
 
-# The layout, level by level. Lists are checked entry by entry, so that one fault does not hide another.
-
-
-class _File(BaseModel, frozen=True):
-    version: Any = ""
-    videos: list[Any]
-
-
 class _Video(BaseModel, frozen=True):
     video_uid: Text = ""
-    clips: list[Any]
-
-
-class _Clip(BaseModel, frozen=True):
-    clip_uid: Id
-    video_start_sec: Number
-    video_end_sec: Number
-
-    @model_validator(mode="after")
-    def _check(self) -> _Clip:
-        if self.video_end_sec <= self.video_start_sec:
-            times = f"{self.video_end_sec} s, not after its start at {self.video_start_sec} s"
-            raise ValueError(f"clip {self.clip_uid} ends at {times}")
-        return self
-
-
-class _NlqClip(_Clip, frozen=True):
-    annotations: list[Any]
 
 
 class _Annotation(BaseModel, frozen=True):
     annotation_uid: Id
-    language_queries: list[Any]
 
 
 class _Query(BaseModel, frozen=True):
@@ -90,10 +68,6 @@ class _Query(BaseModel, frozen=True):
     template: Text | None = None
     clip_start_sec: Number | None = None
     clip_end_sec: Number | None = None
-
-
-_Entry = TypeVar("_Entry", bound=BaseModel)
-_AnyClip = TypeVar("_AnyClip", bound=_Clip)
 
 
 def clean_query(text: str) -> str:
@@ -115,10 +89,10 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     """
     path = Path(path)
     reader = _NlqReader(path, clean_text)
-    file = _read_file(path)
-    for where, entry, clip in _clips(file, _NlqClip, reader.findings):
-        reader.read_clip(where, entry, clip)
-    version = str(file.version)
+    tree = read_json(path)
+    for where, clip, entry in _clips(tree, reader.findings):
+        reader.read_clip(where, clip, entry)
+    version = str(tree.get("version", "")) if isinstance(tree, dict) else ""
     if version not in KNOWN_VERSIONS:
         reader.dirt[f"unknown version {version!r:.40}"] += 1
     reader.check_moments_present()
@@ -137,7 +111,7 @@ def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
     clips: dict[str, Clip] = {}
     for path in paths:
         findings = Findings(str(path), DataError)
-        for where, _, clip in _clips(_read_file(Path(path)), _Clip, findings):
+        for where, clip, _ in _clips(read_json(Path(path)), findings):
             if not clip.video_uid:
                 findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
             clips.setdefault(clip.clip_uid, clip)
@@ -161,29 +135,11 @@ def read_truth(path: str | Path) -> list[Record]:
     return records
 
 
-def _read_file(path: Path) -> _File:
-    findings = Findings(str(path), DataError)
-    file = checked(_File, read_json(path), "", findings)
-    findings.raise_if_any("is this an official annotation file?")
-    assert file is not None
-    return file
-
-
-def _clips(file: _File, kind: type[_AnyClip], findings: Findings) -> Iterator[tuple[str, _AnyClip, Clip]]:
-    """(JSON path, entry, clip) of every clip of an official file of any task."""
-    for outer, video in _each(_Video, file.videos, "videos", findings):
-        for where, entry in _each(kind, video.clips, f"{outer}.clips", findings):
-            times = float(entry.video_start_sec), float(entry.video_end_sec)
-            yield where, entry, Clip(entry.clip_uid, video.video_uid, *times)
-
-
-def _each(
-    kind: type[_Entry], values: list[Any], where: str, findings: Findings
-) -> Iterator[tuple[str, _Entry]]:
-    for index, value in enumerate(values):
-        place = f"{where}[{index}]"
-        if (entry := checked(kind, value, place, findings)) is not None:
-            yield place, entry
+def _clips(tree: Any, findings: Findings) -> Iterator[tuple[str, Clip, Any]]:
+    """(JSON path, clip, entry) of every clip of an official file of any task."""
+    for outer, video, value in entries(_Video, tree, "videos", "", findings):
+        for where, clip, entry in entries(Clip, value, "clips", outer, findings):
+            yield where, replace(clip, video_uid=video.video_uid), entry
 
 
 class _NlqReader:
@@ -198,21 +154,18 @@ class _NlqReader:
         self.without_moment: list[str] = []
         self.seen: dict[str, str] = {}
 
-    def read_clip(self, where: str, entry: _NlqClip, clip: Clip) -> None:
+    def read_clip(self, where: str, clip: Clip, entry: Any) -> None:
         if self._is_duplicate(f"clip {clip.clip_uid}", where):
             return
         self.clips.append(clip)
-        for place, annotation in _each(_Annotation, entry.annotations, f"{where}.annotations", self.findings):
-            if not self._is_duplicate(f"annotation {annotation.annotation_uid}", place):
-                self._read_annotation(place, annotation, clip)
-
-    def _read_annotation(self, where: str, annotation: _Annotation, clip: Clip) -> None:
-        self.dirt["annotations without queries"] += not annotation.language_queries
-        for index, value in enumerate(annotation.language_queries):
-            place = f"{where}.language_queries[{index}]"
-            query = checked(_Query, value, place, self.findings)
-            if query is not None:
-                self._read_query(place, query, clip, f"{annotation.annotation_uid}_{index}")
+        for place, annotation, value in entries(_Annotation, entry, "annotations", where, self.findings):
+            uid = annotation.annotation_uid
+            if self._is_duplicate(f"annotation {uid}", place):
+                continue
+            queries = list(entries(_Query, value, "language_queries", place, self.findings))
+            self.dirt["annotations without queries"] += not queries
+            for index, (query_place, query, _) in enumerate(queries):
+                self._read_query(query_place, query, clip, f"{uid}_{index}")
 
     def _read_query(self, where: str, query: _Query, clip: Clip, query_id: str) -> None:
         raw = query.query or ""
@@ -220,20 +173,14 @@ class _NlqReader:
         if not text.strip():
             self.dirt["queries without text"] += 1
             return
-        self._count_text(raw)
-        moment = self._read_moment(where, query, clip)
+        self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
+        self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
+        self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
         self.dirt["queries without template"] += query.template is None
-        self.records.append(
-            Record(
-                query_id,
-                clip.clip_uid,
-                text,
-                clip.duration_sec,
-                (moment,) if moment else (),
-                template=query.template,
-                raw_query=raw,
-            )
-        )
+        moment = self._read_moment(where, query, clip)
+        moments = (moment,) if moment else ()
+        about = {"template": query.template, "raw_query": raw}
+        self.records.append(Record(query_id, clip.clip_uid, text, clip.duration_sec, moments, **about))
 
     def _read_moment(self, where: str, query: _Query, clip: Clip) -> tuple[float, float] | None:
         start, end = query.clip_start_sec, query.clip_end_sec
@@ -252,11 +199,6 @@ class _NlqReader:
         self.dirt["moments that end beyond the clip"] += end > clip.duration_sec
         self.dirt["moments shorter than 1 s"] += end - start < 1
         return (start, end)
-
-    def _count_text(self, raw: str) -> None:
-        self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
-        self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
-        self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
 
     def check_moments_present(self) -> None:
         """A test file has no moments at all; a file with some is broken where they are missing."""

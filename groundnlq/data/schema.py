@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -46,44 +46,52 @@ def _whole(text: str) -> str:
 
 
 Text = Annotated[StrictStr, AfterValidator(_whole), expected("a text")]
-Id = Annotated[
-    StrictStr,
-    Field(pattern=f"^{SAFE_ID.pattern}$"),
-    expected("an id of letters, digits, '.', '_', '-'"),
-]
-_IN_RANGE = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic on it overflows
-Bounded = Annotated[StrictFloat, _IN_RANGE]
-Number = Annotated[StrictInt | StrictFloat, _IN_RANGE, expected("a number")]  # integers stay integers
+_safe = Field(pattern=f"^{SAFE_ID.pattern}$")
+Id = Annotated[StrictStr, _safe, expected("an id of letters, digits, '.', '_', '-'")]
+_in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic on it overflows
+Bounded = Annotated[StrictFloat, _in_range]
+Number = Annotated[StrictInt | StrictFloat, _in_range, expected("a number")]  # integers stay integers
 
 
 def checked(
-    model: type[Model], value: Any, where: str, findings: Findings, separator: str = "."
+    kind: type[Model], value: Any, where: str, findings: Findings, separator: str = "."
 ) -> Model | None:
-    """`value` as a model; None where it has faults, which go to `findings` with their JSON path.
+    """`value` as a `kind`; None where it has faults, which go to `findings`.
 
     Args:
         where: JSON path of `value`; `separator` stands between it and the path within.
     """
     try:
-        return _adapter(model).validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_context=False):
-            path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
-            place = where + separator + path.lstrip(".") if where and path else where + path
-            findings.add(f"{place}: {_words(fault)}".lstrip(".: "))
+        for fault in error.errors(include_url=False):
+            keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
+            place = separator.join(filter(None, (where, keys.lstrip("."))))
+            words = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] in ("model_type", "dataclass_type"):
+                words = f"an object expected, got {value!r:.60}"
+            findings.add(f"{place}: {'missing' if fault['type'] == 'missing' else words}")
         return None
 
 
+def entries(
+    kind: type[Model], parent: Any, key: str, where: str, findings: Findings
+) -> Iterator[tuple[str, Model, Any]]:
+    """(JSON path, entry as a `kind`, entry as it stands) of a list within `parent`; faulty ones are left out
+    and go to `findings`, one by one, so that none hides another."""
+    values = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(values, list):
+        findings.add(f"{where}: has no list {key!r}".removeprefix(": "))
+        return
+    for index, value in enumerate(values):
+        place = f"{where}.{key}[{index}]".removeprefix(".")
+        if (entry := checked(kind, value, place, findings)) is not None:
+            yield place, entry, value
+
+
 @cache
-def _adapter(model: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(model)
-
-
-def _words(fault: Any) -> str:
-    what = {"list_type": "a list", "model_type": "an object", "dataclass_type": "an object"}
-    if fault["type"] in what:
-        return f"{what[fault['type']]} expected, got {fault['input']!r:.60}"
-    return "missing" if fault["type"] == "missing" else fault["msg"].removeprefix("Value error, ")
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def read_json(path: Path) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
 from groundnlq.data.records import Record
-from groundnlq.data.schema import Bounded, Id, checked, expected, read_json
+from groundnlq.data.schema import Bounded, Id, entries, expected, read_json
 from groundnlq.errors import DataError, Findings
 from groundnlq.files import write_json
 from groundnlq.provenance import file_identity, made_by
@@ -72,11 +72,6 @@ _Segments = Annotated[
 ]
 
 
-class _Submission(BaseModel, frozen=True):
-    results: list[Any]
-    provenance: Any = None
-
-
 class _Result(BaseModel, frozen=True):
     annotation_uid: Id
     query_idx: Annotated[StrictInt, Field(ge=0), expected("a count from 0")]
@@ -89,15 +84,9 @@ def read_submission(path: str | Path) -> Predictions:
     Raises:
         DataError: all faults in one message: duplicates, NaN, reversed or empty segments, missing keys.
     """
-    findings = Findings(str(path), DataError)
-    file = checked(_Submission, read_json(Path(path)), "", findings)
-    findings.raise_if_any("is this a submission file?")
+    tree, findings = read_json(Path(path)), Findings(str(path), DataError)
     ranked: Ranked = {}
-    for index, value in enumerate(file.results if file else ()):
-        where = f"results[{index}]"
-        result = checked(_Result, value, where, findings)
-        if result is None:
-            continue
+    for where, result, _ in entries(_Result, tree, "results", "", findings):
         query_id = f"{result.annotation_uid}_{result.query_idx}"
         if query_id in ranked:
             findings.add(f"{where}: query {query_id} is answered twice")
@@ -106,5 +95,5 @@ def read_submission(path: str | Path) -> Predictions:
     findings.raise_if_any("predict again, or fix the file")
     if not ranked:
         raise DataError(f"{path}: holds no answer -- predict again")
-    known = file.provenance if file else None
+    known = tree.get("provenance")
     return Predictions(ranked, file_identity(path) | (known if isinstance(known, dict) else {}))
