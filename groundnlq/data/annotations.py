@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from groundnlq.data.records import Record, read_records
-from groundnlq.data.schema import Bounded, Id, Number, Text, entries, read_json, read_utf8
+from groundnlq.data.schema import Bounded, Id, Number, Text, entries, read_json
 from groundnlq.errors import DataError, Findings
 
 KNOWN_VERSIONS = {"1", "1.0", "2", "2.0", "2.1"}
@@ -125,14 +125,19 @@ def read_truth(path: str | Path) -> list[Record]:
     Raises:
         DataError: unreadable, or a file without moments (a test split), which nothing can be scored on.
     """
-    first = next((line for line in read_utf8(Path(path)).splitlines() if line.strip()), "")
-    is_lines = first.strip().startswith("{") and '"query_id"' in first and '"videos"' not in first
-    records = read_records(path) if is_lines else read_nlq(path).records
+    records = read_records(path) if _is_json_lines(Path(path)) else read_nlq(path).records
     if not any(record.moments_sec for record in records):
-        raise DataError(
-            f"{path}: has no moments -- a test split has no public ground truth; use train or val"
-        )
+        reason = "a test split has no public ground truth; use train or val"
+        raise DataError(f"{path}: has no moments -- {reason}")
     return records
+
+
+def _is_json_lines(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first = next((line for line in file if line.strip("\ufeff \t\r\n")), "")
+    return '"query_id"' in first and '"videos"' not in first
 
 
 def _clips(tree: Any, findings: Findings) -> Iterator[tuple[str, Clip, Any]]:
@@ -176,8 +181,8 @@ class _NlqReader:
         self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
         self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
         self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
-        self.dirt["queries without template"] += query.template is None
         moment = self._read_moment(where, query, clip)
+        self.dirt["queries without template"] += query.template is None
         moments = (moment,) if moment else ()
         about = {"template": query.template, "raw_query": raw}
         self.records.append(Record(query_id, clip.clip_uid, text, clip.duration_sec, moments, **about))
@@ -193,9 +198,8 @@ class _NlqReader:
         if end <= start:
             self.findings.add(f"{where}: the moment ends at {end} s, not after its start at {start} s")
         elif start < -NEGATIVE_TOLERANCE_SEC or start >= clip.duration_sec:
-            self.findings.add(
-                f"{where}: the moment starts at {start} s, outside 0 ... {clip.duration_sec:g} s"
-            )
+            outside = f"outside 0 ... {clip.duration_sec:g} s"
+            self.findings.add(f"{where}: the moment starts at {start} s, {outside}")
         self.dirt["moments that end beyond the clip"] += end > clip.duration_sec
         self.dirt["moments shorter than 1 s"] += end - start < 1
         return (start, end)
@@ -204,9 +208,8 @@ class _NlqReader:
         """A test file has no moments at all; a file with some is broken where they are missing."""
         if any(record.moments_sec for record in self.records):
             for where in self.without_moment:
-                self.findings.add(
-                    f"{where}: missing clip_start_sec and clip_end_sec, which other queries have"
-                )
+                missing = "missing clip_start_sec and clip_end_sec, which other queries have"
+                self.findings.add(f"{where}: {missing}")
 
     def _is_duplicate(self, name: str, where: str) -> bool:
         first = self.seen.setdefault(name, where)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.store import DAMAGE, StoreFile, each_readable, plain_dataset
-from groundnlq.errors import FeatureError, Findings, KitError
+from groundnlq.data.store import DAMAGE, StoreFile, accepted
+from groundnlq.errors import FeatureError, Findings
 from groundnlq.files import atomic_path, check_id
 
 FLOAT16_MAX = 65504.0
@@ -108,33 +108,25 @@ def write_features(
         FeatureError: not (T, D), empty, another width than the first, NaN or Inf, a value beyond float16, a
             clip given twice, what `clips` itself raises; all clips by name in one message.
     """
-    width, count, digest = None, 0, hashlib.sha256()
-    findings = Findings(str(path), FeatureError)
+    digest, findings = hashlib.sha256(), Findings(str(path), FeatureError)
+    width: int | None = None
+
+    def check(clip_uid: str, values: np.ndarray | Tensor) -> np.ndarray:
+        return checked_array(values, check_id(clip_uid, str(path)), width, dtype)
+
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         group = root.create_group("clips", track_order=True)
-        for clip_uid, values in each_readable(clips, findings):
-            try:
-                array = checked_array(values, check_id(clip_uid, str(path)), width, dtype)
-            except KitError as error:
-                findings.add(str(error))
-                continue
+        for clip_uid, array in accepted(clips, check, findings):
             width = array.shape[1]
-            if clip_uid in group:
-                findings.add(f"clip {clip_uid} is given twice -- keep one of them")
-                continue
             group.create_dataset(clip_uid, data=array)
             digest.update(clip_uid.encode() + array.tobytes())
-            count += 1
         findings.raise_if_any("nothing was written")
         if width is None:
             raise FeatureError(f"{path}: no clip to write -- check the source and the list of clips")
+        count = len(group)
         root.attrs["width"] = width
-        texts = {
-            "attributes": json.dumps(dict(attributes or {})),
-            "dtype": dtype,
-            "sha256": digest.hexdigest(),
-        }
-        root.write_texts(kind="features", **texts)
+        about = {"attributes": json.dumps(dict(attributes or {})), "sha256": digest.hexdigest()}
+        root.write_texts(kind="features", dtype=dtype, **about)
     return count
 
 
@@ -144,35 +136,32 @@ def checked_array(
     """(T, D) features in the given dtype, or a FeatureError that names the clip and what is wrong."""
     try:
         tensor = torch.as_tensor(values).detach()
+        fault = _fault_of(tensor, width, dtype)
     except (TypeError, ValueError) as error:
-        raise FeatureError(
-            f"clip {clip_uid}: features are not an array of numbers ({error}) -- extract it again"
-        ) from None
-    if tensor.dim() != 2:
-        raise FeatureError(
-            f"clip {clip_uid}: features are {tuple(tensor.shape)}, expected (T, D) -- extract it again"
-        )
-    if 0 in tensor.shape:
-        raise FeatureError(f"clip {clip_uid}: features are empty, {tuple(tensor.shape)} -- extract it again")
-    if width is not None and tensor.shape[1] != width:
-        raise FeatureError(
-            f"clip {clip_uid}: features are {tuple(tensor.shape)}, expected (T, {width}) as before -- "
-            "if they are (D, T), transpose them"
-        )
+        fault = f"features are not an array of numbers ({error})"
+    if fault:
+        remedy = "" if " -- " in fault else " -- extract it again"
+        raise FeatureError(f"clip {clip_uid}: {fault}{remedy}")
+    return tensor.float().to(getattr(torch, dtype)).numpy()
+
+
+def _fault_of(tensor: Tensor, width: int | None, dtype: str) -> str | None:
+    shape = tuple(tensor.shape)
+    if len(shape) != 2:
+        return f"features are {shape}, expected (T, D)"
+    if 0 in shape:
+        return f"features are empty, {shape}"
+    if width not in (None, shape[1]):
+        return f"features are {shape}, expected (T, {width}) as before -- if they are (D, T), transpose them"
     if not tensor.is_floating_point():
-        raise FeatureError(
-            f"clip {clip_uid}: features are {tensor.dtype}, expected real numbers -- extract it again"
-        )
-    tensor = tensor.float()
-    if not tensor.isfinite().all():
-        step, channel = (~tensor.isfinite()).nonzero()[0].tolist()
-        value = tensor[step, channel].item()
-        raise FeatureError(f"clip {clip_uid}: {value} at step {step}, channel {channel} -- extract it again")
-    if dtype == "float16" and tensor.abs().max() > FLOAT16_MAX:
-        raise FeatureError(
-            f"clip {clip_uid}: value {tensor.abs().max().item():g} is beyond float16 -- use --dtype float32"
-        )
-    return tensor.to(getattr(torch, dtype)).numpy()
+        return f"features are {tensor.dtype}, expected real numbers"
+    values = tensor.float()
+    if not values.isfinite().all():
+        step, channel = (~values.isfinite()).nonzero()[0].tolist()
+        return f"{values[step, channel].item()} at step {step}, channel {channel}"
+    if dtype == "float16" and (largest := values.abs().max().item()) > FLOAT16_MAX:
+        return f"value {largest:g} is beyond float16 -- use --dtype float32"
+    return None
 
 
 def _version(root: h5py.File) -> tuple[int, int]:
@@ -181,14 +170,14 @@ def _version(root: h5py.File) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _num_steps(root: h5py.File, width: int) -> dict[str, int]:
+def _num_steps(root: StoreFile, width: int) -> dict[str, int]:
     """Steps of each clip, in the order they were written."""
     path = root.filename
     if not isinstance(root.get("clips", getlink=True), h5py.HardLink):
         raise FeatureError(f"{path}: 'clips' is a link to other data, which is refused -- copy the data in")
     num_steps, findings = {}, Findings(path, FeatureError)
     for name in root["clips"]:
-        shape = plain_dataset(root["clips"], name).shape  # HDF5 refuses data that would end behind the file
+        shape = root.plain_dataset(name, "clips").shape  # HDF5 refuses data that would end behind the file
         if len(shape) != 2 or shape[1] != width or shape[0] == 0:
             findings.add(f"clip {name!r:.80} is {shape}, expected (T, {width})")
         else:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, Field
 
-from groundnlq.data.schema import Id, Number, Text, checked, expected, loads, read_utf8
+from groundnlq.data.schema import Id, Number, Text, checked, expected, read_json_lines
 from groundnlq.errors import DataError, Findings
 from groundnlq.files import write_text
 
@@ -62,20 +62,12 @@ def read_records(path: str | Path) -> list[Record]:
     """
     path, findings, records = Path(path), Findings(str(path), DataError), []
     lines_of: dict[str, int] = {}
-    for number, line in enumerate(read_utf8(path).split("\n"), 1):  # texts may hold other line separators
-        if not line.strip():
-            continue
-        where = f"line {number}"
-        try:
-            row = loads(line)
-        except ValueError as error:
-            findings.add(f"{where}: not valid JSON ({error})")
-            continue
-        record = checked(Record, row, where, findings, separator=": ")
+    for number, row in read_json_lines(path, findings):
+        record = checked(Record, row, f"line {number}", findings, separator=": ")
         if record is not None:
             records.append(record)
             if (first := lines_of.setdefault(record.query_id, number)) != number:
-                findings.add(f"{where}: duplicate query_id {record.query_id} (first at line {first})")
+                findings.add(f"line {number}: duplicate query_id {record.query_id} (first at line {first})")
     findings.raise_if_any("write it again with 'groundnlq prepare'")
     if not records:
         raise DataError(f"{path}: holds no record -- write it again with 'groundnlq prepare'")
@@ -84,7 +76,7 @@ def read_records(path: str | Path) -> list[Record]:
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records in the published JSON-lines layout, atomically."""
-    write_text(path, "\n".join(json.dumps(_row_of_record(record)) for record in records))
+    write_text(path, "\n".join(json.dumps(_row(record)) for record in records))
 
 
 def identity_of(records: Sequence[Record]) -> dict[str, Any]:
@@ -93,7 +85,7 @@ def identity_of(records: Sequence[Record]) -> dict[str, Any]:
     return {"queries": len(records), "sha256": hashlib.sha256(asked.encode()).hexdigest()}
 
 
-def _row_of_record(record: Record) -> dict[str, Any]:
+def _row(record: Record) -> dict[str, Any]:
     row = {
         "query" if record.query_type == "nlq" else "narration_query": record.query,
         "query_id": record.query_id,

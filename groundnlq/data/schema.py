@@ -101,13 +101,24 @@ def read_json(path: Path) -> Any:
         DataError: what is wrong and at which line and column.
     """
     try:
-        return loads(read_utf8(path))
+        return _loads(_read_utf8(path))
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}) -- fetch the file again") from None
 
 
-def read_utf8(path: Path) -> str:
-    """The text of a file, a byte-order mark left out; raises DataError with the file's name."""
+def read_json_lines(path: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
+    """(Line number, value) of a file with one JSON value a line; broken lines go to `findings`."""
+    for number, line in enumerate(_read_utf8(path).split("\n"), 1):  # texts may hold other line separators
+        if line.strip():
+            try:
+                value = _loads(line)
+            except ValueError as error:
+                findings.add(f"line {number}: not valid JSON ({error})")
+            else:
+                yield number, value
+
+
+def _read_utf8(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -117,16 +128,15 @@ def read_utf8(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}) -- save it as UTF-8") from None
 
 
-def loads(text: str) -> Any:
-    """Parse JSON; ValueError names a duplicate key, and what is nested too deeply."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        tree = dict(pairs)
-        if len(tree) < len(pairs):
-            raise ValueError(f"duplicate key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r}")
-        return tree
-
+def _loads(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        raise ValueError(f"duplicate key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r}")
+    return tree

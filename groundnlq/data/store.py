@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 
-from groundnlq.errors import FeatureError, Findings
+from groundnlq.errors import FeatureError, Findings, KitError
 from groundnlq.provenance import made_by
+
+Values = TypeVar("Values")
 
 SCHEMA = 1
 DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what HDF5 raises on broken bytes
@@ -62,27 +64,35 @@ class StoreFile(h5py.File):
         for name, text in (texts | {"made_by": json.dumps(made_by())}).items():
             self.attrs[name] = np.bytes_(text.encode())
 
+    def plain_dataset(self, name: str, inside: str = "/") -> h5py.Dataset:
+        """A dataset that lies in this very file: a link, or data kept elsewhere, is refused unread."""
+        where = f"{self.filename}: {name!r:.80}"
+        if not isinstance(self[inside].get(name, getlink=True), h5py.HardLink):
+            raise FeatureError(f"{where} is a link to other data, which is refused -- copy the data in")
+        dataset = self[inside][name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise FeatureError(f"{where} is not an array -- import it again")
+        if dataset.is_virtual or dataset.external:
+            raise FeatureError(f"{where} lies in other files, which is refused -- copy the data in")
+        return dataset
 
-def plain_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    """A dataset that lies in this very file: a link, or data kept in another file, is refused unread."""
-    where = f"{group.file.filename}: {name!r:.80}"
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise FeatureError(f"{where} is a link to other data, which is refused -- copy the data in")
-    dataset = group[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise FeatureError(f"{where} is not an array -- import it again")
-    if dataset.is_virtual or dataset.external:
-        raise FeatureError(f"{where} lies in other files, which is refused -- copy the data in")
-    return dataset
 
-
-def each_readable(pairs: Iterable[tuple[str, Any]], findings: Findings) -> Iterator[tuple[str, Any]]:
-    """The pairs as they come; a pair that cannot be read is a finding, and the next one is tried."""
-    source = iter(pairs)
+def accepted(
+    pairs: Iterable[tuple[str, Any]], check: Callable[[str, Any], Values], findings: Findings
+) -> Iterator[tuple[str, Values]]:
+    """Names and checked values; a pair that is a duplicate, or cannot be read or used, is a finding."""
+    source, names = iter(pairs), set()
     while True:
         try:
-            yield next(source)
+            name, values = next(source)
+            values = check(name, values)
         except StopIteration:
             return
-        except FeatureError as error:
+        except KitError as error:
             findings.add(str(error))
+            continue
+        if name in names:
+            findings.add(f"{name} is given twice -- keep one of them")
+            continue
+        names.add(name)
+        yield name, values

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.store import DAMAGE, StoreFile, each_readable, plain_dataset
+from groundnlq.data.store import DAMAGE, StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
@@ -24,9 +24,9 @@ class TokenStore:
         self.path = Path(path)
         with StoreFile.open(self.path, "tokens") as root:
             try:
-                self._matrix = torch.from_numpy(plain_dataset(root, "tokens")[()])
-                offsets = plain_dataset(root, "offsets")[()].tolist()
-                ids = plain_dataset(root, "query_ids").asstr()[()].tolist()
+                self._matrix = torch.from_numpy(root.plain_dataset("tokens")[()])
+                offsets = root.plain_dataset("offsets")[()].tolist()
+                ids = root.plain_dataset("query_ids").asstr()[()].tolist()
                 self.encoder = root.text("encoder")
                 self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
                 self._spans = dict(zip(ids, pairwise(offsets), strict=True))
@@ -78,17 +78,19 @@ def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, enco
         FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what
             `tokens` itself raises; all queries by name in one message.
     """
-    parts: dict[str, Tensor] = {}
     findings = Findings(str(path), FeatureError)
-    width = None
-    for query_id, values in each_readable(tokens, findings):
+    width: int | None = None
+
+    def check(query_id: str, values: Tensor) -> Tensor:
+        nonlocal width
         if values.dim() == 1:  # older published stores: a vector is one token
             values = values[None]
         width = width or values.shape[-1]
-        if fault := _fault_of(query_id, values, width, query_id in parts):
-            findings.add(f"query {query_id!s:.80}: {fault}")
-        else:
-            parts[query_id] = values.float()
+        if fault := _fault_of(query_id, values, width):
+            raise FeatureError(f"query {query_id!s:.80}: {fault}")
+        return values.float()
+
+    parts = dict(accepted(tokens, check, findings))
     findings.raise_if_any("encode or fetch these again; nothing was written")
     if not parts:
         raise FeatureError(f"{path}: no query to write -- check the records")
@@ -96,8 +98,7 @@ def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, enco
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         root["tokens"], root["offsets"] = matrix, np.cumsum([0, *lengths])
         root["query_ids"] = np.array(list(parts), dtype="S")
-        digest = _digest(list(parts), lengths, matrix)
-        root.write_texts(kind="tokens", encoder=encoder, sha256=digest)
+        root.write_texts(kind="tokens", encoder=encoder, sha256=_digest(list(parts), lengths, matrix))
     return len(parts)
 
 
@@ -105,11 +106,9 @@ def _digest(query_ids: list[str], lengths: list[int], matrix: np.ndarray) -> str
     return hashlib.sha256(json.dumps([query_ids, lengths]).encode() + matrix.tobytes()).hexdigest()
 
 
-def _fault_of(query_id: str, values: Tensor, width: int, is_known: bool) -> str | None:
+def _fault_of(query_id: str, values: Tensor, width: int) -> str | None:
     if not SAFE_ID.fullmatch(query_id):
         return "the id is not allowed; ids are letters, digits, '.', '_', '-'"
     if values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
         return f"tokens are {tuple(values.shape)}, expected (L, {width}), L >= 1"
-    if not values.isfinite().all():
-        return "tokens hold NaN or Inf"
-    return "is given twice" if is_known else None
+    return None if values.isfinite().all() else "tokens hold NaN or Inf"
