@@ -184,8 +184,8 @@ class _NlqReader:
         moment = self._read_moment(where, query, clip)
         self.dirt["queries without template"] += query.template is None
         moments = (moment,) if moment else ()
-        about = {"template": query.template, "raw_query": raw}
-        self.records.append(Record(query_id, clip.clip_uid, text, clip.duration_sec, moments, **about))
+        record = Record(query_id, clip.clip_uid, text, clip.duration_sec, moments)
+        self.records.append(replace(record, template=query.template, raw_query=raw))
 
     def _read_moment(self, where: str, query: _Query, clip: Clip) -> tuple[float, float] | None:
         start, end = query.clip_start_sec, query.clip_end_sec

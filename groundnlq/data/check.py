@@ -97,7 +97,7 @@ def check_features(
             not_finite.append(uid)
         elif (features == features[0]).all():
             constant.append(uid)
-    files = [store] if tokens is None else [store, tokens]
+    files: list[FeatureStore | TokenStore] = [store] if tokens is None else [store, tokens]
     lacking = [r.query_id for r in records if tokens is not None and r.query_id not in tokens]
     damaged = [str(file.path) for file in files if not file.is_as_written()]
     return FeatureReport(

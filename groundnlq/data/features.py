@@ -50,7 +50,7 @@ class FeatureStore:
     def clip_uids(self) -> list[str]:
         return list(self.num_steps)
 
-    def __contains__(self, clip_uid: str) -> bool:
+    def __contains__(self, clip_uid: object) -> bool:
         return clip_uid in self.num_steps
 
     def read(self, clip_uid: str) -> Tensor:

@@ -119,7 +119,7 @@ def _lmdb_source(path: Path, *names: str) -> _Source:
         with environment.begin() as transaction:
             value = transaction.get(key.encode())
         try:
-            with np.load(io.BytesIO(value), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(value or b""), allow_pickle=False) as arrays:
                 if name := next((name for name in names if name in arrays), None):
                     return arrays[name]
                 raise FeatureError(f"{path}: entry {key} has {sample_of(arrays)}, expected {names[0]!r}")

@@ -43,7 +43,8 @@ def narration_records(
             by_video.setdefault(clip.video_uid, []).append(clip)
         else:
             counts["clips without features"] += 1
-    records, num_kept = {}, 0
+    records: dict[str, Record] = {}
+    num_kept = 0
     for row in _rows(Path(egoclip_csv), counts):
         text = clean_narration(row["clip_text"], keep_tag, question_mark)
         for clip in by_video.get(row["video_uid"], ()):

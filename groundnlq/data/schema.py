@@ -62,7 +62,7 @@ def checked(
         where: JSON path of `value`; `separator` stands between it and the path within.
     """
     try:
-        return _adapter(kind).validate_python(value)
+        return _adapter(kind).validate_python(value)  # type: ignore[arg-type]
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])

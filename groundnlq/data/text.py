@@ -49,7 +49,8 @@ class TextEncoder:
         self, texts: Sequence[str], are_questions: bool = True, batch_size: int = 64, progress: bool = False
     ) -> list[Tensor]:
         """(L, width) float32 for each text."""
-        prepared, encoded = [self.prepare(text, are_questions) for text in texts], []
+        prepared = [self.prepare(text, are_questions) for text in texts]
+        encoded: list[Tensor] = []
         with tqdm(total=len(texts), desc="text", unit="text", disable=None if progress else True) as bar:
             for first in range(0, len(prepared), batch_size):
                 encoded += self._encode(prepared[first : first + batch_size])
@@ -84,7 +85,7 @@ def load_encoder(name: str, download: bool = False) -> TextEncoder:
         FeatureError: not installed, not on this machine, or weights of another checksum.
     """
     source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
-    options = {"local_files_only": not download, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
     with _hub(download):
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
 

@@ -42,7 +42,7 @@ class TokenStore:
     def query_ids(self) -> list[str]:
         return list(self._spans)
 
-    def __contains__(self, query_id: str) -> bool:
+    def __contains__(self, query_id: object) -> bool:
         return query_id in self._spans
 
     def read(self, query_id: str) -> Tensor:

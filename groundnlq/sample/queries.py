@@ -103,7 +103,7 @@ def _unique(*names: str, verbs: tuple[str, ...] | None = None, **fixed: str) -> 
 
 def _put_somewhere(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
     """The last time an object was put; where it was put once only, "last" is true as well."""
-    last = {e.object: e for e in log.events if e.verb == "put"}
+    last = {e.object: e for e in log.events if e.verb == "put" and e.object}
     for name, event in last.items():
         yield event, {"object": name, "verb": "put", "which": "last"}
 
@@ -116,7 +116,7 @@ def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
         for word, beside in (("before", place - 1), ("after", place + 1)):
             if 0 <= beside < len(log.events):
                 event = log.events[beside]
-                if event.object not in (None, anchor.object):
+                if event.object is not None and event.object != anchor.object:
                     asked = {"verb": event.verb, "object": event.object, "relation": word}
                     yield event, asked | {"other_verb": anchor.verb, "other_object": anchor.object}
 

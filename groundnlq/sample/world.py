@@ -179,7 +179,8 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
 def _act(
     random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float
 ) -> list[Event]:
-    events, done, time = [], set(), float(random.exponential(config.pause_sec))
+    events: list[Event] = []
+    done, time = set(), float(random.exponential(config.pause_sec))
     while True:
         length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
         if time + length > duration - 0.5:
@@ -205,8 +206,8 @@ def _event(random: np.random.Generator, cast: _Cast, place: str, start: float, e
     thing = _one(random, cast.objects)
     if kind == "talk":  # half of the talks happen over something the hands are doing
         busy = random.random() < 0.5 and verb not in NEEDS_CONTAINER
-        verb, thing = (verb, thing) if busy else ("talk", None)
-        return Event(start, end, verb, place, object=thing, person=_one(random, cast.persons))
+        doing = {"verb": verb, "object": thing} if busy else {"verb": "talk"}
+        return Event(start, end, place=place, person=_one(random, cast.persons), **doing)
     container = _one(random, cast.containers) if verb in NEEDS_CONTAINER else None
     return Event(start, end, verb, place, object=thing, container=container)
 
