@@ -81,7 +81,9 @@ def entries(
     and go to `findings`, one by one, so that none hides another."""
     values = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(values, list):
-        findings.add(f"{where}: has no list {key!r}".removeprefix(": "))
+        findings.add(
+            f"{where}: has no list {key!r}" if where else f"has no list {key!r}; is it the right file?"
+        )
         return
     for index, value in enumerate(values):
         place = f"{where}.{key}[{index}]".removeprefix(".")

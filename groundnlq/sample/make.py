@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def make_sample(
     questions = {split: [ask(config, log) for log in logs[split]] for split in ("train", "val", "test")}
     meanings = write_official(official, config, logs, questions)
     every = [log for split_logs in logs.values() for log in split_logs]
-    write_text(official / "events.jsonl", "".join(json.dumps(log.to_json()) + "\n" for log in every))
+    write_text(official / "events.jsonl", "".join(json.dumps(asdict(log)) + "\n" for log in every))
     _film(official / "features", config, every, progress)
     counts = {f"{split} clips": len(split_logs) for split, split_logs in logs.items()}
     counts |= {f"{split} questions": sum(map(len, of_split)) for split, of_split in questions.items()}

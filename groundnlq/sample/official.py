@@ -109,7 +109,7 @@ def _video(uid: str, clips: list[dict]) -> dict[str, Any]:
 
 def _clip(log: ClipLog, queries: list[dict] | None) -> dict[str, Any]:
     start, end = log.video_start_sec, round(log.video_start_sec + log.duration_sec, 3)
-    annotations = [] if queries is None else [_annotation(log, queries)]
+    annotation = {"annotation_uid": _annotation_uid(log), "language_queries": queries}
     return {
         "clip_uid": log.clip_uid,
         "source_clip_uid": log.clip_uid,
@@ -121,12 +121,8 @@ def _clip(log: ClipLog, queries: list[dict] | None) -> dict[str, Any]:
         "clip_end_sec": round(log.duration_sec + 0.02, 3),
         "clip_start_frame": 0,
         "clip_end_frame": round(log.duration_sec * 30),
-        "annotations": annotations,
+        "annotations": [] if queries is None else [annotation],
     }
-
-
-def _annotation(log: ClipLog, queries: list[dict]) -> dict[str, Any]:
-    return {"annotation_uid": _annotation_uid(log), "language_queries": queries}
 
 
 def _annotation_uid(log: ClipLog) -> str:
@@ -179,11 +175,9 @@ def _typed(random: np.random.Generator, text: str, split: str) -> str:
 
 
 def _without_answers(clip: dict[str, Any]) -> dict[str, Any]:
-    annotations = [
-        a | {"language_queries": [{"query": q["query"]} for q in a["language_queries"]]}
-        for a in clip["annotations"]
-    ]
-    return clip | {"annotations": annotations}
+    (annotation,) = clip["annotations"]
+    queries = [{"query": query["query"]} for query in annotation["language_queries"]]
+    return clip | {"annotations": [annotation | {"language_queries": queries}]}
 
 
 def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
@@ -200,18 +194,9 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                 source = f"narration_pass_{narrator}"
                 video_length = f"{2.4 * config.clip_length_sec:.3f}"
                 noun = event.object or event.container or event.person or ""
-                rows.append(
-                    [
-                        log.video_uid,
-                        video_length,
-                        source,
-                        str(index),
-                        *times,
-                        _sentence(random, log.events, index) if narrator == 2 else narrate(event),
-                        event.verb,
-                        noun,
-                    ]
-                )
+                told = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
+                about = [log.video_uid, video_length, source, str(index)]
+                rows.append([*about, *times, told, event.verb, noun])
     return rows
 
 

@@ -7,6 +7,7 @@ rule fits exactly one event of the clip, so each has exactly one right answer. R
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,17 +33,15 @@ Rule = Callable[[ClipLog], Iterator[tuple[Event, dict[str, str]]]]
 def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
     """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two."""
     random = config.stream("queries", log.split, log.clip_uid)
-    pool = [_Candidate(t, e, a) for t in TEMPLATES for e, a in t.rule(log)]
+    pool = [(template, *found) for template in TEMPLATES for found in template.rule(log)]
     questions: list[Question] = []
-    uses: dict[float, int] = {}
+    uses: Counter[float] = Counter()
     while pool and len(questions) < config.queries_per_clip:
-        weights = _weights(pool)
-        chosen = pool.pop(int(random.choice(len(pool), p=weights)))
-        if uses.get(chosen.event.start_sec, 0) < 2:
-            uses[chosen.event.start_sec] = uses.get(chosen.event.start_sec, 0) + 1
-            wording = chosen.template.wordings[int(random.integers(len(chosen.template.wordings)))]
-            text = wording.format_map(_words(chosen.asked))
-            questions.append(Question(chosen.template.name, text, chosen.event, chosen.asked))
+        template, event, asked = pool.pop(int(random.choice(len(pool), p=_weights(pool))))
+        if uses[event.start_sec] < 2:
+            uses[event.start_sec] += 1
+            wording = template.wordings[int(random.integers(len(template.wordings)))]
+            questions.append(Question(template.name, wording.format_map(_words(asked)), event, asked))
     return sorted(questions, key=lambda q: (q.event.start_sec, q.text))
 
 
@@ -56,18 +55,9 @@ class _Template:
     wordings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    template: _Template
-    event: Event
-    asked: dict[str, str]
-
-
-def _weights(pool: list[_Candidate]) -> np.ndarray:
-    per_template: dict[str, int] = {}
-    for candidate in pool:
-        per_template[candidate.template.name] = per_template.get(candidate.template.name, 0) + 1
-    weights = np.array([c.template.weight / per_template[c.template.name] for c in pool])
+def _weights(pool: list[tuple[_Template, Event, dict[str, str]]]) -> np.ndarray:
+    of_template = Counter(template.name for template, *_ in pool)
+    weights = np.array([template.weight / of_template[template.name] for template, *_ in pool])
     return weights / weights.sum()
 
 
@@ -126,10 +116,8 @@ def _category(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
     for event in log.events:
         if event.object is not None:
             kind = CATEGORY_OF[event.object]
-            same = [
-                e for e in log.events if e.verb == event.verb and e.object and CATEGORY_OF[e.object] == kind
-            ]
-            if len(same) == 1:
+            alike = [e for e in log.events if e.object and CATEGORY_OF[e.object] == kind]
+            if sum(e.verb == event.verb for e in alike) == 1:
                 yield event, {"category": kind, "verb": event.verb}
 
 

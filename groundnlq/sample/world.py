@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,18 +31,11 @@ SCALES: dict[str, dict[str, float]] = {
     "tiny": {"num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2},
     "demo": {},
     "ego4d": {
-        "num_train_clips": 1270,
-        "num_narrated_clips": 0,
-        "num_val_clips": 415,
-        "num_test_clips": 333,
-        "clip_length_sec": 480.0,
-        "queries_per_clip": 11,
-        "objects_per_clip": 18,
-        "verbs_per_clip": 6,
-        "action_width": 2048,
-        "scene_width": 256,
+        "num_train_clips": 1270, "num_narrated_clips": 0, "num_val_clips": 415, "num_test_clips": 333,
+        "clip_length_sec": 480.0, "queries_per_clip": 11, "objects_per_clip": 18, "verbs_per_clip": 6,
+        "action_width": 2048, "scene_width": 256,
     },
-}
+}  # fmt: skip
 _Count = Annotated[int, Field(ge=1)]
 _NotNegative = Annotated[float, Field(ge=0)]
 
@@ -131,9 +124,6 @@ class ClipLog:
     stays: tuple[tuple[float, float, str], ...]  # start_sec, end_sec, place
     clutter: dict[str, tuple[str, ...]]  # place -> objects that lie there
     events: tuple[Event, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
