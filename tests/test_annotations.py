@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from groundnlq.data.annotations import clean_query, read_nlq, read_truth
-from groundnlq.data.records import read_records, write_records
+from groundnlq.data.records import identity_of, read_records, write_records
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN
 
@@ -41,6 +41,29 @@ def test_records_survive_a_round_trip(tmp_path):
     assert read_records(tmp_path / "again.jsonl") == records
     crlf = write(tmp_path, "\ufeff" + (tmp_path / "again.jsonl").read_text().replace("\n", "\r\n") + "\r\n")
     assert read_records(crlf) == records
+
+
+def test_records_keep_template_and_annotated_text_as_further_keys(tmp_path):
+    queries = query("Query Text: where is  it?", template="Place: Where did I put X?"), query(template=None)
+    records = read_nlq(write(tmp_path, official(*queries))).records
+    write_records(tmp_path / "r.jsonl", records)
+    again = read_truth(tmp_path / "r.jsonl")  # no second file is needed to evaluate by template
+    assert again == records
+    assert (again[0].template, again[0].raw_query) == (
+        "Place: Where did I put X?",
+        "Query Text: where is  it?",
+    )
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    published = ["query", "query_id", "duration", "video_id", "query_type", "timestamps"]
+    assert [list(row) for row in rows] == [[*published, "template", "raw_query"], [*published, "raw_query"]]
+
+
+def test_files_of_the_former_layout_are_read_and_have_the_same_identity(tmp_path):
+    records = read_nlq(GOLDEN / "annotations_dirty.json").records
+    former = [replace(record, template=None, raw_query=None) for record in records]
+    write_records(tmp_path / "former.jsonl", former)
+    assert read_records(tmp_path / "former.jsonl") == former
+    assert identity_of(former) == identity_of(records)
 
 
 def test_the_index_counts_queries_without_text(tmp_path):
