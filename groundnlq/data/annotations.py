@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 
 from groundnlq.data.records import Record, read_records
-from groundnlq.data.schema import Bounded, Id, Number, Text, entries, read_json
+from groundnlq.data.schema import Bounded, Id, Number, Text, entries, expected, read_json
 from groundnlq.errors import DataError, Findings
 
 KNOWN_VERSIONS = {"1", "1.0", "2", "2.0", "2.1"}
 NEGATIVE_TOLERANCE_SEC = 1e-3  # official times start at -4e-7 now and then
+_Seconds = Annotated[Bounded, expected("a number")]
 _STRAY_PREFIX = re.compile(r"^\s*(query text|[a-z] text( \(optional\))?)\s*:\s*", re.IGNORECASE)
 
 
@@ -30,8 +31,8 @@ class Clip:
     """An annotated excerpt of a video."""
 
     clip_uid: Id
-    video_start_sec: Bounded
-    video_end_sec: Bounded
+    video_start_sec: _Seconds
+    video_end_sec: _Seconds
     video_uid: Text = ""
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ Text = Annotated[StrictStr, AfterValidator(_whole), expected("a text")]
 _safe = Field(pattern=f"^{SAFE_ID.pattern}$")
 Id = Annotated[StrictStr, _safe, expected("an id of letters, digits, '.', '_', '-'")]
 _in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic on it overflows
-Bounded = Annotated[StrictFloat, _in_range]
+Bounded = Annotated[StrictFloat, _in_range]  # takes integers, too
 Number = Annotated[StrictInt | StrictFloat, _in_range, expected("a number")]  # integers stay integers
 
 
