@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from standin import compress, inflate
@@ -59,13 +60,15 @@ def main() -> None:
             Path(folder, uid).write_bytes(compress(clip))
         write_features(Path(folder, "f.h5"), clips.items())
         store = FeatureStore(Path(folder, "f.h5"))
+        with h5py.File(Path(folder, "f.h5"), "r") as root:
+            begins = {uid: root["clips"][uid].id.get_offset() for uid in uids}
 
         def inflated(uid: str) -> torch.Tensor:
             return inflate(Path(folder, uid).read_bytes())
 
         def plain_bytes(uid: str) -> None:
             """As many bytes of the same file with one call of the system, and nothing else."""
-            first, size = store._begins[uid], clips[uid].numel() * 2
+            first, size = begins[uid], clips[uid].numel() * 2
             file = os.open(whole(uid), os.O_RDONLY)
             os.preadv(file, [bytearray(size)], first)
             os.close(file)

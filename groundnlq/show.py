@@ -46,14 +46,14 @@ def _run_folder(path: Path) -> dict[str, Any]:
 
 
 def _store(path: Path) -> dict[str, Any]:
-    import h5py
 
-    from groundnlq.data.features import FeatureStore, read_text
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.store import StoreFile
     from groundnlq.data.tokens import TokenStore
 
     try:
-        with h5py.File(path, "r") as root:
-            kind, made_by = read_text(root, "kind", ""), json.loads(read_text(root, "made_by", "{}"))
+        with StoreFile(path, "r") as root:
+            kind, made_by = root.text("kind", ""), json.loads(root.text("made_by", "{}"))
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a readable HDF5 file ({error}) -- make it again") from None
     if kind == "tokens":
@@ -77,7 +77,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> dict[str, Any]:
     from groundnlq.data.annotations import read_nlq
-    from groundnlq.data.records import identity_of, read_json, read_records
+    from groundnlq.data.records import identity_of, read_records
+    from groundnlq.data.schema import read_json
 
     try:
         tree = read_json(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def sample(args: Namespace) -> None:
-    from groundnlq.sample import make_sample, prepare_sample
+    from groundnlq.sample.make import make_sample, prepare_sample
 
     changes = dict(_setting(text) for text in args.settings)
     counts = make_sample(args.folder, seed=args.seed, scale=args.scale, **changes)
@@ -40,8 +40,9 @@ def prepare_nlq(args: Namespace) -> None:
 
 
 def prepare_narrations(args: Namespace) -> None:
+    from groundnlq.data.annotations import read_clips
     from groundnlq.data.features import FeatureStore
-    from groundnlq.data.narrations import narration_records, read_clips
+    from groundnlq.data.narrations import narration_records
     from groundnlq.data.records import write_records
 
     available = FeatureStore(args.features) if args.features else None
@@ -98,7 +99,7 @@ def text_encode(args: Namespace) -> None:
 
 
 def text_import(args: Namespace) -> None:
-    from groundnlq.data.tokens import import_text_lmdb
+    from groundnlq.data.importers import import_text_lmdb
 
     print_counts("imported", {"queries": import_text_lmdb(args.source, args.output)})
     _print_written(args.output)
@@ -164,7 +165,8 @@ def evaluate(args: Namespace) -> None:
 
 def ensemble(args: Namespace) -> None:
     from groundnlq.analysis.ensemble import ensemble as combine
-    from groundnlq.data.records import Record, read_json
+    from groundnlq.data.records import Record
+    from groundnlq.data.schema import read_json
     from groundnlq.data.submission import read_submission, write_submission
 
     combined = combine([read_submission(path) for path in args.predictions])

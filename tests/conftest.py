@@ -20,7 +20,7 @@ QUICK = "train.epochs=2 train.warmup_epochs=1 train.validate_every_epochs=1"
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
     """A prepared sample world of 20 short clips; read it, never write into it."""
-    from groundnlq.sample import make_sample, prepare_sample
+    from groundnlq.sample.make import make_sample, prepare_sample
 
     folder = tmp_path_factory.mktemp("tiny") / "world"
     make_sample(folder, scale="tiny", progress=False)

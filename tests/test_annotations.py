@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from groundnlq.data.annotations import clean_query, read_nlq, read_truth
-from groundnlq.data.records import read_records, write_records
+from groundnlq.data.records import identity_of, read_records, write_records
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN
 
@@ -30,7 +31,7 @@ def write(tmp_path, tree, name="nlq_val.json"):
 
 def test_the_dirty_golden_file_gives_the_published_records_byte_for_byte(tmp_path):
     records = read_nlq(GOLDEN / "annotations_dirty.json", clean_text=False).records
-    write_records(tmp_path / "r.jsonl", records)
+    write_records(tmp_path / "r.jsonl", [replace(r, template=None, raw_query=None) for r in records])
     assert (tmp_path / "r.jsonl").read_bytes() == (GOLDEN / "annotations_records.jsonl").read_bytes()
 
 
@@ -40,6 +41,29 @@ def test_records_survive_a_round_trip(tmp_path):
     assert read_records(tmp_path / "again.jsonl") == records
     crlf = write(tmp_path, "\ufeff" + (tmp_path / "again.jsonl").read_text().replace("\n", "\r\n") + "\r\n")
     assert read_records(crlf) == records
+
+
+def test_records_keep_template_and_annotated_text_as_further_keys(tmp_path):
+    queries = query("Query Text: where is  it?", template="Place: Where did I put X?"), query(template=None)
+    records = read_nlq(write(tmp_path, official(*queries))).records
+    write_records(tmp_path / "r.jsonl", records)
+    again = read_truth(tmp_path / "r.jsonl")  # no second file is needed to evaluate by template
+    assert again == records
+    assert (again[0].template, again[0].raw_query) == (
+        "Place: Where did I put X?",
+        "Query Text: where is  it?",
+    )
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    published = ["query", "query_id", "duration", "video_id", "query_type", "timestamps"]
+    assert [list(row) for row in rows] == [[*published, "template", "raw_query"], [*published, "raw_query"]]
+
+
+def test_files_of_the_former_layout_are_read_and_have_the_same_identity(tmp_path):
+    records = read_nlq(GOLDEN / "annotations_dirty.json").records
+    former = [replace(record, template=None, raw_query=None) for record in records]
+    write_records(tmp_path / "former.jsonl", former)
+    assert read_records(tmp_path / "former.jsonl") == former
+    assert identity_of(former) == identity_of(records)
 
 
 def test_the_index_counts_queries_without_text(tmp_path):
@@ -76,7 +100,7 @@ FAULTS = {
     "empty": (official(query(start=5, end=5)), "not after its start"),
     "negative": (official(query(start=-5.0)), "outside 0"),
     "behind": (official(query(start=481.0, end=482.0)), "outside 0"),
-    "text": (official(query(start="1")), "must be numbers, got '1'"),
+    "text": (official(query(start="1")), r"language_queries\[0\].clip_start_sec: a number expected, got '1'"),
     "some missing": (official(query(), {"query": "Who?"}), r"language_queries\[1\]: missing clip_start_sec"),
     "number as text": (official(query(text=3)), "a text expected, got 3"),
     "bad clip": (official(query(), clip_end=-1.0), "not after its start"),
@@ -85,10 +109,13 @@ FAULTS = {
     "no clips": ({"videos": [{}]}, r"videos\[0\]: has no list 'clips'"),
     "path as id": ({"videos": [{"clips": [{"clip_uid": "../x"}]}]}, "clip_uid"),
     "truncated": ('{"videos": [', "not valid JSON"),
-    "NaN": (official(query(start=float("nan"))), r"language_queries\[0\]: .* must be numbers, got nan"),
-    "beyond any clip": (official(query(end=10**400)), "must be numbers"),
+    "NaN": (
+        official(query(start=float("nan"))),
+        r"language_queries\[0\].clip_start_sec: .* expected, got nan",
+    ),
+    "beyond any clip": (official(query(end=10**400)), "a number expected, got 1000"),
     "half a character": (official(query(text="\ud800")), "a text expected"),
-    "key twice": ('{"videos": [], "videos": []}', "'videos' stands twice"),
+    "key twice": ('{"videos": [], "videos": []}', "duplicate key 'videos'"),
     "deep": ("[" * 100_000, "not valid JSON"),
     "no query": (official(query("")), "no query with a text"),
 }
@@ -113,7 +140,7 @@ def test_all_faults_of_a_file_come_in_one_report(tmp_path):
 def test_duplicates_and_other_encodings_are_refused(tmp_path):
     tree = official(query())
     tree["videos"].append(tree["videos"][0])
-    with pytest.raises(DataError, match=r"clip c0 stands twice \(first at videos\[0\]"):
+    with pytest.raises(DataError, match=r"duplicate clip c0 \(first at videos\[0\]"):
         read_nlq(write(tmp_path, tree))
     (tmp_path / "latin.json").write_bytes('{"a": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
@@ -129,9 +156,9 @@ def test_broken_lines_of_records_are_all_named(tmp_path):
         read_records(write(tmp_path, "\n".join(broken), "r.jsonl"))
     for part in (
         "line 2",
-        "line 4: 'duration'",
-        "line 5: 'query_id'",
-        "line 3: query_id a00_0 stands twice (first at line 1)",
+        "line 4: duration: a positive number of seconds expected, got -1",
+        "line 5: query_id: an id of letters",
+        "line 3: duplicate query_id a00_0 (first at line 1)",
     ):
         assert part in str(error.value)
 

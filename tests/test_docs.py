@@ -72,7 +72,7 @@ def test_the_files_in_the_python_of_the_readme_are_those_of_the_demo():
 
 @pytest.mark.slow
 def test_the_clip_of_the_readme_is_in_the_sample_of_the_demo(tmp_path):
-    from groundnlq.sample import make_sample
+    from groundnlq.sample.make import make_sample
 
     make_sample(tmp_path, seed=0, scale="demo")
     (uid,) = re.findall(r'ask\("([0-9a-f-]+)"', README)

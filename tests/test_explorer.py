@@ -48,8 +48,8 @@ class Screen:
 class Encoder:
     """One token a word; a word that it does not know is an error."""
 
-    name, width, as_clip_query = "words", 4, False
-    tokenizer = SimpleNamespace(tokenize=str.split)
+    name, width = "words", 4
+    tokenizer, prepare = SimpleNamespace(tokenize=str.split), staticmethod(str)
 
     def encode(self, texts):
         if "nonsense" in texts[0]:

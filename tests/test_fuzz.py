@@ -227,7 +227,7 @@ EGOCLIP = "\n".join(
         ),
     ]
 )
-CLIPS = {"c0": Clip("c0", "v0", 100.0, 580.0)}
+CLIPS = {"c0": Clip("c0", 100.0, 580.0, "v0")}
 
 
 @quick

@@ -9,7 +9,7 @@ from groundnlq.data.annotations import read_nlq
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record, read_records
 from groundnlq.errors import DataError
-from groundnlq.sample import read_events
+from groundnlq.sample.make import read_events
 from notebooks.lessons import inspection
 
 GRID = StepGrid(fps=30.0, snippet_stride_frames=15.0)

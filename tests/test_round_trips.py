@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from groundnlq.data.features import FeatureStore, write_features
-from groundnlq.data.importers import import_features
+from groundnlq.data.importers import import_features, import_text_lmdb
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.submission import read_submission, write_submission
-from groundnlq.data.tokens import TokenStore, import_text_lmdb, write_tokens
+from groundnlq.data.tokens import TokenStore, write_tokens
 from tests.strategies import SEGMENT, on_disk, splits
 
 ID = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -94,6 +94,8 @@ RECORD = st.builds(
     duration_sec=st.floats(0.5, 2000),
     moments_sec=st.lists(SEGMENT, max_size=2).map(tuple),
     query_type=st.sampled_from(["nlq", "nlq_narration"]),
+    template=st.none() | TEXT,
+    raw_query=st.none() | TEXT,
 )
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from groundnlq.errors import ConfigError, DataError
-from groundnlq.sample import make_sample, read_events, world_config
+from groundnlq.sample.make import make_sample, read_events
 from groundnlq.sample.queries import ask
 from groundnlq.sample.vocabulary import OBJECTS
-from groundnlq.sample.world import simulate_clip, simulate_split
+from groundnlq.sample.world import WorldConfig, simulate_clip
 
 TEXTS = ("nlq_train.json", "nlq_val.json", "nlq_test_unannotated.json", "nlq_test_answers.json",
          "moments_train.json", "vq_train.json", "egoclip.csv", "events.jsonl")  # fmt: skip
@@ -33,7 +33,7 @@ def test_features_of_a_seed_are_equal_as_far_as_processors_agree(tiny_world):
 
 
 def test_another_seed_is_another_world():
-    one, other = (simulate_clip(world_config(seed, "tiny"), "val", 0) for seed in (0, 1))
+    one, other = (simulate_clip(WorldConfig.of_scale("tiny", seed=seed), "val", 0) for seed in (0, 1))
     assert one.events != other.events
 
 
@@ -41,7 +41,7 @@ def test_another_seed_is_another_world():
     "changes", [{"num_train_clips": 3}, {"num_narrated_clips": 9}, {"feature_noise": 0.9}, {"clutter": 0.9}]
 )
 def test_what_a_setting_does_not_concern_stays_as_it_was(changes):
-    usual, changed = world_config(0, "tiny"), world_config(0, "tiny", **changes)
+    usual, changed = WorldConfig.of_scale("tiny"), WorldConfig.of_scale("tiny", **changes)
     for index in range(3):
         before, after = (simulate_clip(config, "val", index) for config in (usual, changed))
         assert before == after
@@ -52,7 +52,8 @@ def test_what_a_setting_does_not_concern_stays_as_it_was(changes):
 def test_fewer_objects_or_verbs_make_more_events_look_alike(name, few, many):
     kinds = []
     for value in (few, many):
-        logs = simulate_split(world_config(0, "tiny", **{name: value}), "val", 4)
+        config = WorldConfig.of_scale("tiny", **{name: value})
+        logs = [simulate_clip(config, "val", index) for index in range(4)]
         slot = name.split("s_")[0]
         kinds.append(sum(len({getattr(e, slot) for e in log.events}) / len(log.events) for log in logs))
     assert kinds[0] < 0.6 * kinds[1]
@@ -60,7 +61,7 @@ def test_fewer_objects_or_verbs_make_more_events_look_alike(name, few, many):
 
 def test_every_question_has_the_one_answer_that_its_words_name(tiny_world):
     """Held to the event log by rules of its own: no other event fits what was asked."""
-    config, kinds = world_config(0, "tiny"), set()
+    config, kinds = WorldConfig.of_scale("tiny"), set()
     for index in range(40):
         log = simulate_clip(config, "val", index)
         for question in ask(config, log):
@@ -95,7 +96,9 @@ def test_the_event_log_says_what_happened_when(tiny_world):
 
 
 def test_settings_have_names_and_limits_all_faults_at_once(tmp_path):
-    with pytest.raises(ConfigError, match=r"(?s)cluter; did.*objects_per_clip=5000.*num_val_clips=1.5"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)num_val_clips=1.5.*objects_per_clip=5000.*cluter; did you mean"
+    ):
         make_sample(tmp_path, scale="tiny", cluter=1, objects_per_clip=5000, num_val_clips=1.5)
     with pytest.raises(ConfigError, match="unknown scale 'huge'"):
         make_sample(tmp_path, scale="huge")

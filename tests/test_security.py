@@ -24,10 +24,10 @@ from groundnlq.cli import main
 from groundnlq.config import ModelConfig, load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.features import FeatureStore, write_features
-from groundnlq.data.importers import import_features
+from groundnlq.data.importers import import_features, import_text_lmdb
 from groundnlq.data.records import Record
 from groundnlq.data.text import load_encoder
-from groundnlq.data.tokens import import_text_lmdb, write_tokens
+from groundnlq.data.tokens import write_tokens
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.errors import KitError
 from groundnlq.files import check_id

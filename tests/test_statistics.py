@@ -8,7 +8,7 @@ from notebooks.lessons.statistics import beside_ego4d, templates_beside_ego4d
 
 
 def test_figures_are_those_of_a_count_by_hand(tmp_path):
-    clips = [Clip("a", "v", 0.0, 100.0), Clip("b", "v", 0.0, 200.0)]
+    clips = [Clip("a", 0.0, 100.0, "v"), Clip("b", 0.0, 200.0, "v")]
     records = [
         Record("x_0", "a", "where is it ?", 100.0, ((10.0, 14.0),), template="T"),
         Record("x_1", "a", "who", 100.0, ((99.5, 100.3),), template="T"),

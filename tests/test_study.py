@@ -16,7 +16,7 @@ from groundnlq.analysis.word_oracles import Controls
 from groundnlq.cli import parse
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
-from groundnlq.sample import read_events, read_world
+from groundnlq.sample.make import read_events, read_world
 from groundnlq.sample.vocabulary import ALL_OBJECTS, plural
 from tests.processes import is_alive, wait_for
 

@@ -21,14 +21,15 @@ from groundnlq.analysis.word_oracles import Controls
 from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import Record, read_records, write_records
-from groundnlq.data.submission import Answers, read_submission, write_submission
+from groundnlq.data.submission import Predictions, read_submission, write_submission
 from groundnlq.data.text import encode_records
 from groundnlq.engine.distributed import die_with_parent
 from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.errors import Preempted
-from groundnlq.sample import make_sample, prepare_sample, world_config
+from groundnlq.sample.make import make_sample, prepare_sample
+from groundnlq.sample.world import WorldConfig
 
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes
@@ -117,7 +118,7 @@ class Study:
 
     def world(self, seed: int) -> Path:
         """The prepared world of a seed, with enough narrated clips for the largest amount."""
-        usual = world_config(seed, self.scale, **self.changes)
+        usual = WorldConfig.of_scale(self.scale, seed=seed, **self.changes)
         clips = MOST * (usual.num_train_clips + usual.num_narrated_clips) - usual.num_train_clips
         folder = self.folder / f"world-{seed}"
         changes = {**self.changes, "num_narrated_clips": clips}
@@ -181,7 +182,7 @@ class Study:
         train(config, folder, reporter=self._reporter())
         return folder
 
-    def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Answers:
+    def _predicted(self, seed: int, name: str, records: str, text: str, weights: str = "ema") -> Predictions:
         run, world = self.train(seed, name), self.world(seed)
         path = run / f"{records}-{weights}.json"
         if not path.exists():

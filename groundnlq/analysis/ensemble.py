@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from groundnlq.data.recall import tiou
-from groundnlq.data.submission import Answers, Ranked, origin_of
+from groundnlq.data.submission import Predictions, Ranked, origin_of
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by
 
@@ -16,7 +16,7 @@ KEPT_OF_EACH_RUN = 4
 NMS_IOU = 0.5
 
 
-def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Answers:
+def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Predictions:
     """Fuse the runs' predictions query by query.
 
     Raises:
@@ -32,7 +32,7 @@ def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Answers:
                 "-- predict the same split with both"
             )
     fused = {query_id: fuse([run[query_id] for run in runs], keep) for query_id in runs[0]}
-    return Answers(fused, made_by(runs=[origin_of(run) for run in runs], keep=keep))
+    return Predictions(fused, made_by(runs=[origin_of(run) for run in runs], keep=keep))
 
 
 def fuse(answers: Sequence[np.ndarray], keep: int = 5) -> np.ndarray:

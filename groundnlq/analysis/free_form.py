@@ -8,7 +8,7 @@ import numpy as np
 
 from groundnlq.analysis.candidates import FixedRun, LiveRun
 from groundnlq.data.records import Record
-from groundnlq.data.text import TextEncoder, clip_query
+from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import DataError
 
@@ -56,7 +56,7 @@ def require_same_encoder(encoder: TextEncoder, tokens: TokenStore) -> None:
 def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> list[str]:
     """What stands for each token of a query; numbers where that is not known."""
     if encoder is not None:
-        pieces = encoder.tokenizer.tokenize(clip_query(text) if encoder.as_clip_query else text)
+        pieces = encoder.tokenizer.tokenize(encoder.prepare(text))
         if len(pieces) == num_tokens:
             return [piece.replace("</w>", "") for piece in pieces]
     return [f"token {number}" for number in range(1, num_tokens + 1)]

@@ -17,7 +17,7 @@ import pandas as pd
 from groundnlq.data.narrations import clean_narration
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
-from groundnlq.sample import read_events, read_world
+from groundnlq.sample.make import read_events, read_world
 from groundnlq.sample.queries import narrate
 from groundnlq.sample.vocabulary import plural
 from groundnlq.sample.world import Event as SampleEvent

@@ -1,25 +1,28 @@
-"""Official NLQ files and the published JSON-lines records, read as they really are.
+"""Official annotation files, read as they really are.
 
-The official files have dirt (null texts, another version for the test split, ends beyond the clip, a stray
-prefix on a tenth of the val questions). What is odd is counted; what would train or score wrongly is refused,
-with all findings of a file in one error.
+They have dirt (null texts, another version for the test split, ends beyond the clip, a stray prefix on a
+tenth of the val questions). What is odd is counted; what would train or score wrongly is refused, with all
+findings of a file in one error.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from groundnlq.data.records import Record, is_number, is_text, read_json, read_records, read_utf8
+from pydantic import BaseModel
+
+from groundnlq.data.records import Record, read_records
+from groundnlq.data.schema import Bounded, Id, Number, Text, entries, expected, read_json
 from groundnlq.errors import DataError, Findings
-from groundnlq.files import SAFE_ID
 
 KNOWN_VERSIONS = {"1", "1.0", "2", "2.0", "2.1"}
 NEGATIVE_TOLERANCE_SEC = 1e-3  # official times start at -4e-7 now and then
+_Seconds = Annotated[Bounded, expected("a number")]
 _STRAY_PREFIX = re.compile(r"^\s*(query text|[a-z] text( \(optional\))?)\s*:\s*", re.IGNORECASE)
 
 
@@ -27,10 +30,15 @@ _STRAY_PREFIX = re.compile(r"^\s*(query text|[a-z] text( \(optional\))?)\s*:\s*"
 class Clip:
     """An annotated excerpt of a video."""
 
-    clip_uid: str
-    video_uid: str
-    video_start_sec: float
-    video_end_sec: float
+    clip_uid: Id
+    video_start_sec: _Seconds
+    video_end_sec: _Seconds
+    video_uid: Text = ""
+
+    def __post_init__(self) -> None:
+        if self.duration_sec <= 0:
+            times = f"{self.video_end_sec:g} s, not after its start at {self.video_start_sec:g} s"
+            raise ValueError(f"clip {self.clip_uid} ends at {times}")
 
     @property
     def duration_sec(self) -> float:
@@ -46,6 +54,21 @@ class NlqFile:
     records: list[Record]
     clips: list[Clip]
     dirt: dict[str, int]
+
+
+class _Video(BaseModel, frozen=True):
+    video_uid: Text = ""
+
+
+class _Annotation(BaseModel, frozen=True):
+    annotation_uid: Id
+
+
+class _Query(BaseModel, frozen=True):
+    query: Text | None = None
+    template: Text | None = None
+    clip_start_sec: Number | None = None
+    clip_end_sec: Number | None = None
 
 
 def clean_query(text: str) -> str:
@@ -66,18 +89,35 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
         DataError: all faults of the file in one message, each with its JSON path.
     """
     path = Path(path)
-    tree = read_json(path)
     reader = _NlqReader(path, clean_text)
+    tree = read_json(path)
+    for where, clip, entry in _clips(tree, reader.findings):
+        reader.read_clip(where, clip, entry)
     version = str(tree.get("version", "")) if isinstance(tree, dict) else ""
-    for where, clip, video_uid in walk_clips(tree, reader.findings):
-        reader.read_clip(where, clip, video_uid)
     if version not in KNOWN_VERSIONS:
         reader.dirt[f"unknown version {version!r:.40}"] += 1
     reader.check_moments_present()
-    reader.findings.raise_if_any("mend the file or fetch it again")
+    reader.findings.raise_if_any("fix the file or fetch it again")
     if not reader.records:
         raise DataError(f"{path}: no query with a text in it -- is this an NLQ annotation file?")
     return NlqFile(path, version, reader.records, reader.clips, dict(reader.dirt))
+
+
+def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
+    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
+
+    Raises:
+        DataError: all faults of a file in one message.
+    """
+    clips: dict[str, Clip] = {}
+    for path in paths:
+        findings = Findings(str(path), DataError)
+        for where, clip, _ in _clips(read_json(Path(path)), findings):
+            if not clip.video_uid:
+                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
+            clips.setdefault(clip.clip_uid, clip)
+        findings.raise_if_any("fetch the file again")
+    return clips
 
 
 def read_truth(path: str | Path) -> list[Record]:
@@ -86,47 +126,26 @@ def read_truth(path: str | Path) -> list[Record]:
     Raises:
         DataError: unreadable, or a file without moments (a test split), which nothing can be scored on.
     """
-    first = next((line for line in read_utf8(Path(path)).splitlines() if line.strip()), "")
-    is_lines = first.strip().startswith("{") and '"query_id"' in first and '"videos"' not in first
-    records = read_records(path) if is_lines else read_nlq(path).records
+    records = read_records(path) if _is_json_lines(Path(path)) else read_nlq(path).records
     if not any(record.moments_sec for record in records):
-        raise DataError(
-            f"{path}: has no moments -- a test split has no public ground truth; use train or val"
-        )
+        reason = "a test split has no public ground truth; use train or val"
+        raise DataError(f"{path}: has no moments -- {reason}")
     return records
 
 
-def walk_clips(tree: Any, findings: Findings) -> Iterator[tuple[str, dict, str]]:
-    """(JSON path, clip, video_uid) of every clip of an official file of any task; faults go to `findings`."""
-    if not isinstance(tree, dict) or not isinstance(tree.get("videos"), list):
-        findings.add("has no list 'videos'; is this an official annotation file?")
-        return
-    for v, video in enumerate(tree["videos"]):
-        where = f"videos[{v}]"
-        if not isinstance(video, dict) or not isinstance(video.get("clips"), list):
-            findings.add(f"{where}: has no list 'clips'")
-            continue
-        for c, clip in enumerate(video["clips"]):
-            if isinstance(clip, dict):
-                yield f"{where}.clips[{c}]", clip, str(video.get("video_uid", ""))
-            else:
-                findings.add(f"{where}.clips[{c}]: an object expected, got {clip!r:.40}")
+def _is_json_lines(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first = next((line for line in file if line.strip("\ufeff \t\r\n")), "")
+    return '"query_id"' in first and '"videos"' not in first
 
 
-def read_clip_entry(where: str, clip: dict, video_uid: str, findings: Findings) -> Clip | None:
-    """The clip's own fields; faults go to `findings`."""
-    uid = clip.get("clip_uid")
-    if not isinstance(uid, str) or not SAFE_ID.fullmatch(uid):
-        findings.add(f"{where}.clip_uid: an id of letters, digits, '.', '_', '-' expected, got {uid!r:.60}")
-        return None
-    start, end = clip.get("video_start_sec"), clip.get("video_end_sec")
-    if not (is_number(start) and is_number(end)):
-        findings.add(f"{where} (clip {uid}): video_start_sec and video_end_sec must be numbers")
-        return None
-    if end <= start:
-        findings.add(f"{where} (clip {uid}): ends at {end} s, not after its start at {start} s")
-        return None
-    return Clip(uid, video_uid, float(start), float(end))
+def _clips(tree: Any, findings: Findings) -> Iterator[tuple[str, Clip, Any]]:
+    """(JSON path, clip, entry) of every clip of an official file of any task."""
+    for outer, video, value in entries(_Video, tree, "videos", "", findings):
+        for where, clip, entry in entries(Clip, value, "clips", outer, findings):
+            yield where, replace(clip, video_uid=video.video_uid), entry
 
 
 class _NlqReader:
@@ -141,96 +160,60 @@ class _NlqReader:
         self.without_moment: list[str] = []
         self.seen: dict[str, str] = {}
 
-    def read_clip(self, where: str, clip: dict, video_uid: str) -> None:
-        entry = read_clip_entry(where, clip, video_uid, self.findings)
-        if entry is None or self._is_repeated(f"clip {entry.clip_uid}", where):
+    def read_clip(self, where: str, clip: Clip, entry: Any) -> None:
+        if self._is_duplicate(f"clip {clip.clip_uid}", where):
             return
-        self.clips.append(entry)
-        annotations = clip.get("annotations")
-        if not isinstance(annotations, list):
-            self.findings.add(f"{where}: has no list 'annotations'")
-            return
-        for a, annotation in enumerate(annotations):
-            self._read_annotation(f"{where}.annotations[{a}]", annotation, entry)
+        self.clips.append(clip)
+        for place, annotation, value in entries(_Annotation, entry, "annotations", where, self.findings):
+            uid = annotation.annotation_uid
+            if self._is_duplicate(f"annotation {uid}", place):
+                continue
+            queries = list(entries(_Query, value, "language_queries", place, self.findings))
+            self.dirt["annotations without queries"] += not queries
+            for index, (query_place, query, _) in enumerate(queries):
+                self._read_query(query_place, query, clip, f"{uid}_{index}")
 
-    def _read_annotation(self, where: str, annotation: Any, clip: Clip) -> None:
-        uid = annotation.get("annotation_uid") if isinstance(annotation, dict) else None
-        if not isinstance(uid, str) or not SAFE_ID.fullmatch(uid):
-            self.findings.add(f"{where}.annotation_uid: an id expected, got {uid!r:.60}")
-            return
-        queries = annotation.get("language_queries")
-        if not isinstance(queries, list):
-            self.findings.add(f"{where} ({uid}): has no list 'language_queries'")
-            return
-        if self._is_repeated(f"annotation {uid}", where):
-            return
-        self.dirt["annotations without queries"] += not queries
-        for index, query in enumerate(queries):
-            self._read_query(f"{where}.language_queries[{index}]", query, clip, f"{uid}_{index}")
-
-    def _read_query(self, where: str, query: Any, clip: Clip, query_id: str) -> None:
-        if not isinstance(query, dict):
-            self.findings.add(f"{where}: an object expected, got {query!r:.40}")
-            return
-        raw = query.get("query")
-        if raw is not None and not is_text(raw):
-            self.findings.add(f"{where}.query: a text expected, got {raw!r:.40}")
-            return
-        text = clean_query(raw or "") if self.clean_text else raw
-        if not (text or "").strip():
+    def _read_query(self, where: str, query: _Query, clip: Clip, query_id: str) -> None:
+        raw = query.query or ""
+        text = clean_query(raw) if self.clean_text else raw
+        if not text.strip():
             self.dirt["queries without text"] += 1
             return
-        self._count_text(raw)
+        self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
+        self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
+        self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
         moment = self._read_moment(where, query, clip)
-        template = query.get("template")
-        self.dirt["queries without template"] += template is None
-        self.records.append(
-            Record(
-                query_id,
-                clip.clip_uid,
-                text,
-                clip.duration_sec,
-                (moment,) if moment else (),
-                template=template if is_text(template) else None,
-                raw_query=raw,
-            )
-        )
+        self.dirt["queries without template"] += query.template is None
+        moments = (moment,) if moment else ()
+        record = Record(query_id, clip.clip_uid, text, clip.duration_sec, moments)
+        self.records.append(replace(record, template=query.template, raw_query=raw))
 
-    def _read_moment(self, where: str, query: dict, clip: Clip) -> tuple[float, float] | None:
-        start, end = query.get("clip_start_sec"), query.get("clip_end_sec")
+    def _read_moment(self, where: str, query: _Query, clip: Clip) -> tuple[float, float] | None:
+        start, end = query.clip_start_sec, query.clip_end_sec
         if start is None and end is None:
             self.without_moment.append(where)
             return None
-        if not (is_number(start) and is_number(end)):
-            self.findings.add(
-                f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start!r:.40}, {end!r:.40}"
-            )
+        if start is None or end is None:
+            self.findings.add(f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start}, {end}")
             return None
         if end <= start:
             self.findings.add(f"{where}: the moment ends at {end} s, not after its start at {start} s")
         elif start < -NEGATIVE_TOLERANCE_SEC or start >= clip.duration_sec:
-            self.findings.add(
-                f"{where}: the moment starts at {start} s, outside 0 ... {clip.duration_sec:g} s"
-            )
+            outside = f"outside 0 ... {clip.duration_sec:g} s"
+            self.findings.add(f"{where}: the moment starts at {start} s, {outside}")
         self.dirt["moments that end beyond the clip"] += end > clip.duration_sec
         self.dirt["moments shorter than 1 s"] += end - start < 1
         return (start, end)
-
-    def _count_text(self, raw: str) -> None:
-        self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
-        self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
-        self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
 
     def check_moments_present(self) -> None:
         """A test file has no moments at all; a file with some is broken where they are missing."""
         if any(record.moments_sec for record in self.records):
             for where in self.without_moment:
-                self.findings.add(
-                    f"{where}: missing clip_start_sec and clip_end_sec, which other queries have"
-                )
+                missing = "missing clip_start_sec and clip_end_sec, which other queries have"
+                self.findings.add(f"{where}: {missing}")
 
-    def _is_repeated(self, name: str, where: str) -> bool:
+    def _is_duplicate(self, name: str, where: str) -> bool:
         first = self.seen.setdefault(name, where)
         if first != where:
-            self.findings.add(f"{where}: {name} stands twice (first at {first})")
+            self.findings.add(f"{where}: duplicate {name} (first at {first})")
         return first != where

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-Quantity = TypeVar("Quantity")  # float, numpy array or tensor: only + - * / are used
+if TYPE_CHECKING:  # only + - * / are used of them
+    from numpy import ndarray
+    from torch import Tensor
+
+Quantity = TypeVar("Quantity", float, "ndarray", "Tensor")
 
 HalfWindow = Literal["consistent", "legacy"]
 

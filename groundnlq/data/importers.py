@@ -1,11 +1,11 @@
-"""Published feature archives become one feature store: folders of .pt, LMDB, HDF5."""
+"""Import of published archives: features from folders of .pt, LMDB or HDF5; query tokens from LMDB."""
 
 from __future__ import annotations
 
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.data.features import FeatureStore, checked_array, plain_dataset, read_text, write_features
+from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.data.store import StoreFile
+from groundnlq.data.tokens import write_tokens
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.files import SAFE_ID, load_tensors
 
@@ -24,11 +26,11 @@ MAX_LENGTH_DIFFERENCE = 2  # steps by which two extractors may disagree about on
 
 
 @dataclass(frozen=True)
-class Source:
-    """Features of one extractor: the clips it has and how to read one, (T, D)."""
+class _Source:
+    """An archive: the clips or queries it has, and how to read the array of one."""
 
     path: Path
-    clip_uids: list[str]
+    keys: list[str]
     read: Callable[[str], Tensor | np.ndarray]
 
 
@@ -52,9 +54,9 @@ def import_features(
     Raises:
         FeatureError: unreadable source, lengths that differ by more than 2 steps, broken values; by name.
     """
-    opened = [open_source(path) for path in sources]
-    shared = set.intersection(*(set(source.clip_uids) for source in opened))
-    common = [uid for uid in opened[0].clip_uids if uid in shared]
+    opened = [_open_source(path) for path in sources]
+    shared = set.intersection(*(set(source.keys) for source in opened))
+    common = [uid for uid in opened[0].keys if uid in shared]
     if not common:
         raise FeatureError(f"no clip is in all of {', '.join(map(str, sources))} -- check the folders")
     bar = tqdm(common, desc="features", unit="clip", disable=None if progress else True)
@@ -70,27 +72,38 @@ def import_features(
 
     clips = map(clip, bar)  # unlike a generator it goes on behind a broken clip
     for source in opened:
-        if lone := sorted(set(source.clip_uids) - shared):
+        if lone := sorted(set(source.keys) - shared):
             warnings.warn(f"{source.path}: left out, not in every source: {sample_of(lone)}", stacklevel=2)
     report = {"clips": write_features(output, clips, attributes=attributes, dtype=dtype)}
-    return report | {f"left out of {s.path.name}": len(s.clip_uids) - len(common) for s in opened}
+    return report | {f"left out of {s.path.name}": len(s.keys) - len(common) for s in opened}
 
 
-def open_source(path: str | Path) -> Source:
+def import_text_lmdb(source: str | Path, output: str | Path) -> int:
+    """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
+    opened = _lmdb_source(Path(source), "token_features", "features")
+
+    def tokens(query_id: str) -> tuple[str, Tensor]:
+        return query_id, torch.from_numpy(opened.read(query_id))
+
+    # unlike a generator, map goes on behind a broken entry
+    return write_tokens(output, map(tokens, opened.keys), encoder=f"import of {opened.path.name}")
+
+
+def _open_source(path: str | Path) -> _Source:
     """Recognise what a path holds."""
     path = Path(path)
     if (path / "data.mdb").exists():
-        return _lmdb_source(path)
+        return _lmdb_source(path, "features")
     if path.is_dir():
         return _folder_source(path)
     if path.is_file() and h5py.is_hdf5(path):
         return _hdf5_source(path)
-    what = "is no folder of .pt files, LMDB folder or HDF5 file" if path.exists() else "does not exist"
+    what = "is not a folder of .pt files, LMDB folder or HDF5 file" if path.exists() else "does not exist"
     raise FeatureError(f"{path}: {what} -- name the extracted archive")
 
 
-def read_lmdb(path: Path) -> tuple[list[str], Callable[[str], Mapping[str, np.ndarray]]]:
-    """Keys of a published LMDB and a function that reads the arrays of one; nothing in it is run."""
+def _lmdb_source(path: Path, *names: str) -> _Source:
+    """A published LMDB: of each entry the first array of these names; nothing in it is run."""
     try:
         import lmdb
     except ImportError:
@@ -102,23 +115,25 @@ def read_lmdb(path: Path) -> tuple[list[str], Callable[[str], Mapping[str, np.nd
     except (lmdb.Error, UnicodeDecodeError) as error:
         raise FeatureError(f"{path}: not a readable LMDB ({error}) -- fetch it again") from None
 
-    def read(key: str) -> dict[str, np.ndarray]:
+    def read(key: str) -> np.ndarray:
         with environment.begin() as transaction:
             value = transaction.get(key.encode())
         try:
-            with np.load(io.BytesIO(value), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+            with np.load(io.BytesIO(value or b""), allow_pickle=False) as arrays:
+                if name := next((name for name in names if name in arrays), None):
+                    return arrays[name]
+                raise FeatureError(f"{path}: entry {key} has {sample_of(arrays)}, expected {names[0]!r}")
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
             raise FeatureError(f"{path}: entry {key} cannot be read ({error}) -- fetch it again") from None
 
-    return keys, read
+    return _Source(path, keys, read)
 
 
-def _folder_source(path: Path) -> Source:
+def _folder_source(path: Path) -> _Source:
     files = {file.stem: file for file in sorted(path.glob("*.pt")) if SAFE_ID.fullmatch(file.stem)}
     if not files:
         raise FeatureError(f"{path}: no <clip_uid>.pt file in it -- name the folder of the tensors")
-    return Source(path, list(files), lambda uid: _load_tensor(files[uid]))
+    return _Source(path, list(files), lambda uid: _load_tensor(files[uid]))
 
 
 def _load_tensor(file: Path) -> Tensor:
@@ -128,40 +143,26 @@ def _load_tensor(file: Path) -> Tensor:
     return value
 
 
-def _lmdb_source(path: Path) -> Source:
-    keys, read = read_lmdb(path)
-
-    def features(clip_uid: str) -> np.ndarray:
-        arrays = read(clip_uid)
-        if "features" not in arrays:
-            raise FeatureError(f"{path}: entry {clip_uid} has {sample_of(arrays)}, expected 'features'")
-        return arrays["features"]
-
-    return Source(path, keys, features)
-
-
-def _hdf5_source(path: Path) -> Source:
-    with h5py.File(path, "r") as root:
-        if read_text(root, "kind", "") == "features":
+def _hdf5_source(path: Path) -> _Source:
+    with StoreFile(path, "r") as root:
+        if root.text("kind", "") == "features":
             store = FeatureStore(path)
-            return Source(path, store.clip_uids, store.read)
-        links = [k for k in root if not isinstance(root.get(k, getlink=True), h5py.HardLink)]
-        if links:
-            raise FeatureError(
-                f"{path}: {sample_of(links)}: links to other data are refused -- copy the data in"
-            )
+            return _Source(path, store.clip_uids, store.read)
+        if links := [k for k in root if not isinstance(root.get(k, getlink=True), h5py.HardLink)]:
+            refused = "links to other data are refused -- copy the data in"
+            raise FeatureError(f"{path}: {sample_of(links)}: {refused}")
         keys = [k for k in root if isinstance(root[k], h5py.Dataset)]
     if not keys:
         raise FeatureError(f"{path}: no dataset per clip at its top level")
 
     def read(clip_uid: str) -> np.ndarray:
-        with h5py.File(path, "r") as root:
-            return plain_dataset(root, clip_uid, path)[()]
+        with StoreFile(path, "r") as root:
+            return root.plain_dataset(clip_uid)[()]
 
-    return Source(path, keys, read)
+    return _Source(path, keys, read)
 
 
-def _concatenate(clip_uid: str, sources: Sequence[Source], widths: dict[Path, int]) -> Tensor:
+def _concatenate(clip_uid: str, sources: Sequence[_Source], widths: dict[Path, int]) -> Tensor:
     """`widths` remembers the first clip's of each source."""
     parts = []
     for source in sources:

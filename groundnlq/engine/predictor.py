@@ -20,8 +20,7 @@ from groundnlq.data.check import require_inputs
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
-from groundnlq.data.submission import Answers as Predictions
-from groundnlq.data.submission import Ranked
+from groundnlq.data.submission import Predictions, Ranked
 from groundnlq.data.text import TextEncoder, load_encoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import load_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from groundnlq.files import write_json, write_text
 from groundnlq.sample.queries import Question, narrate
-from groundnlq.sample.world import ClipLog, Event, WorldConfig, stream
+from groundnlq.sample.world import ClipLog, Event, WorldConfig
 
 EGOCLIP_HEADER = (
     "clip_idx", "video_uid", "video_dur", "narration_source", "narration_ind", "narration_time",
@@ -20,9 +20,34 @@ EGOCLIP_HEADER = (
 Asked = list[tuple[ClipLog, list[Question]]]
 
 
-def write_nlq(path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None) -> None:
+def write_official(
+    folder: Path,
+    config: WorldConfig,
+    logs: Mapping[str, list[ClipLog]],
+    questions: Mapping[str, list[list[Question]]],
+) -> dict[str, dict[str, Any]]:
+    """Write all official files of a world.
+
+    Returns:
+        what each question is about, by split and query id: for oracles and for recall on unseen objects.
+    """
+    asked = {split: list(zip(logs[split], lists, strict=True)) for split, lists in questions.items()}
+    _write_nlq(folder / "nlq_train.json", config, asked["train"], "train")
+    _write_nlq(folder / "nlq_val.json", config, asked["val"], "val")
+    withheld = folder / "nlq_test_answers.json"
+    _write_nlq(folder / "nlq_test_unannotated.json", config, asked["test"], "test", withheld)
+    half = len(logs["narrated"]) // 2
+    _write_clips(folder / "moments_train.json", logs["train"][::2] + logs["narrated"][:half])
+    _write_clips(folder / "vq_train.json", logs["narrated"][half:] + logs["train"][:1])
+    _write_egoclip(folder / "egoclip.csv", config, logs["train"] + logs["narrated"] + logs["val"])
+    return {split: _meanings(pairs, config.unseen_objects) for split, pairs in asked.items()}
+
+
+def _write_nlq(
+    path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None
+) -> None:
     """An NLQ file; with `answers` the file has queries only and the answers go to a file of their own."""
-    random = stream(config, "dirt", split)
+    random = config.stream("dirt", split)
     clips = {log.clip_uid: _clip(log, _queries(random, log, questions, split)) for log, questions in asked}
     version = "2.0" if answers is None else "1"
     if answers is not None:
@@ -33,7 +58,7 @@ def write_nlq(path: Path, config: WorldConfig, asked: Asked, split: str, answers
     write_json(path, _tree(asked, clips, version), indent=1)
 
 
-def write_clips(path: Path, logs: Sequence[ClipLog]) -> None:
+def _write_clips(path: Path, logs: Sequence[ClipLog]) -> None:
     """A train file of another task (moments, visual queries): of it only the clips' times are read."""
     videos: dict[str, list] = {}
     for log in logs:
@@ -42,9 +67,9 @@ def write_clips(path: Path, logs: Sequence[ClipLog]) -> None:
     write_json(path, tree, indent=1)
 
 
-def write_egoclip(path: Path, config: WorldConfig, logs: Sequence[ClipLog]) -> None:
+def _write_egoclip(path: Path, config: WorldConfig, logs: Sequence[ClipLog]) -> None:
     """Narrations of all clips as one tab-separated table, a few lines malformed as in the real one."""
-    random = stream(config, "dirt", "egoclip")
+    random = config.stream("dirt", "egoclip")
     lines = ["\t".join(EGOCLIP_HEADER)]
     for log in logs:
         for row in _narrations(config, log):
@@ -55,20 +80,19 @@ def write_egoclip(path: Path, config: WorldConfig, logs: Sequence[ClipLog]) -> N
     write_text(path, "\n".join(lines) + "\n")
 
 
-def meta_of(asked: Asked, unseen: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What each question is about, by query id: for oracles and for recall on unseen objects."""
-    meta = {}
+def _meanings(asked: Asked, unseen: Sequence[str]) -> dict[str, dict[str, Any]]:
+    meanings = {}
     for log, questions in asked:
         for index, question in enumerate(questions):
             words = [*question.asked.values(), question.event.object]
-            meta[f"{_annotation_uid(log)}_{index}"] = {
+            meanings[f"{_annotation_uid(log)}_{index}"] = {
                 "template": question.template,
                 "asked": question.asked,
                 "verb": question.event.verb,
                 "object": question.event.object,
                 "is_unseen": any(word in unseen for word in words),
             }
-    return meta
+    return meanings
 
 
 def _tree(asked: Asked, clips: dict[str, dict], version: str) -> dict[str, Any]:
@@ -85,7 +109,7 @@ def _video(uid: str, clips: list[dict]) -> dict[str, Any]:
 
 def _clip(log: ClipLog, queries: list[dict] | None) -> dict[str, Any]:
     start, end = log.video_start_sec, round(log.video_start_sec + log.duration_sec, 3)
-    annotations = [] if queries is None else [_annotation(log, queries)]
+    annotation = {"annotation_uid": _annotation_uid(log), "language_queries": queries}
     return {
         "clip_uid": log.clip_uid,
         "source_clip_uid": log.clip_uid,
@@ -97,12 +121,8 @@ def _clip(log: ClipLog, queries: list[dict] | None) -> dict[str, Any]:
         "clip_end_sec": round(log.duration_sec + 0.02, 3),
         "clip_start_frame": 0,
         "clip_end_frame": round(log.duration_sec * 30),
-        "annotations": annotations,
+        "annotations": [] if queries is None else [annotation],
     }
-
-
-def _annotation(log: ClipLog, queries: list[dict]) -> dict[str, Any]:
-    return {"annotation_uid": _annotation_uid(log), "language_queries": queries}
 
 
 def _annotation_uid(log: ClipLog) -> str:
@@ -155,15 +175,13 @@ def _typed(random: np.random.Generator, text: str, split: str) -> str:
 
 
 def _without_answers(clip: dict[str, Any]) -> dict[str, Any]:
-    annotations = [
-        a | {"language_queries": [{"query": q["query"]} for q in a["language_queries"]]}
-        for a in clip["annotations"]
-    ]
-    return clip | {"annotations": annotations}
+    (annotation,) = clip["annotations"]
+    queries = [{"query": query["query"]} for query in annotation["language_queries"]]
+    return clip | {"annotations": [annotation | {"language_queries": queries}]}
 
 
 def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
-    random = stream(config, "narrations", log.split, log.clip_uid)
+    random = config.stream("narrations", log.split, log.clip_uid)
     rows = []
     for index, event in enumerate(log.events):
         for narrator in (1, 2):
@@ -176,18 +194,9 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                 source = f"narration_pass_{narrator}"
                 video_length = f"{2.4 * config.clip_length_sec:.3f}"
                 noun = event.object or event.container or event.person or ""
-                rows.append(
-                    [
-                        log.video_uid,
-                        video_length,
-                        source,
-                        str(index),
-                        *times,
-                        _sentence(random, log.events, index) if narrator == 2 else narrate(event),
-                        event.verb,
-                        noun,
-                    ]
-                )
+                told = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
+                about = [log.video_uid, video_length, source, str(index)]
+                rows.append([*about, *times, told, event.verb, noun])
     return rows
 
 

@@ -7,13 +7,14 @@ rule fits exactly one event of the clip, so each has exactly one right answer. R
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from groundnlq.sample.vocabulary import CATEGORY_OF, CONTAINER_VERBS, VERBS, plural
-from groundnlq.sample.world import ClipLog, Event, WorldConfig, stream
+from groundnlq.sample.world import ClipLog, Event, WorldConfig
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,21 @@ Rule = Callable[[ClipLog], Iterator[tuple[Event, dict[str, str]]]]
 
 def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
     """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two."""
-    random = stream(config, "queries", log.split, log.clip_uid)
-    pool = [_Candidate(t, e, a) for t in TEMPLATES for e, a in t.rule(log)]
+    random = config.stream("queries", log.split, log.clip_uid)
+    pool = [(template, *found) for template in TEMPLATES for found in template.rule(log)]
     questions: list[Question] = []
-    uses: dict[float, int] = {}
+    uses: Counter[float] = Counter()
     while pool and len(questions) < config.queries_per_clip:
-        weights = _weights(pool)
-        chosen = pool.pop(int(random.choice(len(pool), p=weights)))
-        if uses.get(chosen.event.start_sec, 0) < 2:
-            uses[chosen.event.start_sec] = uses.get(chosen.event.start_sec, 0) + 1
-            wording = chosen.template.wordings[int(random.integers(len(chosen.template.wordings)))]
-            text = wording.format_map(_words(chosen.asked))
-            questions.append(Question(chosen.template.name, text, chosen.event, chosen.asked))
+        template, event, asked = pool.pop(int(random.choice(len(pool), p=_weights(pool))))
+        if uses[event.start_sec] < 2:
+            uses[event.start_sec] += 1
+            wording = template.wordings[int(random.integers(len(template.wordings)))]
+            questions.append(Question(template.name, wording.format_map(_words(asked)), event, asked))
     return sorted(questions, key=lambda q: (q.event.start_sec, q.text))
 
 
 @dataclass(frozen=True)
-class Template:
+class _Template:
     """A template as Ego4D spells it, how often it is asked there, its rule and its wordings."""
 
     name: str
@@ -56,18 +55,9 @@ class Template:
     wordings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    template: Template
-    event: Event
-    asked: dict[str, str]
-
-
-def _weights(pool: list[_Candidate]) -> np.ndarray:
-    per_template: dict[str, int] = {}
-    for candidate in pool:
-        per_template[candidate.template.name] = per_template.get(candidate.template.name, 0) + 1
-    weights = np.array([c.template.weight / per_template[c.template.name] for c in pool])
+def _weights(pool: list[tuple[_Template, Event, dict[str, str]]]) -> np.ndarray:
+    of_template = Counter(template.name for template, *_ in pool)
+    weights = np.array([template.weight / of_template[template.name] for template, *_ in pool])
     return weights / weights.sum()
 
 
@@ -103,7 +93,7 @@ def _unique(*names: str, verbs: tuple[str, ...] | None = None, **fixed: str) -> 
 
 def _put_somewhere(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
     """The last time an object was put; where it was put once only, "last" is true as well."""
-    last = {e.object: e for e in log.events if e.verb == "put"}
+    last = {e.object: e for e in log.events if e.verb == "put" and e.object}
     for name, event in last.items():
         yield event, {"object": name, "verb": "put", "which": "last"}
 
@@ -116,7 +106,7 @@ def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
         for word, beside in (("before", place - 1), ("after", place + 1)):
             if 0 <= beside < len(log.events):
                 event = log.events[beside]
-                if event.object not in (None, anchor.object):
+                if event.object is not None and event.object != anchor.object:
                     asked = {"verb": event.verb, "object": event.object, "relation": word}
                     yield event, asked | {"other_verb": anchor.verb, "other_object": anchor.object}
 
@@ -126,10 +116,8 @@ def _category(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
     for event in log.events:
         if event.object is not None:
             kind = CATEGORY_OF[event.object]
-            same = [
-                e for e in log.events if e.verb == event.verb and e.object and CATEGORY_OF[e.object] == kind
-            ]
-            if len(same) == 1:
+            alike = [e for e in log.events if e.object and CATEGORY_OF[e.object] == kind]
+            if sum(e.verb == event.verb for e in alike) == 1:
                 yield event, {"category": kind, "verb": event.verb}
 
 
@@ -148,7 +136,7 @@ def _person_in_place(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
 HANDLING = ("take", "wash", "wipe", "drop", "shake", "repair", "paint", "weigh")
 
 TEMPLATES = (
-    Template(
+    _Template(
         "Objects: Where is object X before / after event Y?",
         750,
         _relative,
@@ -157,7 +145,7 @@ TEMPLATES = (
             "Where was the {object} that I {past} right {relation} {other_doing} the {other_object}?",
         ),
     ),
-    Template(
+    _Template(
         "Place: Where did I put X?",
         725,
         _put_somewhere,
@@ -167,7 +155,7 @@ TEMPLATES = (
             "In what place did I last put the {object}?",
         ),
     ),
-    Template(
+    _Template(
         "Objects: Where is object X?",
         552,
         _unique("object", "verb", verbs=HANDLING),
@@ -177,31 +165,31 @@ TEMPLATES = (
             "Where was I when I {past} the {object}?",
         ),
     ),
-    Template(
+    _Template(
         "Objects: What did I put in X?",
         546,
         _unique("container", verb="put"),
         ("What did I put in the {container}?", "What thing did I put into the {container}?"),
     ),
-    Template(
+    _Template(
         "Objects: How many X’s? (quantity question)",
         386,
         _unique("object", "verb", verbs=HANDLING),
         ("How many {objects} did I {verb}?", "How many {objects} were there when I was {doing} them?"),
     ),
-    Template(
+    _Template(
         "Objects: In what location did I see object X ?",
         359,
         _unique("object", verb="see"),
         ("In what location did I see the {object}?", "Where did I see the {object}?"),
     ),
-    Template(
+    _Template(
         "Objects: What X did I Y?",
         350,
         _category,
         ("What {category} did I {verb}?", "Which {category} did I {verb}?"),
     ),
-    Template(
+    _Template(
         "Objects: What X is Y?",
         332,
         _unique("object", "verb", verbs=HANDLING),
@@ -210,13 +198,13 @@ TEMPLATES = (
             "What color is the {object} I was {doing}?",
         ),
     ),
-    Template(
+    _Template(
         "Objects: State of an object",
         236,
         _unique("container", "verb", verbs=CONTAINER_VERBS),
         ("Did I {verb} the {container}?", "Was the {container} full when I {past} it?"),
     ),
-    Template(
+    _Template(
         "People: Who did I interact with when I did activity X?",
         115,
         _person_at_work,
@@ -225,19 +213,19 @@ TEMPLATES = (
             "Who did I interact with when I {past} the {object}?",
         ),
     ),
-    Template(
+    _Template(
         "People: Who did I talk to in location X?",
         91,
         _person_in_place,
         ("Who did I talk to in the {place}?", "Whom did I meet in the {place}?"),
     ),
-    Template(
+    _Template(
         "Objects: Where is my object X?",
         72,
         _unique("object", "container", verb="take"),
         ("Where is my {object} that I took from the {container}?",),
     ),
-    Template(
+    _Template(
         "People: When did I talk to or interact with person with role X?",
         22,
         _unique("person"),

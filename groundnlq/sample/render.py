@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from groundnlq.data.grid import StepGrid
 from groundnlq.sample.vocabulary import ALL_OBJECTS, CONTAINERS, PERSONS, PLACES, VERBS
-from groundnlq.sample.world import ClipLog, WorldConfig, stream
+from groundnlq.sample.world import ClipLog, WorldConfig
 
-# slot -> (source, amplitude): what a camera shows clearly is strong, what it shows vaguely is weak
+# slot -> (source, amplitude, words): what a camera shows clearly is strong, what it shows vaguely is weak
 SLOTS = {
-    "verb": ("action", 1.3),
-    "object": ("action", 1.6),
-    "container": ("action", 1.0),
-    "place": ("scene", 0.7),
-    "person": ("scene", 1.2),
-    "clutter": ("scene", 1.0),  # times WorldConfig.clutter
-}
-_WORDS = {
-    "verb": tuple(VERBS),
-    "object": ALL_OBJECTS,
-    "container": CONTAINERS,
-    "place": PLACES,
-    "person": PERSONS,
-    "clutter": ALL_OBJECTS,
+    "verb": ("action", 1.3, tuple(VERBS)),
+    "object": ("action", 1.6, ALL_OBJECTS),
+    "container": ("action", 1.0, CONTAINERS),
+    "place": ("scene", 0.7, PLACES),
+    "person": ("scene", 1.2, PERSONS),
+    "clutter": ("scene", 1.0, ALL_OBJECTS),  # times WorldConfig.clutter
 }
 
 
-def concept_vectors() -> dict[str, np.ndarray]:
+def _concept_vectors() -> dict[str, np.ndarray]:
     """Unit vectors of all words: token means of the sample's text encoder, centred over the vocabulary."""
     from groundnlq.data.text import load_encoder
 
-    words = list(dict.fromkeys(word for slot in SLOTS for word in _WORDS[slot]))
+    words = list(dict.fromkeys(word for *_, words in SLOTS.values() for word in words))
     means = np.stack([tokens.mean(0).numpy() for tokens in load_encoder("sample").encode(words)])
     means -= means.mean(0)
     return dict(zip(words, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True))
@@ -45,16 +35,16 @@ class Camera:
     Each slot has a fixed random map from the encoder's space to its source; it depends on the seed only.
     """
 
-    def __init__(self, config: WorldConfig, concepts: Mapping[str, np.ndarray]):
-        self.config = config
+    def __init__(self, config: WorldConfig):
+        self.config, concepts = config, _concept_vectors()
         self.widths = {"action": config.action_width, "scene": config.scene_width}
         self.grid = StepGrid(config.fps, config.snippet_stride_frames)
         size = len(next(iter(concepts.values())))
         self.codes = {}
-        for slot, (source, amplitude) in SLOTS.items():
+        for slot, (source, amplitude, words) in SLOTS.items():
             width = self.widths[source]
-            mapping = stream(config, "camera", slot).standard_normal((size, width)) * width**-0.5
-            self.codes[slot] = {word: amplitude * concepts[word] @ mapping for word in _WORDS[slot]}
+            mapping = config.stream("camera", slot).standard_normal((size, width)) * width**-0.5
+            self.codes[slot] = {word: amplitude * concepts[word] @ mapping for word in words}
 
     def film(self, log: ClipLog) -> dict[str, np.ndarray]:
         """(T, width) float32 features of each source."""
@@ -74,7 +64,7 @@ class Camera:
     def _show(
         self, seen: dict, slot: str, word: str, start_sec: float, end_sec: float, strength: float = 1.0
     ) -> None:
-        source, _ = SLOTS[slot]
+        source = SLOTS[slot][0]
         first, last = self.grid.to_grid(start_sec), self.grid.to_grid(end_sec)
         steps = np.arange(len(seen[source]))
         # a step that an event covers in part shows it in part
@@ -83,7 +73,7 @@ class Camera:
 
     def _with_noise(self, log: ClipLog, source: str, x: np.ndarray) -> np.ndarray:
         """White noise, slowly wandering noise (AR(1), 0.8) and an offset of the whole clip."""
-        random = stream(self.config, "noise", source, log.split, log.clip_uid)
+        random = self.config.stream("noise", source, log.split, log.clip_uid)
         scale = self.config.feature_noise
         white = random.standard_normal(x.shape) * scale
         push = random.standard_normal(x.shape) * scale * 0.6

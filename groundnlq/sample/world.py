@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
+from groundnlq.errors import ConfigError, Findings, closest
 from groundnlq.sample.vocabulary import (
     ALL_OBJECTS,
     CONTAINER_VERBS,
@@ -25,29 +27,76 @@ from groundnlq.sample.vocabulary import (
     PLACES,
 )
 
+SCALES: dict[str, dict[str, float]] = {
+    "tiny": {"num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2},
+    "demo": {},
+    "ego4d": {
+        "num_train_clips": 1270, "num_narrated_clips": 0, "num_val_clips": 415, "num_test_clips": 333,
+        "clip_length_sec": 480.0, "queries_per_clip": 11, "objects_per_clip": 18, "verbs_per_clip": 6,
+        "action_width": 2048, "scene_width": 256,
+    },
+}  # fmt: skip
+_Count = Annotated[int, Field(ge=1)]
+_NotNegative = Annotated[float, Field(ge=0)]
 
-@dataclass(frozen=True)
-class WorldConfig:
-    """How large and how hard the sample world is; every name is meant to be turned by a teacher."""
 
-    seed: int = 0
-    num_train_clips: int = 80
-    num_narrated_clips: int = 280  # further clips with narrations, but without questions
-    num_val_clips: int = 60
-    num_test_clips: int = 20
-    clip_length_sec: float = 110.0
-    queries_per_clip: int = 9
-    objects_per_clip: int = 6  # fewer: more look-alike events of one object
-    verbs_per_clip: int = 4  # fewer: more look-alike events of one verb
-    num_unseen_objects: int = 20  # occur in val and test only
-    event_length_sec: float = 3.4  # median
-    pause_sec: float = 0.6  # median between events
-    feature_noise: float = 0.1
-    clutter: float = 0.5  # how strongly objects lie about that nobody touches
-    action_width: int = 96
-    scene_width: int = 32
-    fps: float = 30.0
-    snippet_stride_frames: float = 16.0
+class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Size and difficulty of the sample world; every setting is meant to be changed by a teacher."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_train_clips: _Count = 80
+    num_narrated_clips: Annotated[int, Field(ge=0)] = 280  # further clips, narrated but without questions
+    num_val_clips: _Count = 60
+    num_test_clips: _Count = 20
+    clip_length_sec: Annotated[float, Field(ge=30)] = 110.0
+    queries_per_clip: _Count = 9
+    # fewer objects or verbs: more look-alike events
+    objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) - 20)] = 6
+    verbs_per_clip: Annotated[int, Field(ge=2, le=len(OBJECT_VERBS))] = 4
+    num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 20  # in val and test only
+    event_length_sec: Annotated[float, Field(ge=0.5, le=20)] = 3.4  # median
+    pause_sec: _NotNegative = 0.6  # median between events
+    feature_noise: _NotNegative = 0.1
+    clutter: _NotNegative = 0.5  # how strongly objects lie about that nobody touches
+    action_width: _Count = 96
+    scene_width: _Count = 32
+    fps: Annotated[float, Field(ge=1)] = 30.0
+    snippet_stride_frames: Annotated[float, Field(ge=1)] = 16.0
+
+    @classmethod
+    def of_scale(cls, scale: str = "demo", **changes: Any) -> WorldConfig:
+        """The settings of a named scale with some changed.
+
+        Raises:
+            ConfigError: unknown scale or settings, impossible values; all in one message.
+        """
+        if scale not in SCALES:
+            raise ConfigError(f"unknown scale {scale!r} -- one of {', '.join(SCALES)}")
+        findings = Findings("sample world", ConfigError)
+        try:
+            return cls.model_validate(SCALES[scale] | changes)
+        except ValidationError as error:
+            for fault in error.errors():
+                name = str(fault["loc"][0])
+                unknown = f"no setting {name}{closest(name, cls.model_fields)}"
+                wrong = f"{name}={fault['input']}: {fault['msg']}"
+                findings.add(unknown if fault["type"] == "extra_forbidden" else wrong)
+        findings.raise_if_any(f"its settings are {', '.join(cls.model_fields)}")
+        raise AssertionError
+
+    def stream(self, *names: object) -> np.random.Generator:
+        """The random stream of this name; no other decision draws from it."""
+        return np.random.default_rng([self.seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+    @property
+    def unseen_objects(self) -> tuple[str, ...]:
+        """Objects that occur in val and test only, spread over the categories."""
+        random, categories = self.stream("unseen"), list(OBJECTS)
+        chosen = [
+            str(random.choice(OBJECTS[categories[i % len(categories)]]))
+            for i in range(self.num_unseen_objects)
+        ]
+        return tuple(dict.fromkeys(chosen))
 
 
 @dataclass(frozen=True)
@@ -76,35 +125,13 @@ class ClipLog:
     clutter: dict[str, tuple[str, ...]]  # place -> objects that lie there
     events: tuple[Event, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def stream(config: WorldConfig, *names: object) -> np.random.Generator:
-    """The random stream of this name; no other decision draws from it."""
-    return np.random.default_rng([config.seed, *(zlib.crc32(str(name).encode()) for name in names)])
-
-
-def unseen_objects(config: WorldConfig) -> tuple[str, ...]:
-    """Objects that occur in val and test only, spread over the categories."""
-    random = stream(config, "unseen")
-    categories = list(OBJECTS)
-    chosen = [
-        str(random.choice(OBJECTS[categories[i % len(categories)]])) for i in range(config.num_unseen_objects)
-    ]
-    return tuple(dict.fromkeys(chosen))
-
-
-def simulate_split(config: WorldConfig, split: str, num_clips: int) -> list[ClipLog]:
-    """Logs of a split; clips 2 i and 2 i + 1 are cut from the same video."""
-    return [simulate_clip(config, split, index) for index in range(num_clips)]
-
 
 def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
-    """The log of one clip; depends on seed, split and index only."""
-    random = stream(config, "world", split, index)
+    """The log of one clip; depends on seed, split and index only. Clips 2 i and 2 i + 1 are of one video."""
+    random = config.stream("world", split, index)
     duration = round(config.clip_length_sec * random.uniform(0.92, 1.06), 3)
-    known = [o for o in ALL_OBJECTS if split in ("val", "test") or o not in unseen_objects(config)]
+    unseen = () if split in ("val", "test") else config.unseen_objects
+    known = [name for name in ALL_OBJECTS if name not in unseen]
     cast = _Cast(
         objects=_draw(random, known, config.objects_per_clip),
         verbs=["put", *_draw(random, OBJECT_VERBS[1:], config.verbs_per_clip - 1)],
@@ -142,7 +169,8 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
 def _act(
     random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float
 ) -> list[Event]:
-    events, done, time = [], set(), float(random.exponential(config.pause_sec))
+    events: list[Event] = []
+    done, time = set(), float(random.exponential(config.pause_sec))
     while True:
         length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
         if time + length > duration - 0.5:
@@ -168,8 +196,8 @@ def _event(random: np.random.Generator, cast: _Cast, place: str, start: float, e
     thing = _one(random, cast.objects)
     if kind == "talk":  # half of the talks happen over something the hands are doing
         busy = random.random() < 0.5 and verb not in NEEDS_CONTAINER
-        verb, thing = (verb, thing) if busy else ("talk", None)
-        return Event(start, end, verb, place, object=thing, person=_one(random, cast.persons))
+        doing = {"verb": verb, "object": thing} if busy else {"verb": "talk"}
+        return Event(start, end, place=place, person=_one(random, cast.persons), **doing)
     container = _one(random, cast.containers) if verb in NEEDS_CONTAINER else None
     return Event(start, end, verb, place, object=thing, container=container)
 

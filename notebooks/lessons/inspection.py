@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.baselines import HIT, constant_segment
-from groundnlq.data.annotations import walk_clips
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
-from groundnlq.data.records import Record, read_json
-from groundnlq.errors import DataError, Findings
-from groundnlq.sample import read_events
+from groundnlq.data.records import Record
+from groundnlq.data.schema import read_json
+from groundnlq.errors import DataError
+from groundnlq.sample.make import read_events
 from groundnlq.sample.vocabulary import VERBS, plural
 from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, YELLOW, new_figure, plain
 
@@ -32,12 +32,13 @@ def official_entry(path: str | Path, query_id: str) -> dict[str, Any]:
         DataError: the file has no such query.
     """
     annotation_uid, _, index = query_id.rpartition("_")
-    for _, clip, video_uid in walk_clips(read_json(Path(path)), Findings(str(path), DataError)):
-        for annotation in clip.get("annotations", ()):
-            if annotation.get("annotation_uid") == annotation_uid:
-                around = {key: value for key, value in clip.items() if key != "annotations"}
-                query = annotation["language_queries"][int(index)]
-                return {"video_uid": video_uid, "clip": around, "query": query}
+    for video in read_json(Path(path))["videos"]:
+        for clip in video["clips"]:
+            for annotation in clip["annotations"]:
+                if annotation["annotation_uid"] == annotation_uid:
+                    around = {key: value for key, value in clip.items() if key != "annotations"}
+                    query = annotation["language_queries"][int(index)]
+                    return {"video_uid": video["video_uid"], "clip": around, "query": query}
     raise DataError(f"{path}: has no query {query_id} -- is it of another split?")
 
 

@@ -1,0 +1,144 @@
+"""Strict JSON: texts and numbers that are safe to compute with, and faults that name their place."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from groundnlq.errors import DataError, Findings
+from groundnlq.files import SAFE_ID
+
+Model = TypeVar("Model")
+
+
+def expected(what: str) -> WrapValidator:
+    """Words for a type: whatever its own checks refuse is reported as ``<what> expected, got <value>``."""
+
+    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            context = {"what": what, "got": f"{value!r:.60}"}
+            raise PydanticCustomError("expected", "{what} expected, got {got}", context) from None
+
+    return WrapValidator(check)
+
+
+def _whole(text: str) -> str:
+    text.encode()  # JSON can spell half characters, which no encoder and no file takes
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_whole), expected("a text")]
+_safe = Field(pattern=f"^{SAFE_ID.pattern}$")
+Id = Annotated[StrictStr, _safe, expected("an id of letters, digits, '.', '_', '-'")]
+_in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic on it overflows
+Bounded = Annotated[StrictFloat, _in_range]  # takes integers, too
+Number = Annotated[StrictInt | StrictFloat, _in_range, expected("a number")]  # integers stay integers
+
+
+def checked(
+    kind: type[Model], value: Any, where: str, findings: Findings, separator: str = "."
+) -> Model | None:
+    """`value` as a `kind`; None where it has faults, which go to `findings`.
+
+    Args:
+        where: JSON path of `value`; `separator` stands between it and the path within.
+    """
+    try:
+        return _adapter(kind).validate_python(value)  # type: ignore[arg-type]
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
+            place = separator.join(filter(None, (where, keys.lstrip("."))))
+            words = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] in ("model_type", "dataclass_type"):
+                words = f"an object expected, got {value!r:.60}"
+            findings.add(f"{place}: {'missing' if fault['type'] == 'missing' else words}")
+        return None
+
+
+def entries(
+    kind: type[Model], parent: Any, key: str, where: str, findings: Findings
+) -> Iterator[tuple[str, Model, Any]]:
+    """(JSON path, entry as a `kind`, entry as it stands) of a list within `parent`; faulty ones are left out
+    and go to `findings`, one by one, so that none hides another."""
+    values = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(values, list):
+        findings.add(
+            f"{where}: has no list {key!r}" if where else f"has no list {key!r}; is it the right file?"
+        )
+        return
+    for index, value in enumerate(values):
+        place = f"{where}.{key}[{index}]".removeprefix(".")
+        if (entry := checked(kind, value, place, findings)) is not None:
+            yield place, entry, value
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; a duplicate key is refused. NaN is left to the models, which know its place.
+
+    Raises:
+        DataError: what is wrong and at which line and column.
+    """
+    try:
+        return _loads(_read_utf8(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}) -- fetch the file again") from None
+
+
+def read_json_lines(path: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
+    """(Line number, value) of a file with one JSON value a line; broken lines go to `findings`."""
+    for number, line in enumerate(_read_utf8(path).split("\n"), 1):  # texts may hold other line separators
+        if line.strip():
+            try:
+                value = _loads(line)
+            except ValueError as error:
+                findings.add(f"line {number}: not valid JSON ({error})")
+            else:
+                yield number, value
+
+
+def _read_utf8(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise DataError(f"{path}: {error.strerror} -- check the path{seen_from}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}) -- save it as UTF-8") from None
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        raise ValueError(f"duplicate key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r}")
+    return tree

@@ -1,0 +1,98 @@
+"""The HDF5 files of this kit: what feature stores and token stores share, and what is refused in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+
+from groundnlq.errors import FeatureError, Findings, KitError
+from groundnlq.provenance import made_by
+
+Values = TypeVar("Values")
+
+SCHEMA = 1
+DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what HDF5 raises on broken bytes
+_REMEDIES = {"features": "import the features", "tokens": "encode the text"}
+
+
+class StoreFile(h5py.File):
+    """An open HDF5 file of this kit; its attributes say kind, schema and what it was made of."""
+
+    @classmethod
+    def open(cls, path: Path, kind: str) -> StoreFile:
+        """Open to read.
+
+        Raises:
+            FeatureError: missing, not HDF5, truncated, held by a writer, of another kind or schema.
+        """
+        remedy = f"{_REMEDIES[kind]} again"
+        try:
+            root = cls(path, "r")
+        except FileNotFoundError:
+            raise FeatureError(f"{path}: no such file -- {_REMEDIES[kind]} first") from None
+        except BlockingIOError:
+            raise FeatureError(
+                f"{path}: open for writing elsewhere -- wait for that program to end"
+            ) from None
+        except OSError as error:
+            raise FeatureError(f"{path}: not a readable HDF5 file ({error}) -- {remedy}") from None
+        try:
+            found, schema = root.text("kind", ""), root.attrs.get("schema", 0)
+        except DAMAGE as error:
+            root.close()
+            raise FeatureError(f"{path}: damaged ({error}) -- {remedy}") from None
+        if found != kind or schema != SCHEMA:
+            root.close()
+            what = f"schema {schema} of {found!r}" if found else "HDF5, but not written by this kit"
+            raise FeatureError(f"{path}: is {what}, expected schema {SCHEMA} of {kind!r} -- {remedy}")
+        return root
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A text among the attributes; KeyError where it is missing and there is no default."""
+        value = self.attrs[name] if default is None else self.attrs.get(name, default)
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def write_texts(self, **texts: str) -> None:
+        """Mark the file as ours. Texts of fixed length: HDF5 keeps others where a flipped bit can make it
+        loop."""
+        self.attrs["schema"] = SCHEMA
+        for name, text in (texts | {"made_by": json.dumps(made_by())}).items():
+            self.attrs[name] = np.bytes_(text.encode())
+
+    def plain_dataset(self, name: str, inside: str = "/") -> h5py.Dataset:
+        """A dataset that lies in this very file: a link, or data kept elsewhere, is refused unread."""
+        where = f"{self.filename}: {name!r:.80}"
+        if not isinstance(self[inside].get(name, getlink=True), h5py.HardLink):
+            raise FeatureError(f"{where} is a link to other data, which is refused -- copy the data in")
+        dataset = self[inside][name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise FeatureError(f"{where} is not an array -- import it again")
+        if dataset.is_virtual or dataset.external:
+            raise FeatureError(f"{where} lies in other files, which is refused -- copy the data in")
+        return dataset
+
+
+def accepted(
+    pairs: Iterable[tuple[str, Any]], check: Callable[[str, Any], Values], findings: Findings
+) -> Iterator[tuple[str, Values]]:
+    """Names and checked values; a pair that is a duplicate, or cannot be read or used, is a finding."""
+    source, names = iter(pairs), set()
+    while True:
+        try:
+            name, values = next(source)
+            values = check(name, values)
+        except StopIteration:
+            return
+        except KitError as error:
+            findings.add(str(error))
+            continue
+        if name in names:
+            findings.add(f"{name} is given twice -- keep one of them")
+            continue
+        names.add(name)
+        yield name, values

@@ -1,0 +1,122 @@
+"""Make a sample world and prepare it, along exactly the path of real data, importers included.
+
+It needs no licence and no download.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from groundnlq.data.annotations import read_clips, read_nlq
+from groundnlq.data.importers import import_features
+from groundnlq.data.narrations import narration_records
+from groundnlq.data.records import write_records
+from groundnlq.data.text import encode_records
+from groundnlq.errors import DataError
+from groundnlq.files import atomic_path, write_json, write_text
+from groundnlq.sample.official import write_official
+from groundnlq.sample.queries import ask
+from groundnlq.sample.render import Camera
+from groundnlq.sample.world import ClipLog, WorldConfig, simulate_clip
+
+SOURCES = ("action", "scene")
+
+
+def make_sample(
+    folder: str | Path, *, seed: int = 0, scale: str = "demo", progress: bool = True, **changes: Any
+) -> dict[str, int]:
+    """Write the official files and features of a sample world under ``folder/official``.
+
+    A folder that already holds this very world is left as it is.
+
+    Args:
+        scale: ``tiny`` (seconds; for tests), ``demo``, or ``ego4d`` (its numbers of clips, its widths).
+        changes: any field of `WorldConfig`, such as ``num_train_clips=40`` or ``feature_noise=0.2``.
+
+    Returns:
+        counts of clips, questions and narrated events.
+
+    Raises:
+        ConfigError: unknown scale or field.
+        DataError: the folder holds another world.
+    """
+    config, official = WorldConfig.of_scale(scale, seed=seed, **changes), Path(folder) / "official"
+    made = official / "world.json"  # written last: it says that all else is there
+    if made.exists():
+        world = json.loads(made.read_text(encoding="utf-8"))
+        if world["config"] == config.model_dump():
+            return world["counts"]
+        raise DataError(f"{folder}: holds another sample world -- choose another folder or delete this one")
+    logs = {
+        split: [simulate_clip(config, split, index) for index in range(getattr(config, f"num_{split}_clips"))]
+        for split in ("train", "narrated", "val", "test")
+    }
+    questions = {split: [ask(config, log) for log in logs[split]] for split in ("train", "val", "test")}
+    meanings = write_official(official, config, logs, questions)
+    every = [log for split_logs in logs.values() for log in split_logs]
+    write_text(official / "events.jsonl", "".join(json.dumps(asdict(log)) + "\n" for log in every))
+    _film(official / "features", config, every, progress)
+    counts = {f"{split} clips": len(split_logs) for split, split_logs in logs.items()}
+    counts |= {f"{split} questions": sum(map(len, of_split)) for split, of_split in questions.items()}
+    counts["events"] = sum(len(log.events) for log in every)
+    world = {"config": config.model_dump(), "counts": counts, "unseen_objects": config.unseen_objects}
+    write_json(made, world | {"questions": meanings})
+    return counts
+
+
+def read_world(folder: str | Path) -> dict[str, Any]:
+    """What `make_sample` wrote about its world: config, counts, unseen objects, meaning of each question."""
+    path = Path(folder) / "official" / "world.json"
+    if not path.exists():
+        raise DataError(f"{path}: no sample world here -- make one with 'groundnlq sample {folder}'")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_events(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The event log, one clip at a time."""
+    with open(Path(folder) / "official" / "events.jsonl", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def prepare_sample(folder: str | Path, progress: bool = True) -> dict[str, Any]:
+    """Prepare the official files for training, through the same readers and importers as real data.
+
+    Files that are there already are kept. Returns what each step counted.
+    """
+    folder, report = Path(folder), {}
+    official = folder / "official"
+    world = read_world(folder)["config"]
+    rate = {"fps": world["fps"], "snippet_stride_frames": world["snippet_stride_frames"]}
+    for split, name in (("train", "nlq_train"), ("val", "nlq_val"), ("test", "nlq_test_unannotated")):
+        output = folder / f"nlq_{split}.jsonl"
+        if not output.exists():
+            file = read_nlq(official / f"{name}.json")
+            write_records(output, file.records)
+            report[name] = file.dirt
+    if not (folder / "features.h5").exists():
+        sources = [official / "features" / source for source in SOURCES]
+        report["features"] = import_features(sources, folder / "features.h5", progress=progress, **rate)
+    if not (folder / "narrations.jsonl").exists():
+        tasks = [official / f"{task}_train.json" for task in ("nlq", "moments", "vq")]
+        records, report["narrations"] = narration_records(official / "egoclip.csv", read_clips(tasks))
+        write_records(folder / "narrations.jsonl", records)
+    if not (folder / "text.h5").exists():
+        names = ("nlq_train", "nlq_val", "nlq_test", "narrations")
+        paths = [folder / f"{name}.jsonl" for name in names]
+        report["text"] = encode_records(paths, "sample", folder / "text.h5", progress=progress)
+    return report
+
+
+def _film(folder: Path, config: WorldConfig, logs: list[ClipLog], progress: bool) -> None:
+    camera = Camera(config)
+    for log in tqdm(logs, desc="filming", unit="clip", disable=None if progress else True):
+        for source, features in camera.film(log).items():
+            with atomic_path(folder / source / f"{log.clip_uid}.pt") as temporary:
+                torch.save(torch.from_numpy(features), temporary)
