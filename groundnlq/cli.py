@@ -199,7 +199,7 @@ _PARAMETER = "a parameter of the notebooks; paths are relative to the project fo
 
 
 @_command("sample", "data/sample --seed 0")
-@_param("folder", "DIR", "where it goes")
+@_param("folder", "DIR", "folder to write")
 @_words("settings", "[key=value ...]", "such as objects_per_clip=6 clutter=0.8")
 @click.option("--seed", default=0, help="another seed makes another world")
 @click.option("--scale", default="demo", help="tiny, demo, or ego4d, the size of Ego4D")
@@ -369,7 +369,6 @@ def _predict(
     from groundnlq.engine.predictor import predict
 
     queries = read_records(records)
-    options["keep"] = options.pop("top_k")
     predictions = predict(checkpoint, queries, features, text, **options)
     if not _is_main_process():
         return
@@ -439,10 +438,17 @@ def _show(path: Path) -> None:
 @click.option("-p", "--parameter", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER)
 def _notebooks(names: Sequence[str], run: Path, parameter: Sequence[tuple[str, str]]) -> None:
     """Run the notebooks in order, from annotation files to an error analysis."""
+    import json
+
+    import pandas as pd
+
     from groundnlq.notebook import run_notebooks
 
     executed = run_notebooks(names, run, dict(parameter))
-    _print_recalls(run / "metrics")
+    metrics = {p.stem: json.loads(p.read_text("utf-8")) for p in sorted((run / "metrics").glob("*.json"))}
+    if recalls := {name: scores["strict"] for name, scores in metrics.items()}:
+        table = pd.DataFrame.from_dict(recalls, orient="index").sort_values("mean R@1")
+        print(f"\nstrict recalls, in percent:\n{table.to_string(float_format='{:.2f}'.format, na_rep='-')}\n")
     print(f"executed notebooks: {executed[0].parent}")
 
 
@@ -479,17 +485,3 @@ def _print_counts(title: object, counts: Mapping[str, object]) -> None:
 
 def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
-
-
-def _print_recalls(folder: Path) -> None:
-    """A table of the strict recalls of all evaluations in a folder, the lowest first."""
-    import json
-
-    import pandas as pd
-
-    tables = {
-        path.stem: json.loads(path.read_text("utf-8"))["strict"] for path in sorted(folder.glob("*.json"))
-    }
-    if tables:
-        table = pd.DataFrame.from_dict(tables, orient="index").sort_values("mean R@1")
-        print(f"\nstrict recalls, in percent:\n{table.to_string(float_format='{:.2f}'.format, na_rep='-')}\n")

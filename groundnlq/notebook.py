@@ -151,18 +151,23 @@ class NotebookReporter:
     """
 
     def __init__(self, epochs: int):
-        self.epochs = epochs
-        self._step, self._epoch, self._curve = _Live("training ..."), _Live(""), _Live("")
+        from IPython.display import DisplayHandle, Markdown
+
+        self.epochs, self._markdown = epochs, Markdown
+        self._step, self._epoch, self._curve = DisplayHandle(), DisplayHandle(), DisplayHandle()
+        for handle, text in ((self._step, "training ..."), (self._epoch, ""), (self._curve, "")):
+            handle.display(Markdown(text))
 
     def status(self, status: Mapping[str, Any]) -> None:
         """Show the current step, or how the run ended."""
-        step = f"step {status['step']} of {status['total_steps']}"
-        if status["state"] != "running":
-            self._step.show(f"{status['state']} at {step}")
-            return
-        done = round(20 * status["step"] / max(1, status["total_steps"]))
-        epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
-        self._step.show(f"{'▰' * done}{'▱' * (20 - done)} {step}, {epoch}, {loss}")
+        line = f"step {status['step']} of {status['total_steps']}"
+        if status["state"] == "running":
+            done = round(20 * status["step"] / max(1, status["total_steps"]))
+            epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
+            line = f"{'▰' * done}{'▱' * (20 - done)} {line}, {epoch}, {loss}"
+        else:
+            line = f"{status['state']} at {line}"
+        self._step.update(self._markdown(line))
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Show the last epoch and the loss curves."""
@@ -170,31 +175,15 @@ class NotebookReporter:
 
         row = history[-1]
         recall = f", mean R@1 {row['ema mean R@1']:.1f}" if "ema mean R@1" in row else ""
+        scores = f"epoch {row['epoch']} of {self.epochs}: loss {row['loss total']:.3f}{recall}"
         waits = f"{100 * row['data_wait_share']:.1f} % of the time waiting for data"
         costs = f"{row['steps_per_second']:.1f} steps a second, {waits}, {row['peak_memory_mb']} MB"
-        self._epoch.show(
-            f"epoch {row['epoch']} of {self.epochs}: loss {row['loss total']:.3f}{recall}; {costs}"
-        )
-        self._curve.show(loss_curve(history))
+        self._epoch.update(self._markdown(f"{scores}; {costs}"))
+        self._curve.update(loss_curve(history))
 
     def message(self, text: str) -> None:
         """Print a line below."""
         print(text)
-
-
-class _Live:
-    """Markdown text or a figure that is replaced in place."""
-
-    def __init__(self, text: str):
-        from IPython.display import Markdown, display
-
-        self._handle = display(Markdown(text), display_id=True)
-
-    def show(self, content: Any) -> None:
-        from IPython.display import Markdown
-
-        if self._handle is not None:  # None outside of Jupyter
-            self._handle.update(Markdown(content) if isinstance(content, str) else content)
 
 
 # ---- headless runs

@@ -54,18 +54,16 @@ def _store(path: Path) -> dict[str, Any]:
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a readable HDF5 file ({error}) -- make it again") from None
     if kind == "tokens":
-        store = TokenStore(path)
-        held = {"kind": "query tokens", "queries": len(store.query_ids), "width": store.width}
-        held["encoder"] = store.encoder
-    else:
-        store = FeatureStore(path)
-        held = {
-            "kind": "video features",
-            "clips": len(store.clip_uids),
-            "steps": sum(store.num_steps.values()),
-        }
-        held |= {"width": store.width, "dtype": store.dtype, **store.attributes}
-    return held | {"sha256 of content": store.sha256, "provenance": made_by}
+        tokens = TokenStore(path)
+        found = {"kind": "query tokens", "queries": len(tokens.query_ids), "encoder": tokens.encoder}
+        return found | _content(tokens, made_by)
+    store = FeatureStore(path)
+    found = {"kind": "video features", "clips": len(store.clip_uids), "steps": sum(store.num_steps.values())}
+    return found | {"dtype": store.dtype, **store.attributes} | _content(store, made_by)
+
+
+def _content(store: Any, made_by: Any) -> dict[str, Any]:
+    return {"width": store.width, "sha256 of content": store.sha256, "provenance": made_by}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ FOREIGN = [  # words of libraries and lists that grow
 
 
 def row(case: Case, outcome: Outcome) -> str:
-    """The line of the page that stands for a case."""
+    """A case's line of the page."""
     message = outcome.message(case.words)
     for pattern, words in FOREIGN:
         message = pattern.sub(words, message)
