@@ -333,9 +333,9 @@ def _text_import(source: Path, output: Path) -> None:
 def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> None:
     """Train a preset, or a YAML file of ours or of the published program; the same command resumes."""
     from groundnlq.config import load_config
-    from groundnlq.engine.launch import launch
+    from groundnlq.engine.launch import train
 
-    result = launch(load_config(config, overrides), run, processes=processes, attach=False)
+    result = train(load_config(config, overrides), run, processes=processes, attach=False)
     if not result.history or not _is_main_process():
         return
     last = result.history[-1]
@@ -359,17 +359,29 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @click.option("--preset", default="finetune", help="of a published checkpoint")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
-@click.option("--other-encoder", is_flag=True, help="accept tokens of another encoder than in training")
+@click.option(
+    "--other-encoder",
+    "allow_other_encoder",
+    is_flag=True,
+    help="accept tokens of another encoder than in training",
+)
 def _predict(
-    checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any
+    checkpoint: Path,
+    records: Path,
+    features: Path,
+    text: Path,
+    output: Path,
+    allow_other_encoder: bool,
+    **options: Any,
 ) -> None:
     """Rank moments for every query, as a submission file with scores."""
     from groundnlq.data.records import read_records
     from groundnlq.data.submission import write_submission
-    from groundnlq.engine.predictor import predict
+    from groundnlq.engine.predictor import Predictor
 
     queries = read_records(records)
-    predictions = predict(checkpoint, queries, features, text, **options)
+    predictor = Predictor.load(checkpoint, **options)
+    predictions = predictor.predict(queries, features, text, allow_other_encoder=allow_other_encoder)
     if not _is_main_process():
         return
     write_submission(output, predictions, queries)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from groundnlq.engine.reporter import Reporter
 from groundnlq.errors import ConfigError, Findings, KitError, closest
 
 HOME_VARIABLE = "GROUNDNLQ_HOME"
@@ -142,7 +143,7 @@ def _check_type(findings: Findings, name: str, value: Any, kind: Any) -> None:
 # ---- live progress
 
 
-class NotebookReporter:
+class NotebookReporter(Reporter):
     """Training progress in a notebook: a line for the step, one for the last epoch, and the loss curves.
 
     Each is replaced in place, so that the notebook's file keeps the last state.
@@ -159,12 +160,14 @@ class NotebookReporter:
             handle.display(Markdown(text))
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Show the current step, or how the run ended."""
+        """Show the current step, the clips of a validation, or how the run ended."""
         line = f"step {status['step']} of {status['total_steps']}"
         if status["state"] == "running":
             done = round(20 * status["step"] / max(1, status["total_steps"]))
             epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
             line = f"{'▰' * done}{'▱' * (20 - done)} {line}, {epoch}, {loss}"
+        elif status["state"] == "predicting":
+            line = f"validating, clip {status['step']} of {status['total_steps']}"
         else:
             line = f"{status['state']} at {line}"
         self._step.update(self._markdown(line))

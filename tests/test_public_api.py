@@ -7,7 +7,11 @@ import pytest
 
 import groundnlq
 from groundnlq.analysis.evaluation import evaluate
+from groundnlq.cli import main
+from groundnlq.data.annotations import read_truth
+from groundnlq.data.submission import read_submission
 from groundnlq.engine.predictor import Predictor
+from tests.bad_input_makers import make_world
 from tests.test_cli import HEAVY
 
 
@@ -32,3 +36,17 @@ def test_an_unknown_name_is_an_attribute_error():
         groundnlq.lode  # noqa: B018
     with pytest.raises(ImportError):
         from groundnlq import lode  # noqa: F401
+
+
+def test_what_is_loaded_predicts_what_the_command_line_writes(tmp_path, monkeypatch):
+    make_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    inputs = "--records val.jsonl --features features.h5 --text text.h5 --output p.json --top-k 3"
+    assert main(f"predict best.pt {inputs}".split()) == 0
+    model = groundnlq.load("best.pt", top_k=3)
+    predictions, written = model.predict("val.jsonl", "features.h5", "text.h5"), read_submission("p.json")
+    assert predictions.keys() == written.keys()
+    for query_id, moments in predictions.items():
+        assert moments.tolist() == written[query_id].tolist()
+    truth = read_truth("nlq.json")
+    assert groundnlq.evaluate(predictions, truth).strict == groundnlq.evaluate(written, truth).strict
