@@ -105,7 +105,7 @@ def row(case: Case, outcome: Outcome) -> str:
 
 
 def page(outcomes: Iterator[tuple[Case, Outcome]]) -> str:
-    lines, group = [HEAD], ""
+    lines, group = [HEAD.rstrip()], ""
     for case, outcome in outcomes:
         if case.group != group:
             group = case.group
