@@ -72,7 +72,7 @@ def _fail(error: Exception, message: str, code: int, path: str = "groundnlq") ->
     return code
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"groundnlq: warning: {_printable(str(message))}", file=sys.stderr)
 
 
@@ -142,7 +142,7 @@ class _Argument(click.Argument):
         self.help = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        return self.human_readable_name, self.help
+        return self.human_readable_name, self.help or ""
 
 
 def _command(name: str, example: str, cls: type[click.Command] = _Command) -> Callable[[Callable], Any]:
@@ -150,7 +150,7 @@ def _command(name: str, example: str, cls: type[click.Command] = _Command) -> Ca
 
     def add(function: Callable) -> click.Command:
         *group, last = name.split()
-        parent = program.commands[group[0]] if group else program
+        parent: Any = program.commands[group[0]] if group else program
         summary, epilog = function.__doc__, f"\b\nexample:\n  groundnlq {name} {example}".rstrip()
         options = {"help": summary, "short_help": summary, "epilog": epilog, "context_settings": SETTINGS}
         return _DEBUG(parent.command(last, cls=cls, **options)(function))
@@ -160,10 +160,10 @@ def _command(name: str, example: str, cls: type[click.Command] = _Command) -> Ca
 
 def _param(names: str, metavar: str, help: str, *, several: bool = False, **options: Any) -> Callable:
     """A path, unless `type` says otherwise: an option where the names begin with dashes, else positional."""
-    options = {"type": Path, "required": True, "metavar": metavar, "help": help} | options
+    usual: dict[str, Any] = {"type": Path, "required": True, "metavar": metavar, "help": help}
     if names.startswith("-"):
-        return click.option(*names.split(), multiple=several, **options)
-    return click.argument(names, cls=_Argument, nargs=-1 if several else 1, **options)
+        return click.option(*names.split(), multiple=several, **usual | options)
+    return click.argument(names, cls=_Argument, nargs=-1 if several else 1, **usual | options)
 
 
 def _words(name: str, metavar: str, help: str) -> Callable:
@@ -208,7 +208,8 @@ def _sample(folder: Path, settings: Sequence[str], seed: int, scale: str, offici
     """Make the sample world: official files, features, and the prepared files of both."""
     from groundnlq.sample import make_sample, prepare_sample
 
-    counts = make_sample(folder, seed=seed, scale=scale, **dict(map(_setting, settings)))
+    changes: dict[str, Any] = dict(map(_setting, settings))
+    counts = make_sample(folder, seed=seed, scale=scale, **changes)
     _print_counts(f"{folder}/official", counts)
     if not official_only:
         for step, counts in prepare_sample(folder).items():
@@ -228,9 +229,9 @@ program.add_command(_Group("text", "Encode and import query tokens."))
 def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
     """Turn official NLQ files into records; irregular entries are counted."""
     from groundnlq.data.annotations import read_nlq
-    from groundnlq.data.records import write_records
+    from groundnlq.data.records import Record, write_records
 
-    records = {}
+    records: dict[str, Record] = {}
     for path in files:
         file = read_nlq(path, clean_text=not raw_text)
         if known := [r.query_id for r in file.records if r.query_id in records]:
@@ -259,7 +260,7 @@ def _prepare_narrations(
     from groundnlq.data.narrations import narration_records, read_clips
     from groundnlq.data.records import write_records
 
-    available = FeatureStore(features) if features else None
+    available = set(FeatureStore(features).clip_uids) if features else None
     records, counts = narration_records(egoclip, read_clips(clips), available=available, **options)
     write_records(output, records)
     _print_counts(egoclip, _nonzero(counts))
@@ -400,7 +401,8 @@ def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Pat
     from groundnlq.data.submission import read_submission
     from groundnlq.files import write_json
 
-    records, content = read_truth(truth), {}
+    records = read_truth(truth)
+    content: dict[str, Any] = {}
     for path in filter(None, (predictions, raw_text)):
         result = evaluate(read_submission(path), records)
         counts = {"queries": len(result.hits), "unanswered": result.num_missing, "kept": result.num_kept}

@@ -52,7 +52,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)  # a rename survives a loss of power only then
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error  # HDF5 gives no number
+        reason = os.strerror(error.errno) if error.errno else str(error)  # HDF5 gives no number
         raise KitError(f"cannot write {path}: {reason} -- nothing was replaced") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -271,7 +271,7 @@ def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path,
     if os.name == "posix":
         config.KernelManager.transport = "ipc"  # files instead of open ports, and no warning about them
     output.parent.mkdir(parents=True, exist_ok=True)
-    options = {"kernel_name": "python3", "cwd": str(project), "config": config}
+    options: dict[str, Any] = {"kernel_name": "python3", "cwd": str(project), "config": config}
     options["progress_bar"] = progress and sys.stderr.isatty()
     try:
         papermill.execute_notebook(str(path), str(output), parameters=dict(values), **options)
