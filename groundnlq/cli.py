@@ -1,143 +1,503 @@
-"""The command line: arguments in, an exit code out. The verbs stand in `commands`."""
+"""The command line: one function for each command, on click.
+
+A command imports what it needs when it runs, so that `groundnlq --help` does not wait for torch.
+"""
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from groundnlq import __version__
-from groundnlq.commands import VERBS, Verb
-from groundnlq.errors import KitError
-from groundnlq.files import require_writable
-from groundnlq.provenance import note_command
+import click
+
+from groundnlq import __version__, provenance
+from groundnlq.errors import ConfigError, DataError, KitError, closest, sample_of
 
 BAD_INPUT, KIT_FAULT, INTERRUPTED = 2, 3, 130
-DESCRIPTION = "Find the moment that answers a question in a long first-person video."
-WALK = """from nothing to a table of recalls:
+EXAMPLE = """\b
+from nothing to a table of recalls:
   groundnlq sample data/sample
   groundnlq train sample_scratch --run runs/scratch
   groundnlq predict runs/scratch --records data/sample/nlq_val.jsonl --features data/sample/features.h5 \\
       --text data/sample/text.h5 --output runs/scratch/val.json
   groundnlq evaluate runs/scratch/val.json data/sample/official/nlq_val.json
 
-each verb explains itself: groundnlq VERB --help"""
-GROUPS = {
-    "prepare": "Turn annotation files into records: nlq, narrations.",
-    "features": "Video features: import, check.",
-    "text": "Query tokens: encode, import.",
-}
+help on a command: groundnlq COMMAND --help"""
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb.
+    """Run a command.
 
     Returns:
         0; 1 for a check that found something; 2 for bad input; 3 for a fault of the kit; 75 for a run that
-        was asked to stop and can go on; 130 for Ctrl-C.
+        was stopped and can be resumed; 130 for Ctrl-C.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    provenance.command_line[:] = ["groundnlq", *arguments]
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            arguments = parse(argv)
-            if getattr(arguments, "output", None):
-                require_writable(arguments.output)
-            note_command(sys.argv[1:] if argv is None else argv)
-            return arguments.verb(arguments) or 0
-        except BrokenPipeError:  # the reader has enough, as in `groundnlq presets | head -1`
+            with program.make_context("groundnlq", arguments.copy()) as context:
+                return program.invoke(context) or 0
+        except click.exceptions.Exit as end:  # --help, --version
+            return end.exit_code
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "groundnlq"
+            message = " ".join(error.format_message().split()).rstrip(".")
+            return _fail(error, f"{message[0].lower()}{message[1:]} -- see {path} --help", BAD_INPUT, path)
+        except BrokenPipeError:  # the reader needs no more, as in `groundnlq presets | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except KeyboardInterrupt:
             print("groundnlq: interrupted; no result is half written", file=sys.stderr)
             return INTERRUPTED
         except (KitError, OSError) as error:
-            return _say(error, str(error), getattr(error, "exit_code", BAD_INPUT), argv)
-        except Exception as error:  # whatever it is, a user is not the one to read a traceback
-            hint = "a fault of the kit or of what it runs on; --debug shows where"
-            return _say(error, f"unexpected {type(error).__name__}: {error} -- {hint}", KIT_FAULT, argv)
+            return _fail(error, str(error), getattr(error, "exit_code", BAD_INPUT))
+        except Exception as error:  # users get one line here, too, not a traceback
+            hint = "a fault of the kit or of a library; --debug shows where"
+            return _fail(error, f"unexpected {type(error).__name__}: {error} -- {hint}", KIT_FAULT)
 
 
-def _say(error: Exception, message: str, code: int, argv: Sequence[str] | None) -> int:
-    if "--debug" in (sys.argv[1:] if argv is None else argv):
+def _fail(error: Exception, message: str, code: int, path: str = "groundnlq") -> int:
+    if "--debug" in provenance.command_line:
         traceback.print_exception(error)
-    print(f"groundnlq: error: {_plain(message)}", file=sys.stderr)
+    print(f"{path}: error: {_printable(message)}", file=sys.stderr)
     return code
 
 
-def _plain(text: str) -> str:
-    """Without what would steer a terminal: names and values in messages come from foreign files."""
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"groundnlq: warning: {_printable(str(message))}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Text without terminal control characters: names and values in messages come from foreign files."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of a verb; an open-ended list may go on behind an option, which argparse alone refuses."""
-    parser = build_parser()
-    arguments, left = parser.parse_known_args(argv)
-    if left and (arguments.open_list is None or any(word.startswith("-") for word in left)):
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
-    if left:
-        setattr(arguments, arguments.open_list, [*getattr(arguments, arguments.open_list), *left])
-    return arguments
+# ---- what click lacks
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    common = _Parser(add_help=False)
-    common.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-    )
-    parser = _parser_of(_Parser, "groundnlq", DESCRIPTION, WALK, [common])
-    parser.add_argument("--version", action="version", version=f"groundnlq {__version__}")
-    top = parser.add_subparsers(metavar="VERB", required=True)
-    groups: dict[str, Any] = {}
-    for verb in VERBS:
-        group, _, name = verb.name.rpartition(" ")
-        if group and group not in groups:
-            parent = top.add_parser(group, help=GROUPS[group], description=GROUPS[group], allow_abbrev=False)
-            groups[group] = parent.add_subparsers(metavar="VERB", required=True)
-        _add(groups.get(group, top), name, verb, common)
-    return parser
+class _Group(click.Group):
+    """Commands in the order of their definition; for an unknown one, the closest is named."""
+
+    def __init__(self, name: str, summary: str, **attributes: Any):
+        super().__init__(name, help=summary, context_settings=SETTINGS, no_args_is_help=False, **attributes)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no such command {args[0]!r}{closest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
 
 
-def _add(actions: Any, name: str, verb: Verb, common: argparse.ArgumentParser) -> None:
-    epilog = f"example:\n  {verb.example}"
-    parser = _parser_of(actions.add_parser, name, verb.summary, epilog, [common], help=verb.summary)
-    open_list = None
-    for names, options in verb.arguments:
-        parser.add_argument(*names, **options)
-        is_open = options.get("nargs") == "*" and not names[0].startswith("-")
-        open_list = names[0] if is_open else open_list
-    parser.set_defaults(verb=verb.run, open_list=open_list)
-    parser.more = verb.more
+class _Command(click.Command):
+    """A repeatable option takes several values at once: `--clips A B` is `--clips A --clips B`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = {name: o for o in self.params if isinstance(o, click.Option) for name in o.opts}
+        words: list[str] = []
+        current = None  # the option that a word without a dash belongs to
+        for word in args:
+            if word.startswith("-"):
+                if word in options and current is not None and words[-1] in options:
+                    ctx.fail(f"option '{words[-1]}' requires an argument")
+                name = word.partition("=")[0]
+                current = name if name in options and not options[name].is_flag else None
+            elif current and options[current].multiple and options[current].nargs == 1:
+                words += [current] if words[-1] != current else []
+            words.append(word)
+        return super().parse_args(ctx, words)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        code = super().invoke(ctx)
+        if (output := ctx.params.get("output")) and _is_main_process():
+            print(f"wrote {output}")
+        return code
 
 
-def _parser_of(
-    make: Callable, name: str, description: str, epilog: str, parents: list, **options: Any
-) -> Any:
-    return make(
-        name,
-        description=description,
-        epilog=epilog,
-        parents=parents,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **options,
-    )
+class _NotebooksCommand(_Command):
+    """Its help ends with the notebooks of the project folder."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from groundnlq.notebook import list_notebooks
+
+        super().format_epilog(ctx, formatter)
+        formatter.write(f"\nnotebooks and their parameters, with the defaults:\n{list_notebooks()}\n")
 
 
-class _Parser(argparse.ArgumentParser):
-    more: Callable[[], str] | None = None
+class _Argument(click.Argument):
+    """A positional argument with a help text; click has these only from 8.5 on."""
 
-    def format_help(self) -> str:
-        return super().format_help() + (self.more() if self.more else "")
+    def __init__(self, *args: Any, help: str, **attributes: Any):
+        super().__init__(*args, **attributes)
+        self.help = help
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: error: {message} -- see {self.prog} --help\n")
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.human_readable_name, self.help or ""
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"groundnlq: warning: {_plain(str(message))}", file=sys.stderr)
+def _command(name: str, example: str, cls: type[click.Command] = _Command) -> Callable[[Callable], Any]:
+    """A decorator that makes a function the command `name`; of two words, the first is a group."""
+
+    def add(function: Callable) -> click.Command:
+        *group, last = name.split()
+        parent: Any = program.commands[group[0]] if group else program
+        summary, epilog = function.__doc__, f"\b\nexample:\n  groundnlq {name} {example}".rstrip()
+        options = {"help": summary, "short_help": summary, "epilog": epilog, "context_settings": SETTINGS}
+        return _DEBUG(parent.command(last, cls=cls, **options)(function))
+
+    return add
+
+
+def _param(names: str, metavar: str, help: str, *, several: bool = False, **options: Any) -> Callable:
+    """A path, unless `type` says otherwise: an option where the names begin with dashes, else positional."""
+    usual: dict[str, Any] = {"type": Path, "required": True, "metavar": metavar, "help": help}
+    if names.startswith("-"):
+        return click.option(*names.split(), multiple=several, **usual | options)
+    return click.argument(names, cls=_Argument, nargs=-1 if several else 1, **usual | options)
+
+
+def _words(name: str, metavar: str, help: str) -> Callable:
+    return _param(name, metavar, help, several=True, required=False, type=str)
+
+
+def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{value:g} is not above 0")
+    return value
+
+
+def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse to begin work whose result could not be written."""
+    if path is not None and not ctx.resilient_parsing:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise KitError(f"cannot write {path}: {folder} may not be written -- choose another place")
+    return path
+
+
+_DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="show the traceback of an error")
+program = _Group(
+    "groundnlq", "Find the moment that answers a question in a long first-person video.", epilog=EXAMPLE
+)
+_DEBUG(click.version_option(__version__, message="groundnlq %(version)s")(program))
+_OUTPUT = _param("--output", "FILE", "file to write, whole or not at all", callback=_writable)
+_RECORDS = "records, as 'groundnlq prepare' writes them"
+_PARAMETER = "a parameter of the notebooks; paths are relative to the project folder"
+
+
+# ---- the commands
+
+
+@_command("sample", "data/sample --seed 0")
+@_param("folder", "DIR", "folder to write")
+@_words("settings", "[key=value ...]", "such as objects_per_clip=6 clutter=0.8")
+@click.option("--seed", default=0, help="another seed makes another world")
+@click.option("--scale", default="demo", help="tiny, demo, or ego4d, the size of Ego4D")
+@click.option("--official-only", is_flag=True, help="stop before preparing, importing and encoding")
+def _sample(folder: Path, settings: Sequence[str], seed: int, scale: str, official_only: bool) -> None:
+    """Make the sample world: official files, features, and the prepared files of both."""
+    from groundnlq.sample.make import make_sample, prepare_sample
+
+    changes: dict[str, Any] = dict(map(_setting, settings))
+    counts = make_sample(folder, seed=seed, scale=scale, **changes)
+    _print_counts(f"{folder}/official", counts)
+    if not official_only:
+        for step, counts in prepare_sample(folder).items():
+            _print_counts(step, counts)
+        print(f"ready: {folder} -- try 'groundnlq train sample_scratch --run runs/scratch'")
+
+
+program.add_command(_Group("prepare", "Turn annotation files into records."))
+program.add_command(_Group("features", "Import and check video features."))
+program.add_command(_Group("text", "Encode and import query tokens."))
+
+
+@_command("prepare nlq", "nlq_val.json --output data/ego4d/nlq_val.jsonl")
+@_param("files", "JSON...", "official annotation files, v1 or v2", several=True)
+@_OUTPUT
+@click.option("--raw-text", is_flag=True, help="keep the questions as annotated, stray prefixes included")
+def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
+    """Turn official NLQ files into records; irregular entries are counted."""
+    from groundnlq.data.annotations import read_nlq
+    from groundnlq.data.records import Record, write_records
+
+    records: dict[str, Record] = {}
+    for path in files:
+        file = read_nlq(path, clean_text=not raw_text)
+        if known := [r.query_id for r in file.records if r.query_id in records]:
+            raise DataError(f"{path}: {sample_of(known)} also in an earlier file -- name each file once")
+        records |= {record.query_id: record for record in file.records}
+        _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | _nonzero(file.dirt))
+    write_records(output, records.values())
+
+
+@_command(
+    "prepare narrations",
+    "egoclip.csv --clips nlq_train.json moments_train.json vq_train.json "
+    "--features data/ego4d/features.h5 --output data/ego4d/narrations.jsonl",
+)
+@_param("egoclip", "CSV", "EgoClip's tab-separated file")
+@_param("--clips", "JSON...", "official train files", several=True)
+@_OUTPUT
+@_param("--features", "F.h5", "keep only clips with features", required=False)
+@click.option("--keep-tag", is_flag=True, help="keep the leading '#C'")
+@click.option("--question-mark", is_flag=True, help="end each text in '?', as questions do")
+def _prepare_narrations(
+    egoclip: Path, clips: Sequence[Path], output: Path, features: Path | None, **options: bool
+) -> None:
+    """Turn EgoClip's narrations into records for pretraining, cut to the clips of train files."""
+    from groundnlq.data.annotations import read_clips
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.narrations import narration_records
+    from groundnlq.data.records import write_records
+
+    available = set(FeatureStore(features).clip_uids) if features else None
+    records, counts = narration_records(egoclip, read_clips(clips), available=available, **options)
+    write_records(output, records)
+    _print_counts(egoclip, _nonzero(counts))
+
+
+@_command("features import", "internvideo/ egovlp/ --output data/ego4d/features.h5")
+@_param("sources", "SOURCE...", "concatenated by channel, in this order", several=True)
+@_OUTPUT
+@click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
+@click.option("--fps", default=30.0, callback=_positive, help="of the video")
+@click.option("--stride", default=16.043, callback=_positive, help="frames from one step to the next")
+def _features_import(sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float) -> None:
+    """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
+    from groundnlq.data.importers import import_features
+
+    counts = import_features(sources, output, dtype=dtype, fps=fps, snippet_stride_frames=stride)
+    _print_counts("imported", counts)
+
+
+@_command("features check", "data/ego4d/features.h5 --records data/ego4d/nlq_val.jsonl")
+@_param("features", "F.h5", "feature store")
+@_param("--records", "R.jsonl...", _RECORDS, several=True)
+@_param("--text", "T.h5", "also look for queries without tokens", required=False)
+@click.option("--preset", help="preset or YAML file with the configured rate (default: the store's own)")
+def _features_check(features: Path, records: Sequence[Path], text: Path | None, preset: str | None) -> int:
+    """Check features against records: rate, missing and broken clips; exit code 1 if something is found."""
+    from groundnlq.config import load_config
+    from groundnlq.data.check import check_features
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.grid import StepGrid
+    from groundnlq.data.records import read_records
+    from groundnlq.data.tokens import TokenStore
+
+    store = FeatureStore(features)
+    rate = {key: store.attributes[key] for key in ("fps", "snippet_stride_frames") if key in store.attributes}
+    grid = load_config(preset).data.grid if preset else StepGrid(**rate)
+    queries = [record for path in records for record in read_records(path)]
+    report = check_features(store, queries, grid, TokenStore(text) if text else None)
+    print("\n".join(report.lines()))
+    return 0 if report.ok else 1
+
+
+@_command("text encode", "data/ego4d/nlq_*.jsonl --encoder clip --download --output data/ego4d/text.h5")
+@_param("records", "R.jsonl...", _RECORDS, several=True)
+@click.option("--encoder", required=True, help="clip (as published), sample, or a folder or hub name")
+@_OUTPUT
+@click.option("--download", is_flag=True, help="allow fetching the encoder from the hub")
+def _text_encode(records: Sequence[Path], encoder: str, output: Path, download: bool) -> None:
+    """Encode the texts of records into query tokens."""
+    from groundnlq.data.text import encode_records
+
+    _print_counts("encoded", encode_records(records, encoder, output, download=download))
+
+
+@_command("text import", "clip_text_lmdb/ --output data/ego4d/text.h5")
+@_param("source", "LMDB", "LMDB folder")
+@_OUTPUT
+def _text_import(source: Path, output: Path) -> None:
+    """Import query tokens from the published LMDB."""
+    from groundnlq.data.importers import import_text_lmdb
+
+    _print_counts("imported", {"queries": import_text_lmdb(source, output)})
+
+
+@_command("train", "finetune data.folder=data/ego4d train.epochs=8 --run runs/finetune")
+@click.argument("config", cls=_Argument, metavar="PRESET|FILE.yaml", help="see 'groundnlq presets'")
+@_words("overrides", "[key=value ...]", "changes, such as train.epochs=3")
+# torchrun reads --run as an abbreviation of one of its own options
+@_param("--run --run-dir", "DIR", "run directory, for all results (after torchrun, write --run-dir)")
+@click.option("--processes", default=1, callback=_positive, metavar="N", help="on this machine")
+def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> None:
+    """Train a preset, or a YAML file of ours or of the published program; the same command resumes."""
+    from groundnlq.config import load_config
+    from groundnlq.engine.launch import train
+
+    result = train(load_config(config, overrides), run, processes=processes, attach=False)
+    if not result.history or not _is_main_process():
+        return
+    last = result.history[-1]
+    if result.resumed_from_step == last["step"]:
+        print(f"{run}: this run was finished before; nothing to do")
+    scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
+    _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
+    print(f"best weights: {result.best}\nlast weights: {result.last}")
+
+
+@_command(
+    "predict",
+    "runs/finetune --records data/ego4d/nlq_val.jsonl "
+    "--features data/ego4d/features.h5 --text data/ego4d/text.h5 --output val.json",
+)
+@_param("checkpoint", "CHECKPOINT", "checkpoint, run directory or published .pth.tar")
+@_param("--records", "R.jsonl", _RECORDS)
+@_param("--features", "F.h5", "feature store")
+@_param("--text", "T.h5", "query tokens")
+@_OUTPUT
+@click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
+@click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
+@click.option(
+    "--other-encoder",
+    "allow_other_encoder",
+    is_flag=True,
+    help="accept tokens of another encoder than in training",
+)
+def _predict(
+    checkpoint: Path,
+    records: Path,
+    features: Path,
+    text: Path,
+    output: Path,
+    allow_other_encoder: bool,
+    **options: Any,
+) -> None:
+    """Rank moments for every query, as a submission file with scores."""
+    from groundnlq.data.records import read_records
+    from groundnlq.data.submission import write_submission
+    from groundnlq.engine.predictor import Predictor
+
+    queries = read_records(records)
+    predictor = Predictor.load(checkpoint, **options)
+    predictions = predictor.predict(queries, features, text, allow_other_encoder=allow_other_encoder)
+    if not _is_main_process():
+        return
+    write_submission(output, predictions, queries)
+    _print_counts("predicted", {"queries": len(predictions)})
+
+
+@_command("evaluate", "val.json nlq_val.json --output metrics.json")
+@_param("predictions", "P.json", "submission file")
+@_param("truth", "TRUTH", "official JSON or records")
+@_param("--raw-text", "P_raw.json", "predictions made from raw texts", required=False)
+@_param("--output", "FILE", "also write the numbers, unrounded", required=False, callback=_writable)
+def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Path | None) -> None:
+    """Recalls of predictions, official and strict, with intervals over clips."""
+    from groundnlq.analysis.evaluation import evaluate
+    from groundnlq.data.annotations import read_truth
+    from groundnlq.data.submission import read_submission
+    from groundnlq.files import write_json
+
+    records = read_truth(truth)
+    content: dict[str, Any] = {}
+    for path in filter(None, (predictions, raw_text)):
+        result = evaluate(read_submission(path), records)
+        counts = {"queries": len(result.hits), "unanswered": result.num_missing, "kept": result.num_kept}
+        _print_counts(path, counts)
+        print(f"{result.table().to_string()}\n")
+        if missing := result.hits.loc[~result.hits["is_answered"], "query_id"].tolist():
+            print(f"unanswered, a miss in the strict figures: {sample_of(missing)} -- predict all records\n")
+        for name, count in result.num_short.items():
+            print(f"{name}: {count} answered queries have fewer moments; a missing one counts as a miss\n")
+        if result.num_kept < 10:
+            print(f"no R@10: {result.num_kept} moments per query were kept -- predict with --top-k 10\n")
+        content |= result.to_json() if path is predictions else {"raw_text": result.to_json()}
+    if output:
+        write_json(output, content, indent=1)
+
+
+@_command("ensemble", "a.json b.json c.json --output ensemble.json")
+@_param("predictions", "P.json...", "submission files", several=True)
+@_OUTPUT
+def _ensemble(predictions: Sequence[Path], output: Path) -> None:
+    """Combine the predictions of several runs as the published ensemble does."""
+    from groundnlq.analysis.ensemble import ensemble
+    from groundnlq.data.records import Record
+    from groundnlq.data.schema import read_json
+    from groundnlq.data.submission import read_submission, write_submission
+
+    combined = ensemble([read_submission(path) for path in predictions])
+    entries = read_json(predictions[0])["results"]  # they name the clip of each query
+    records = [
+        Record(f"{e['annotation_uid']}_{e['query_idx']}", e.get("clip_uid", ""), "", 0.0) for e in entries
+    ]
+    write_submission(output, combined, records)
+    _print_counts("combined", {"runs": len(predictions), "queries": len(combined)})
+
+
+@_command("show", "runs/finetune/val.json")
+@_param("path", "FILE", "a result of any command, or a run directory")
+def _show(path: Path) -> None:
+    """Print the kind, content and provenance of a file or run directory."""
+    from groundnlq.show import describe
+
+    print(describe(path))
+
+
+@_command("notebooks", "--run runs/tiny -p scale tiny -p data_folder data/tiny", _NotebooksCommand)
+@_words("names", "[NAME ...]", "such as 03_finetuning or 03 (default: all)")
+@_param("--run", "DIR", "run directory; the executed notebooks go to DIR/notebooks")
+@click.option("-p", "--parameter", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER)
+def _notebooks(names: Sequence[str], run: Path, parameter: Sequence[tuple[str, str]]) -> None:
+    """Run the notebooks in order, from annotation files to an error analysis."""
+    import json
+
+    import pandas as pd
+
+    from groundnlq.notebook import run_notebooks
+
+    executed = run_notebooks(names, run, dict(parameter))
+    metrics = {p.stem: json.loads(p.read_text("utf-8")) for p in sorted((run / "metrics").glob("*.json"))}
+    if recalls := {name: scores["strict"] for name, scores in metrics.items()}:
+        table = pd.DataFrame.from_dict(recalls, orient="index").sort_values("mean R@1")
+        print(f"\nstrict recalls, in percent:\n{table.to_string(float_format='{:.2f}'.format, na_rep='-')}\n")
+    print(f"executed notebooks: {executed[0].parent}")
+
+
+@_command("presets", "")
+def _presets() -> None:
+    """List the configurations that 'train' knows by name."""
+    from importlib.resources import files
+
+    from groundnlq.config import preset_names
+
+    names = preset_names()
+    for name in names:
+        lines = (files("groundnlq") / "configs" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        print(f"{name:{max(map(len, names))}}  {lines[0].removeprefix('# ')}")
+
+
+def _is_main_process() -> bool:
+    """False in all but one of the processes that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _setting(text: str) -> tuple[str, float]:
+    """``name=number``, a setting of the sample world."""
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.lstrip("-").isdecimal() else float(value)
+    except ValueError:
+        raise ConfigError(f"setting {text!r} is not name=number -- such as objects_per_clip=6") from None
+
+
+def _print_counts(title: object, counts: Mapping[str, object]) -> None:
+    print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}

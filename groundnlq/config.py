@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from groundnlq import config_published
 from groundnlq.data.grid import HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
-from groundnlq.files import write_text
-from groundnlq.plain_yaml import parse_plain, read_yaml
+from groundnlq.files import parse_yaml, read_yaml, write_text
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -270,12 +269,7 @@ def _pairs(overrides: Iterable[str] | Mapping[str, object]) -> Iterator[tuple[st
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"override {text!r} has no '=' -- write key=value, as in train.epochs=3")
-        try:
-            yield key.strip(), parse_plain(value)
-        except RecursionError:
-            raise ConfigError(f"override {text!r:.60}: nested too deeply") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {text!r:.60}: {' '.join(str(error).split())}") from None
+        yield key.strip(), parse_yaml(value, f"override {text!r:.60}")
 
 
 def _assign(tree: dict[str, Any], dotted_key: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""The kit's own errors: one line that says what is wrong, where, and how to mend it."""
+"""The kit's errors: each message says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable
 
 
 class KitError(Exception):
-    """Base of every error that a user can mend; the command line prints it without a traceback."""
+    """Base of every error that a user can fix; the command line prints it without a traceback."""
 
     exit_code = 2
 
 
 class ConfigError(KitError):
-    """A configuration or a parameter that the kit does not know, or whose value is impossible."""
+    """An unknown configuration key or parameter, or an impossible value."""
 
 
 class DataError(KitError):
-    """An annotation, record or submission file that cannot be read as what it claims to be."""
+    """An annotation, record or submission file that cannot be read."""
 
 
 class FeatureError(KitError):
-    """Video features or query tokens that are missing, broken or of another shape than expected."""
+    """Video features or query tokens that are missing, damaged or of an unexpected shape."""
 
 
 class CheckpointError(KitError):
@@ -29,13 +29,13 @@ class CheckpointError(KitError):
 
 
 class TrainingFailed(KitError):
-    """A run cannot go on; what was saved last is intact."""
+    """A run that cannot go on; its last checkpoint is intact."""
 
 
 class Preempted(KitError):
-    """A run was asked to stop; its state is saved, and the same command continues it."""
+    """A run was stopped on request; its state is saved, and the same command resumes it."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: come again later
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def sample_of(names: Iterable[str], at_most: int = 5) -> str:
@@ -50,7 +50,7 @@ def sample_of(names: Iterable[str], at_most: int = 5) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The hint that ends a message about an unknown name; dotted names also match by their last part.
+    """The end of a message about an unknown name; dotted names also match by their last part.
 
     >>> closest("train.epoch", ["train.epochs", "model.width"])
     '; did you mean train.epochs?'
@@ -64,7 +64,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 class Findings:
-    """Collects every fault of one input, so that a person mends a file once and not fault by fault.
+    """All faults of one input, reported in one error, so that a person corrects a file once.
 
     >>> findings = Findings("nlq_val.json", DataError)
     >>> findings.add("videos[0]: missing 'clips'")
@@ -84,7 +84,7 @@ class Findings:
         if not self.messages:
             return
         if len(self.messages) == 1:
-            message = self.messages[0]  # which may know its own remedy
+            message = self.messages[0]  # it may have a remedy of its own
             raise self.error(f"{self.where}: {message}" + ("" if " -- " in message else f" -- {remedy}"))
         shown = "".join(f"\n  - {message}" for message in self.messages[: self.at_most])
         hidden = len(self.messages) - self.at_most

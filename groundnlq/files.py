@@ -1,4 +1,4 @@
-"""Result files appear under their final name whole or not at all."""
+"""Files: written whole or not at all; read without running anything that is in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from groundnlq.errors import DataError, KitError
+import yaml
+
+from groundnlq.errors import ConfigError, DataError, KitError
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -25,6 +27,15 @@ def check_id(name: str, where: str) -> str:
     return name
 
 
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- writing
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is flushed to disk and renamed, else removed."""
@@ -32,33 +43,23 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KitError(
-            f"cannot create folder {path.parent}: {error.strerror} -- choose another place"
-        ) from error
+        reason = f"cannot create folder {path.parent}: {error.strerror}"
+        raise KitError(f"{reason} -- choose another place") from error
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        _flush(path.parent)  # a rename survives a loss of power only then
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error  # HDF5 has words of its own
+        reason = os.strerror(error.errno) if error.errno else str(error)  # HDF5 gives no number
         raise KitError(f"cannot write {path}: {reason} -- nothing was replaced") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def require_writable(path: str | os.PathLike) -> None:
-    """Refuse to begin work whose result could not be written to `path`."""
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-        raise KitError(f"cannot write {path}: {folder} may not be written -- choose another place")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make renames last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -76,25 +77,73 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
-def sha256_of(path: str | os.PathLike) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# ---- reading
 
 
 def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
-    """The tensors and plain values of a `torch.save` file; a file that would run code is refused unrun."""
+    """The tensors and plain values of a `torch.save` file; a file that could run code is refused."""
     import torch
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle's dialects
+            warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
         raise error(f"{path}: {reason.strerror} -- check the path") from None
-    except pickle.UnpicklingError as reason:  # torch's words recommend to load it unsafely; they end here
+    except pickle.UnpicklingError as reason:  # torch's own message recommends loading it unsafely
         found = re.search(r"GLOBAL (\S+)", str(reason))
-        what = f"it asks for {found[1]:.80}, which could run code" if found else "it is no plain pickle"
+        what = f"it asks for {found[1]:.80}, which could run code" if found else "it is not a plain pickle"
         raise error(f"{path}: refused, {what} -- only tensors and plain values are read") from None
-    except Exception:  # every way in which bytes can be broken
+    except Exception:  # bytes can be damaged in many ways
         raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file of plain YAML.
+
+    Raises:
+        FileNotFoundError: no such file; the caller knows the remedy.
+        ConfigError: unreadable, not plain YAML, or not a mapping.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror} -- name a preset or a file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not plain YAML -- {error}") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
+    return tree
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of plain YAML; tags, aliases and duplicate keys are refused.
+
+    Raises:
+        ConfigError: the text is more than a value, or nested too deeply.
+    """
+    try:
+        return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader with further limits
+    except RecursionError:
+        raise ConfigError(f"{where}: not plain YAML -- nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not plain YAML -- {' '.join(str(error).split())}") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = repr(self.construct_object(key, deep=True))
+            if name in seen:
+                raise yaml.YAMLError(f"duplicate key {name}")
+            seen.add(name)
+        return super().construct_mapping(node, deep)

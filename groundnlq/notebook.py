@@ -1,4 +1,4 @@
-"""What the notebooks need around them: the project folder, checked parameters, live progress."""
+"""Around the notebooks: project folder, parameters, live progress of training, headless runs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import ast
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from groundnlq.engine.reporter import Reporter
 from groundnlq.errors import ConfigError, Findings, KitError, closest
 
-if TYPE_CHECKING:
-    pass
-
 HOME_VARIABLE = "GROUNDNLQ_HOME"
-INJECTED = "# Parameters"  # how papermill begins the cell that it adds
+INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 
 # ---- the project folder
@@ -40,10 +39,10 @@ def project_folder() -> Path:
 
 
 def workspace() -> Path:
-    """Work in the project folder, so that a path means the same from JupyterLab, papermill and a shell.
+    """Change to the project folder, so that a path means the same in JupyterLab, papermill and a shell.
 
-    In a notebook, figures are shown as pictures from here on, whatever backend the shell names, and a
-    dollar in a table is a dollar: a query is never typeset.
+    Figures are shown as PNG from here on, whatever backend the environment names, and a dollar sign in a
+    table stays one: no query is typeset as a formula.
     """
     import pandas as pd
     from IPython import get_ipython
@@ -53,18 +52,18 @@ def workspace() -> Path:
     folder = project_folder()
     os.chdir(folder)
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # the notebooks' own figures are in notebooks/lessons
+        sys.path.insert(0, str(folder))  # for notebooks/lessons
     if (shell := get_ipython()) is not None:
-        # "tight" would draw everything twice; more effort would make pictures a tenth smaller, for 8 ms each
+        # "tight" would draw everything twice; a higher level saves a tenth of the bytes, for 8 ms a figure
         select_figure_formats(shell, {"png"}, bbox_inches=None, pil_kwargs={"compress_level": 3})
     return folder
 
 
 def require(path: str | Path, remedy: str) -> None:
-    """Refuse to begin a notebook without what an earlier one makes.
+    """Check that a file exists which an earlier notebook makes.
 
     Raises:
-        KitError: the file is missing; the message says which notebook makes it.
+        KitError: it is missing; the message names the notebook that makes it.
     """
     if not Path(path).exists():
         raise KitError(f"{path} is missing -- {remedy}")
@@ -74,10 +73,10 @@ def require(path: str | Path, remedy: str) -> None:
 
 
 def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
-    """Refuse unknown or mistyped parameters; a notebook calls it right behind its parameters cell.
+    """Refuse unknown or mistyped parameters; called right after a notebook's parameters cell.
 
-    papermill itself only warns of an unknown name and runs on, but the name stands in the cell that it
-    injected. Types are checked on the values, however they were set.
+    papermill only warns about an unknown name, but the name is in the cell that it injected. Types are
+    checked on the values, whether papermill or a person set them.
 
     >>> check_parameters({"run_dir": "runs/demo", "epochs": "3"}, run_dir=str, epochs=int)
     Traceback (most recent call last):
@@ -93,24 +92,36 @@ def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
         if name not in types:
             findings.add(f"unknown parameter {name!r}{closest(name, types)}")
     for name, kind in types.items():
-        if not is_a(variables.get(name), kind):
-            findings.add(mismatch(name, variables.get(name), kind))
+        _check_type(findings, name, variables.get(name), kind)
     findings.raise_if_any("correct and run again")
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's parameters: the literals of its cell tagged ``parameters``.
+    """Names and default values of a notebook's parameters: the literals in its cell tagged ``parameters``.
 
     Raises:
-        ConfigError: a default that is no literal; it would not follow when another parameter is injected.
+        ConfigError: a default is not a literal; it would not follow when another parameter is injected.
     """
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
-    assignments = {name: value for source in sources for name, value in _assignments(source).items()}
+    _, source = _title_and_parameters(path)
     try:
-        return {name: ast.literal_eval(value) for name, value in assignments.items()}
+        return {name: ast.literal_eval(value) for name, value in _assignments(source).items()}
     except ValueError as error:
         raise ConfigError(f"{path}: parameters must be plain literals ({error})") from None
+
+
+def list_notebooks() -> str:
+    """Title and parameters cell of each notebook in the project folder, as text."""
+    lines = []
+    for path in sorted((project_folder() / "notebooks").glob("*.ipynb")):
+        title, parameters = _title_and_parameters(path)
+        lines += ["", f"{path.stem}   {title}", *(f"    {line}" for line in parameters.splitlines())]
+    return "\n".join(lines)
+
+
+def _title_and_parameters(path: Path) -> tuple[str, str]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    parameters = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
+    return "".join(cells[0]["source"]).partition("\n")[0].removeprefix("# "), "\n".join(parameters)
 
 
 def _assignments(source: str) -> dict[str, ast.expr]:
@@ -122,86 +133,150 @@ def _assignments(source: str) -> dict[str, ast.expr]:
     return found
 
 
-def is_a(value: Any, kind: Any) -> bool:
-    """Whether a parameter's value is of a type; a whole number will do for a float."""
+def _check_type(findings: Findings, name: str, value: Any, kind: Any) -> None:
     kinds = kind.__args__ if isinstance(kind, UnionType) else (kind,)
-    return type(value) in kinds or (type(value) is int and float in kinds)
-
-
-def mismatch(name: str, value: Any, kind: Any) -> str:
-    """What is wrong with a parameter's value."""
-    expected = str(kind) if isinstance(kind, UnionType) else kind.__name__
-    return f"{name}={value!r:.60} is of type {type(value).__name__}, expected {expected}"
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        expected = str(kind) if isinstance(kind, UnionType) else kind.__name__
+        findings.add(f"{name}={value!r:.60} is of type {type(value).__name__}, expected {expected}")
 
 
 # ---- live progress
 
 
-class Live:
-    """A line of Markdown, or a figure, that is replaced in place; the notebook's file keeps the last one."""
+class NotebookReporter(Reporter):
+    """Training progress in a notebook: a line for the step, one for the last epoch, and the loss curves.
 
-    def __init__(self, text: str):
-        from IPython.display import Markdown, display
+    Each is replaced in place, so that the notebook's file keeps the last state.
 
-        self._handle = display(Markdown(text), display_id=True)
-
-    def update(self, shown: Any) -> None:
-        """Show Markdown text, or anything that Jupyter can show, instead."""
-        from IPython.display import Markdown
-
-        if self._handle is not None:  # None outside of Jupyter
-            self._handle.update(Markdown(shown) if isinstance(shown, str) else shown)
-
-
-def turn(make: Callable[..., Any], **choices: Sequence[Any]) -> None:
-    """A slider for each argument of `make` and the figure that it gives; the last one stays in the file.
-
-    >>> turn(lambda length_sec: draw(length_sec), length_sec=(1, 2, 4))  # doctest: +SKIP
-
-    Args:
-        choices: the values of each argument; the first figure is of the middle ones.
+    >>> train(config, run_dir, reporter=NotebookReporter(epochs=10))  # doctest: +SKIP
     """
-    import ipywidgets as widgets
-    from IPython.display import display
 
-    wide = {"layout": widgets.Layout(width="60%"), "style": {"description_width": "9em"}}
-    sliders = {
-        name: widgets.SelectionSlider(
-            description=name.replace("_", " "), options=[(f"{v:g}", v) for v in values],
-            value=values[len(values) // 2], continuous_update=False, **wide,
-        )
-        for name, values in choices.items()
-    }  # fmt: skip
-    display(widgets.VBox(list(sliders.values())))
-    handle = display(make(**{name: slider.value for name, slider in sliders.items()}), display_id=True)
-    for slider in sliders.values():
-        slider.observe(lambda _: handle.update(make(**{n: s.value for n, s in sliders.items()})), "value")
+    def __init__(self, epochs: int):
+        from IPython.display import DisplayHandle, Markdown
 
+        self.epochs, self._markdown = epochs, Markdown
+        self._step, self._epoch, self._curve = DisplayHandle(), DisplayHandle(), DisplayHandle()
+        for handle, text in ((self._step, "training ..."), (self._epoch, ""), (self._curve, "")):
+            handle.display(Markdown(text))
 
-def live_training(epochs: int) -> dict[str, Callable[[Any], None]]:
-    """Callbacks for ``train`` and ``launch``: a line on the step, one on the last epoch, the curves.
+    def status(self, status: Mapping[str, Any]) -> None:
+        """Show the current step, the clips of a validation, or how the run ended."""
+        line = f"step {status['step']} of {status['total_steps']}"
+        if status["state"] == "running":
+            done = round(20 * status["step"] / max(1, status["total_steps"]))
+            epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
+            line = f"{'▰' * done}{'▱' * (20 - done)} {line}, {epoch}, {loss}"
+        elif status["state"] == "predicting":
+            line = f"validating, clip {status['step']} of {status['total_steps']}"
+        else:
+            line = f"{status['state']} at {line}"
+        self._step.update(self._markdown(line))
 
-    >>> train(config, run_dir, **live_training(epochs=10))  # doctest: +SKIP
-    """
-    from groundnlq.view.timeline import loss_curve
+    def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Show the last epoch and the loss curves."""
+        from groundnlq.view.timeline import loss_curve
 
-    now, last, curve = Live("training ..."), Live(""), Live("")
-
-    def on_status(status: dict[str, Any]) -> None:
-        if status["state"] != "running":
-            now.update(f"{status['state']} at step {status['step']} of {status['total_steps']}")
-            return
-        share = status["step"] / max(1, status["total_steps"])
-        bar = "▰" * round(20 * share) + "▱" * (20 - round(20 * share))
-        epoch, loss = f"epoch {status['epoch']} of {epochs}", f"loss {status['loss']:.3f}"
-        now.update(f"{bar} step {status['step']} of {status['total_steps']}, {epoch}, {loss}")
-
-    def on_epoch(history: list[dict[str, Any]]) -> None:
         row = history[-1]
         recall = f", mean R@1 {row['ema mean R@1']:.1f}" if "ema mean R@1" in row else ""
+        scores = f"epoch {row['epoch']} of {self.epochs}: loss {row['loss total']:.3f}{recall}"
         waits = f"{100 * row['data_wait_share']:.1f} % of the time waiting for data"
         costs = f"{row['steps_per_second']:.1f} steps a second, {waits}, {row['peak_memory_mb']} MB"
-        last.update(f"epoch {row['epoch']} of {epochs}: loss {row['loss total']:.3f}{recall}; {costs}")
-        curve.update(loss_curve(history))
+        self._epoch.update(self._markdown(f"{scores}; {costs}"))
+        self._curve.update(loss_curve(history))
 
-    return {"on_epoch": on_epoch, "on_status": on_status}
+    def message(self, text: str) -> None:
+        """Print a line below."""
+        print(text)
+
+
+# ---- headless runs
+
+
+def run_notebooks(
+    names: Sequence[str] = (),
+    run_dir: str | Path = "runs/demo",
+    parameters: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Execute notebooks in order through papermill, each in a new kernel, after all parameters are checked.
+
+    Args:
+        names: such as ``03_finetuning`` or ``03``; all when empty.
+        run_dir: the notebooks' ``run_dir``; the executed ones go to ``run_dir/notebooks``.
+        parameters: values by name; text, as a shell passes it, is read as the type of the default.
+
+    Returns:
+        the executed notebooks.
+
+    Raises:
+        ConfigError: unknown notebook or parameter, or a value of the wrong type.
+        KitError: a cell failed; the message names the executed notebook, which holds the traceback.
+    """
+    project, run_dir = project_folder(), Path(run_dir).resolve()
+    paths = _select(project / "notebooks", names)
+    values = _values(paths, dict(parameters or {}), run_dir)
+    outputs = [run_dir / "notebooks" / path.name for path in paths]
+    for number, (path, output) in enumerate(zip(paths, outputs, strict=True), 1):
+        began = time.monotonic()
+        _execute(path, output, values[path], project, progress)
+        if progress:
+            print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - began:.0f} s", flush=True)
+    return outputs
+
+
+def _select(folder: Path, names: Sequence[str]) -> list[Path]:
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    chosen = set() if names else set(known)
+    for name in names:
+        found = {stem for stem in known if name in (stem, stem.split("_")[0])}
+        if not found:
+            raise ConfigError(f"no notebook {name!r}{closest(name, known)} -- there are {', '.join(known)}")
+        chosen |= found
+    return [path for stem, path in known.items() if stem in chosen]
+
+
+def _values(paths: Sequence[Path], given: dict[str, Any], run_dir: Path) -> dict[Path, dict[str, Any]]:
+    """The given parameters that each notebook has."""
+    defaults = {path: notebook_parameters(path) for path in paths}
+    known = {name: value for one in defaults.values() for name, value in one.items()}
+    findings = Findings("parameters", ConfigError)
+    for name, value in given.items():
+        if name not in known:
+            findings.add(f"no notebook has a parameter {name!r}{closest(name, known)}")
+            continue
+        given[name] = (
+            _literal(value) if isinstance(value, str) and not isinstance(known[name], str) else value
+        )
+        if known[name] is not None:
+            _check_type(findings, name, given[name], type(known[name]))
+    findings.raise_if_any("correct and run again")
+    given = {"run_dir": str(run_dir)} | given
+    return {path: {name: given[name] for name in one if name in given} for path, one in defaults.items()}
+
+
+def _literal(text: str) -> Any:
+    """The value that a text from the shell spells; ``true``, ``false`` and ``none`` in any case."""
+    try:
+        return ast.literal_eval(text.title() if text.lower() in ("true", "false", "none") else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path, progress: bool) -> None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    config = Config()
+    if os.name == "posix":
+        config.KernelManager.transport = "ipc"  # files instead of open ports, and no warning about them
+    output.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"kernel_name": "python3", "cwd": str(project), "config": config}
+    options["progress_bar"] = progress and sys.stderr.isatty()
+    try:
+        papermill.execute_notebook(str(path), str(output), parameters=dict(values), **options)
+    except papermill.PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}"
+        raise KitError(f"{path.stem}: cell {error.exec_count} failed, {reason} -- see {output}") from error
+    except DeadKernelError as error:
+        raise KitError(f"{path.stem}: its kernel died (out of memory?) -- see {output}") from error

@@ -1,4 +1,4 @@
-"""What a file is and what it was made of, in the words of `groundnlq show`."""
+"""Kind, content and provenance of a file, as `groundnlq show` prints them."""
 
 from __future__ import annotations
 
@@ -15,33 +15,30 @@ HDF5_MARK, ZIP_MARK = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 
 
 def describe(path: Path) -> str:
-    """YAML text: what the file holds, its hash, and its provenance.
+    """YAML text: what a file or run directory holds, its hash, and its provenance.
 
     Raises:
-        KitError: no such file, damaged, or of no kind that the kit writes.
+        KitError: no such file, damaged, or not of a kind that the kit writes.
     """
     if path.is_dir():
-        return _yaml(_run_folder(path))
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror} -- check the path") from None
-    known = {HDF5_MARK: _store, ZIP_MARK: _checkpoint}
-    reader = next((read for mark, read in known.items() if start.startswith(mark)), _text)
-    return _yaml({"file": str(path), "sha256": sha256_of(path)} | reader(path))
-
-
-def _yaml(tree: dict[str, Any]) -> str:
+        tree = _run_directory(path)
+    else:
+        try:
+            with open(path, "rb") as file:
+                start = file.read(8)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror} -- check the path") from None
+        read = _store if start == HDF5_MARK else _checkpoint if start.startswith(ZIP_MARK) else _text
+        tree = {"file": str(path), "sha256": sha256_of(path)} | read(path)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120).rstrip()
 
 
-def _run_folder(path: Path) -> dict[str, Any]:
+def _run_directory(path: Path) -> dict[str, Any]:
     from groundnlq.engine.run_dir import read_status
 
     best = path / "best.pt"
     if not best.exists():
-        raise DataError(f"{path}: no best.pt in it -- name a run folder or a file")
+        raise DataError(f"{path}: no best.pt in it -- name a run directory or a file")
     return {"run": str(path), "status": read_status(path), "best weights": _checkpoint(best)}
 
 
@@ -58,12 +55,15 @@ def _store(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a readable HDF5 file ({error}) -- make it again") from None
     if kind == "tokens":
         tokens = TokenStore(path)
-        held = {"queries": len(tokens.query_ids), "width": tokens.width, "encoder": tokens.encoder}
-        return {"kind": "query tokens"} | held | {"sha256 of content": tokens.sha256, "provenance": made_by}
+        found = {"kind": "query tokens", "queries": len(tokens.query_ids), "encoder": tokens.encoder}
+        return found | _content(tokens, made_by)
     store = FeatureStore(path)
-    held = {"clips": len(store.clip_uids), "steps": sum(store.num_steps.values()), "width": store.width}
-    held |= {"dtype": store.dtype, **store.attributes, "sha256 of content": store.sha256}
-    return {"kind": "video features"} | held | {"provenance": made_by}
+    found = {"kind": "video features", "clips": len(store.clip_uids), "steps": sum(store.num_steps.values())}
+    return found | {"dtype": store.dtype, **store.attributes} | _content(store, made_by)
+
+
+def _content(store: Any, made_by: Any) -> dict[str, Any]:
+    return {"width": store.width, "sha256 of content": store.sha256, "provenance": made_by}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -84,10 +84,12 @@ def _text(path: Path) -> dict[str, Any]:
         tree = read_json(path)
     except DataError as error:
         if not path.read_bytes()[:200].lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"{"):
-            raise DataError(f"{path}: of no kind that this kit writes ({error}) -- check the path") from None
-        return {"kind": "records", "content": identity_of(read_records(path))}
+            raise DataError(
+                f"{path}: not of a kind that this kit writes ({error}) -- check the path"
+            ) from None
+        tree = {}  # JSON lines
     if not isinstance(tree, dict):
-        raise DataError(f"{path}: no result of this kit -- check the path")
+        raise DataError(f"{path}: not a result of this kit -- check the path")
     if "results" in tree:
         return {"kind": "predictions", "queries": len(tree["results"]), "provenance": tree.get("provenance")}
     if "strict" in tree:

@@ -214,7 +214,7 @@ TABLE: dict[str, list[tuple]] = {
         ("YAML tag that runs code", text("run.yaml", "name: !!python/object/apply:os.mkdir [harm]\n"), TRAIN, 2, "run.yaml: not plain YAML", "could not determine a constructor"),
         ("YAML tag in an override", nothing, TRAIN + " 'train.epochs=!!python/object/apply:os.mkdir [harm]'", 2, "override", "could not determine a constructor"),
         ("YAML aliases", text("run.yaml", "a: &a [1, 1]\nb: &b [*a, *a]\n"), TRAIN, 2, "run.yaml: not plain YAML", "aliases are not allowed"),
-        ("YAML key twice", text("run.yaml", "name: a\nname: b\n"), TRAIN, 2, "run.yaml: not plain YAML", "key 'name' stands twice"),
+        ("YAML key twice", text("run.yaml", "name: a\nname: b\n"), TRAIN, 2, "run.yaml: not plain YAML", "duplicate key 'name'"),
         ("YAML nested 5,000 deep", text("run.yaml", "[" * 5000), TRAIN, 2, "run.yaml: not plain YAML"),
         ("override nested 5,000 deep", nothing, TRAIN + " train.epochs=" + "[" * 5000, 2, "override"),
         ("not UTF-8", text("run.yaml", b"name: caf\xe9\n"), TRAIN, 2, "run.yaml: not plain YAML"),
@@ -270,6 +270,6 @@ TABLE: dict[str, list[tuple]] = {
         ("spaces and non-ASCII letters", lambda: Path("Ünter lagen").mkdir(), "prepare nlq nlq.json --output 'Ünter lagen/é è.jsonl'", 0, "wrote Ünter lagen/é è.jsonl"),
         ("a symbolic link as output folder", lambda: (Path("real").mkdir(), Path("link").symlink_to("real")), "prepare nlq nlq.json --output link/r.jsonl", 0, "wrote link/r.jsonl"),
         ("damaged file to show", cut("features.h5", 0.9), "show features.h5", 2, "features.h5: not a readable HDF5 file", "make it again"),
-        ("unknown kind of file", text("x.bin", bytes(20)), "show x.bin", 2, "x.bin: of no kind that this kit writes"),
+        ("unknown kind of file", text("x.bin", bytes(20)), "show x.bin", 2, "x.bin: not of a kind that this kit writes"),
     ],
 }  # fmt: skip

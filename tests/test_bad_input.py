@@ -22,7 +22,7 @@ def results_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_bad_input_is_said_clearly_and_leaves_nothing(case: Case, world, tmp_path):
+def test_bad_input_is_reported_clearly_and_leaves_nothing(case: Case, world, tmp_path):
     before = results_in(tmp_path)
     outcome = outcome_of(case, world, tmp_path)
     assert outcome.exit_code == case.exit_code, outcome.printed

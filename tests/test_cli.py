@@ -5,18 +5,39 @@ import re
 import shlex
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
+import click
 import pytest
 
-from groundnlq.cli import VERBS, main, parse
+from groundnlq.cli import main, program
 from groundnlq.data.features import FeatureStore
-from groundnlq.errors import KitError
+from groundnlq.errors import KitError, Preempted
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 HEAVY = ("torch", "pandas", "numpy", "pydantic", "h5py", "matplotlib", "transformers", "papermill")
+
+
+def commands(group=program, name=()) -> dict[str, click.Command]:
+    """All commands by their full name, such as `prepare nlq`."""
+    found = {}
+    for key, command in group.commands.items():
+        found |= (
+            commands(command, (*name, key))
+            if isinstance(command, click.Group)
+            else {" ".join((*name, key)): command}
+        )
+    return found
+
+
+def parse(arguments: list[str]) -> tuple[str, dict]:
+    """The command that would run, and its values."""
+    command, words = program, list(arguments)
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    name = " ".join(arguments[: len(arguments) - len(words)])
+    return name, command.make_context(name, words).params
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -27,22 +48,28 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 # ---- help
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_every_verb_has_help_with_an_example_that_it_understands(verb, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([*verb.name.split(), "--help"])
-    assert ended.value.code == 0
-    assert verb.example in capsys.readouterr().out
-    program, *arguments = shlex.split(verb.example)
-    assert program == "groundnlq"
-    assert parse(arguments).verb is verb.run
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_help_with_an_example_that_it_understands(name, flag, capsys):
+    assert main([*name.split(), flag]) == 0
+    *_, example = re.findall(r"example:\n +(groundnlq .*)", capsys.readouterr().out)
+    _, *arguments = shlex.split(example)
+    assert parse(arguments)[0] == name
+
+
+def test_help_explains_every_argument_and_option(capsys):
+    for name, command in commands().items():
+        assert main([*name.split(), "--help"]) == 0
+        shown = capsys.readouterr().out
+        for param in command.params:
+            assert param.help or isinstance(param.type, click.Choice), (name, param.name)
+            assert (param.opts[0] if isinstance(param, click.Option) else param.metavar) in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments):
     code = (
-        "import sys, groundnlq\nfrom groundnlq.cli import main\n"
-        f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+        f"import sys, groundnlq\nfrom groundnlq.cli import main\nmain({arguments})\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -53,9 +80,9 @@ def test_help_imports_nothing_heavy(arguments):
 def test_the_commands_of_the_readme_are_understood(page):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("groundnlq ")]
-    assert len(commands) > 3
-    for _, *arguments in commands:
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("groundnlq ")]
+    assert len(found) > 3
+    for _, *arguments in found:
         parse([word for word in arguments if word != "..."])
 
 
@@ -78,22 +105,59 @@ def test_presets_are_listed_with_what_they_are_for(capsys):
 
 
 def test_overrides_may_stand_before_and_behind_options():
-    arguments = parse(["train", "finetune", "a=1", "--run", "runs/x", "b=2"])
-    assert (arguments.config, arguments.overrides) == ("finetune", ["a=1", "b=2"])
-    assert parse(["notebooks", "--run", "r", "01", "-p", "rate", "-1"]).parameter == [["rate", "-1"]]
+    _, values = parse(["train", "finetune", "a=1", "--run", "runs/x", "b=2"])
+    assert (values["config"], values["overrides"]) == ("finetune", ("a=1", "b=2"))
+    _, values = parse(["notebooks", "--run", "r", "01", "-p", "rate", "-1"])
+    assert (values["parameter"], values["names"]) == ((("rate", "-1"),), ("01",))
+    _, values = parse(["notebooks", "-p", "a", "1", "01", "-p", "b", "2", "02", "--run", "r"])
+    assert (values["parameter"], values["names"]) == ((("a", "1"), ("b", "2")), ("01", "02"))
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["trian"], ["train"], ["features"], ["presets", "x"], ["train", "x", "--run", "r", "--ru"]],
+    "line",
+    [
+        "f.h5 --records a b",
+        "f.h5 --records a --records b",
+        "f.h5 --records=a b",
+        "f.h5 --records=a --records=b",
+        "--records a b --debug f.h5",
+        "--text t.h5 f.h5 --records a b",
+    ],
 )
-def test_a_wrong_call_is_one_line_that_points_to_help(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
+def test_an_option_takes_several_values_at_once_or_one_by_one(line):
+    _, values = parse(["features", "check", *line.split()])
+    assert values["records"] == (Path("a"), Path("b"))
+    assert values["features"] == Path("f.h5")
+
+
+WRONG = {
+    "": "missing command",
+    "trian": "did you mean train",
+    "train": "PRESET|FILE.yaml",
+    "train x": "'--run'",
+    "features": "missing command",
+    "features chek f.h5": "did you mean check",
+    "presets x": "unexpected extra argument",
+    "train x --run r --ru": "--run",
+    "train x --run r --proceses 2": "--processes",
+    "train x --run --processes 2": "'--run' requires an argument",
+    "train x --run r --processes two": "'two' is not a valid integer",
+    "train x --run r --processes 0": "0 is not above 0",
+    "features import a --output o.h5 --fps nan": "nan is not above 0",
+    "features import a --output o.h5 --dtype flaot16": "'float16'",
+    "features check f.h5": "'--records'",
+    "features check f.h5 --rec r.jsonl": "--rec",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_call_is_one_line_that_points_to_help(line, capsys):
+    assert main(line.split()) == 2
     message = capsys.readouterr().err
-    assert ended.value.code == 2
+    assert message.startswith("groundnlq")
     assert message.count("\n") == 1
     assert "--help" in message
+    assert WRONG[line] in message
 
 
 # ---- bad input
@@ -137,14 +201,21 @@ def test_the_traceback_of_an_error_is_shown_on_request_only():
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt(), 130), (KitError("full"), 2), (OSError("full"), 2)]
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (KitError("full"), 2),
+        (OSError("full"), 2),
+        (Preempted("later"), 75),
+        (KeyError("x"), 3),
+    ],
 )
-def test_what_ends_a_verb_decides_the_exit_code(error, code, monkeypatch, capsys):
-    def fail(_):
+def test_what_ends_a_command_decides_the_exit_code(error, code, monkeypatch, capsys):
+    def fail():
         raise error
 
-    monkeypatch.setattr("groundnlq.cli.parse", lambda _: Namespace(verb=fail))
-    assert main([]) == code
+    monkeypatch.setattr(program.commands["presets"], "callback", fail)
+    assert main(["presets"]) == code
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -250,7 +321,7 @@ def test_features_are_held_against_records(tiny_world, tmp_path, capsys):
 
 
 def test_the_sample_goes_the_way_of_real_data(tiny_world, tmp_path, capsys):
-    """Each step by its own verb gives the files that `groundnlq sample` prepares."""
+    """Each step by its own command gives the files that `groundnlq sample` prepares."""
     official = tiny_world / "official"
     features, narrations, text = (tmp_path / name for name in ("f.h5", "narrations.jsonl", "t.h5"))
     sources = [str(official / "features" / name) for name in ("action", "scene")]

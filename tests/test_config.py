@@ -141,7 +141,7 @@ def test_a_wrong_override_is_an_error_that_names_key_and_remedy(override, messag
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {epochs: 3, epochs: 4}\n", "'epochs' stands twice"),
+        ("train: {epochs: 3, epochs: 4}\n", "duplicate key 'epochs'"),
         ("train: &a {epochs: 3}\nmodel: *a\n", "aliases are not allowed"),
         ("train: !!python/object/apply:os.system [ls]\n", "not plain YAML"),
         ("train: !!python/name:os.system\n", "not plain YAML"),

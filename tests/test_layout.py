@@ -19,7 +19,6 @@ FOUNDATION = {
     "config",
     "errors",
     "files",
-    "plain_yaml",
     "provenance",
     "config_published",
 }  # what every room may import

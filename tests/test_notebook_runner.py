@@ -12,7 +12,8 @@ import pytest
 from groundnlq import notebook as nb
 from groundnlq.cli import main
 from groundnlq.errors import ConfigError, KitError
-from groundnlq.runner import recall_table, run_notebooks
+from groundnlq.notebook import run_notebooks
+from notebooks.lessons.sliders import sliders
 
 PARAMETERS = """\
 run_dir = "runs/x"  # where = results go
@@ -127,16 +128,17 @@ def test_live_lines_and_figures_stay_in_the_file_whatever_the_shell_says(
     monkeypatch.delenv("MPLBACKEND")
     if backend:
         monkeypatch.setenv("MPLBACKEND", backend)
-    live = f"{START}\nline = nb.Live('start')\nline.update('**end**')"
+    status = {"state": "finished", "step": 2, "total_steps": 2}
+    live = f"{START}\nshown = nb.NotebookReporter(1)\nshown.status({status})"
     figure = "from matplotlib.figure import Figure\nfigure = Figure()\naxis = figure.subplots()\nfigure"
     write_notebook(project / "notebooks" / "03_live.ipynb", live, figure)
     (executed,) = run_notebooks(["03"], tmp_path / "run", progress=False)
     first, second = nbformat.read(executed, as_version=4).cells
-    assert [o["data"].get("text/markdown") for o in first["outputs"]] == ["**end**"]
+    assert [o["data"].get("text/markdown") for o in first["outputs"]] == ["finished at step 2 of 2", "", ""]
     assert ["image/png" in o["data"] for o in second["outputs"]] == [True]
 
 
-def test_live_training_leaves_two_lines_and_one_picture_in_the_file(project, tmp_path):
+def test_the_reporter_leaves_two_lines_and_one_picture_in_the_file(project, tmp_path):
     rows = [
         {
             "epoch": i,
@@ -152,8 +154,8 @@ def test_live_training_leaves_two_lines_and_one_picture_in_the_file(project, tmp
     ]
     status = {"state": "running", "step": 5, "total_steps": 10, "epoch": 2, "loss": 0.5}
     calls = (
-        f"{START}\nshow, rows, status = nb.live_training(3), {rows}, {status}\n"
-        "show['on_status'](status)\nfor i in (1, 2, 3):\n    show['on_epoch'](rows[:i])"
+        f"{START}\nshow, rows, status = nb.NotebookReporter(3), {rows}, {status}\n"
+        "show.status(status)\nfor i in (1, 2, 3):\n    show.epoch(rows[:i])"
     )
     write_notebook(project / "notebooks" / "03_live.ipynb", calls)
     (executed,) = run_notebooks(["03"], tmp_path / "run", progress=False)
@@ -167,19 +169,17 @@ def test_live_training_leaves_two_lines_and_one_picture_in_the_file(project, tmp
     assert "image/png" in curve["data"]
 
 
-def test_the_verbs_help_lists_the_notebooks_with_their_parameters(project, capsys):
-    with pytest.raises(SystemExit):
-        main(["notebooks", "--help"])
+def test_help_lists_the_notebooks_with_their_parameters(project, capsys):
+    assert main(["notebooks", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "01_first" in shown
     assert '    run_dir = "runs/x"  # where = results go' in shown
     assert "    depth = 1" in shown
-    with pytest.raises(SystemExit):
-        main(["--help"])
+    assert main(["--help"]) == 0
     assert "depth" not in capsys.readouterr().out
 
 
-def test_every_turn_of_a_slider_draws_the_figure_of_its_values(monkeypatch):
+def test_every_move_of_a_slider_draws_the_figure_of_its_values(monkeypatch):
     shown = []
 
     class Handle:
@@ -191,7 +191,7 @@ def test_every_turn_of_a_slider_draws_the_figure_of_its_values(monkeypatch):
         return Handle() if display_id else None
 
     monkeypatch.setattr("IPython.display.display", display)
-    nb.turn(lambda **values: values, length_sec=(1, 2, 4), sigma=(0.5, 0.75))
+    sliders(lambda **values: values, length_sec=(1, 2, 4), sigma=(0.5, 0.75))
     box, first = shown
     assert first == {"length_sec": 2, "sigma": 0.75}
     box.children[0].value = 4
@@ -225,7 +225,7 @@ def test_plain_papermill_with_a_wrong_parameter_fails_in_the_first_cell(
     assert outputs(output) == ""
 
 
-def test_an_injected_cell_that_was_mended_by_hand_no_longer_fails():
+def test_an_injected_cell_that_was_corrected_by_hand_no_longer_fails():
     history = ["", "epochs = 1", "# Parameters\nepoch = 2", "check", "# Parameters\nepochs = 2", "check"]
     nb.check_parameters({"In": history, "epochs": 2}, epochs=int)
     with pytest.raises(ConfigError, match="unknown parameter 'epoch'"):
@@ -254,18 +254,22 @@ def test_what_an_earlier_notebook_makes_is_asked_for_by_name(tmp_path):
         nb.require(tmp_path / "best.pt", "run 02 first")
 
 
-def test_the_recall_table_is_sorted_and_marks_what_is_not_known(tmp_path):
-    (tmp_path / "metrics").mkdir()
+def test_recalls_are_printed_sorted_and_what_is_not_known_is_marked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(nb, "run_notebooks", lambda *_: [tmp_path / "run" / "notebooks" / "01.ipynb"])
+    (tmp_path / "run" / "metrics").mkdir(parents=True)
     for name, recall, at_ten in (("scratch", 20.0, None), ("chance", 5.0, 9.0)):
         scores = {"R@1 IoU=0.3": recall, "R@10 IoU=0.3": at_ten, "mean R@1": recall}
-        (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps({"official": {}, "strict": scores}))
-    table = recall_table(tmp_path)
-    assert list(table.index) == ["chance", "scratch"]
-    assert table["R@10 IoU=0.3"].isna().tolist() == [False, True]
-    assert recall_table(tmp_path / "nowhere") is None
+        path = tmp_path / "run" / "metrics" / f"{name}.json"
+        path.write_text(json.dumps({"official": {}, "strict": scores}))
+    assert main(["notebooks", "--run", str(tmp_path / "run")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert ["chance", "5.00", "9.00", "5.00"] in rows
+    assert rows.index(["chance", "5.00", "9.00", "5.00"]) < rows.index(["scratch", "20.00", "-", "20.00"])
+    assert main(["notebooks", "--run", str(tmp_path / "nowhere")]) == 0
+    assert "strict" not in capsys.readouterr().out
 
 
-def test_the_verb_runs_notebooks_and_prints_table_and_place(project, tmp_path, capsys):
+def test_the_command_runs_notebooks_and_prints_table_and_place(project, tmp_path, capsys):
     (tmp_path / "run" / "metrics").mkdir(parents=True)
     scores = {"strict": {"mean R@1": 12.5}}
     (tmp_path / "run" / "metrics" / "scratch.json").write_text(json.dumps(scores))

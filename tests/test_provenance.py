@@ -1,4 +1,4 @@
-"""Every result says what it was made of, and `groundnlq show` prints it."""
+"""Every result names what it was made of, and `groundnlq show` prints it."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A folder in which every verb that writes a result has written one."""
+    """A folder in which every command that writes a result has written one."""
     folder = tmp_path_factory.mktemp("provenance")
     make_world(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -61,5 +61,7 @@ def assign_targets(points: Points, moments_grid: Tensor, center_radius: float) -
     fits = (inside > 0) & (reach >= points.low[:, None]) & (reach <= points.high[:, None])
     length = torch.where(fits, end - start, torch.inf)
     shortest, chosen = length.min(dim=1)
-    distances = torch.stack([to_start, to_end], dim=-1)[torch.arange(len(points), device=chosen.device), chosen]
+    distances = torch.stack([to_start, to_end], dim=-1)[
+        torch.arange(len(points), device=chosen.device), chosen
+    ]
     return shortest.isfinite().float(), distances / points.stride[:, None]
