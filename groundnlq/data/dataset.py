@@ -124,10 +124,13 @@ class QueryDataset:
     ):
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
-        num_steps = [store.num_steps[record.clip_uid] for record in self.records]
-        if max_seq_len is not None:
-            self._refuse_beyond(max_seq_len, num_steps)
-        self.lengths = [pad_length(n, row_multiple) for n in num_steps]
+        num_steps = {record.clip_uid: store.num_steps[record.clip_uid] for record in self.records}
+        if long := sorted(uid for uid, n in num_steps.items() if max_seq_len is not None and n > max_seq_len):
+            raise FeatureError(
+                f"{len(long)} clips are longer than max_seq_len = {max_seq_len} steps: {sample_of(long)} "
+                "-- raise model.max_seq_len or leave them out of training"
+            )
+        self.lengths = [pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -170,14 +173,6 @@ class QueryDataset:
         # annotated moments may end beyond the clip; the part outside can not be seen
         moments = moments.clip(0, record.duration_sec)
         return torch.from_numpy(self.grid.to_grid(moments)).float()
-
-    def _refuse_beyond(self, max_seq_len: int, num_steps: Sequence[int]) -> None:
-        long = {r.clip_uid for r, n in zip(self.records, num_steps, strict=True) if n > max_seq_len}
-        if long:
-            raise FeatureError(
-                f"{len(long)} clips are longer than max_seq_len = {max_seq_len} steps: "
-                f"{sample_of(sorted(long))} -- raise model.max_seq_len or leave them out of training"
-            )
 
 
 def jitter(moments_sec: np.ndarray, max_scale: int, random: np.random.Generator) -> np.ndarray:

@@ -9,16 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    TypeAdapter,
-    ValidationError,
-    WrapValidator,
-)
+from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from groundnlq.errors import DataError, Findings
@@ -45,12 +36,13 @@ def _whole(text: str) -> str:
     return text
 
 
-Text = Annotated[StrictStr, AfterValidator(_whole), expected("a text")]
+Text = Annotated[str, Strict(), AfterValidator(_whole), expected("a text")]
 _safe = Field(pattern=f"^{SAFE_ID.pattern}$")
-Id = Annotated[StrictStr, _safe, expected("an id of letters, digits, '.', '_', '-'")]
+Id = Annotated[str, Strict(), _safe, expected("an id of letters, digits, '.', '_', '-'")]
 _in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic on it overflows
-Bounded = Annotated[StrictFloat, _in_range]  # takes integers, too
-Number = Annotated[StrictInt | StrictFloat, _in_range, expected("a number")]  # integers stay integers
+Bounded = Annotated[float, Strict(), _in_range]  # takes integers, too
+_Integer = Annotated[int, Strict(), _in_range]
+Number = Annotated[_Integer | Bounded, expected("a number")]  # integers stay integers
 
 
 def checked(
