@@ -6,6 +6,8 @@ import json
 import pytest
 import torch
 
+from groundnlq.data.annotations import read_clips
+from groundnlq.data.narrations import narration_records
 from groundnlq.errors import ConfigError, DataError
 from groundnlq.sample.make import make_sample, read_events
 from groundnlq.sample.queries import ask
@@ -86,6 +88,13 @@ def _fitting(events, asked):
         fits = [e for e, b in zip(fits, beside, strict=True) if b and (b.verb, b.object) == other]
         assert sum((e.verb, e.object) == other for e in events) == 1
     return fits
+
+
+def test_counts_of_narrations_name_what_did_not_occur_as_well(tiny_world):
+    official = tiny_world / "official"
+    records, counts = narration_records(official / "egoclip.csv", read_clips([official / "nlq_train.json"]))
+    assert counts["rows with characters that are not UTF-8"] == counts["narrations given twice"] == 0
+    assert counts["narrations kept"] == len(records) < counts["rows"]
 
 
 def test_the_event_log_says_what_happened_when(tiny_world):

@@ -56,8 +56,8 @@ def narration_records(
             f"{egoclip_csv}: none of its {counts['rows']} rows lies within the {len(clips)} clips "
             f"({counts['malformed rows']} are malformed) -- check that table and train files belong together"
         )
-    counts |= {"narrations kept": num_kept, "narrations given twice": num_kept - len(records)}
-    return list(records.values()), dict(counts)
+    found = {"narrations kept": num_kept, "narrations given twice": num_kept - len(records)}
+    return list(records.values()), dict(counts) | found  # a Counter's own | drops zeros
 
 
 def clean_narration(text: str, keep_tag: bool = False, question_mark: bool = False) -> str:
