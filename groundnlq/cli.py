@@ -361,29 +361,18 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @click.option("--preset", default="finetune", help="of a published checkpoint")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
-@click.option(
-    "--other-encoder",
-    "allow_other_encoder",
-    is_flag=True,
-    help="accept tokens of another encoder than in training",
-)
+@click.option("--other-encoder", is_flag=True, help="accept tokens of another encoder than in training")
 def _predict(
-    checkpoint: Path,
-    records: Path,
-    features: Path,
-    text: Path,
-    output: Path,
-    allow_other_encoder: bool,
-    **options: Any,
+    checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any
 ) -> None:
     """Rank moments for every query, as a submission file with scores."""
     from groundnlq.data.records import read_records
     from groundnlq.data.submission import write_submission
     from groundnlq.engine.predictor import Predictor
 
-    queries = read_records(records)
+    queries, allowed = read_records(records), options.pop("other_encoder")
     predictor = Predictor.load(checkpoint, **options)
-    predictions = predictor.predict(queries, features, text, allow_other_encoder=allow_other_encoder)
+    predictions = predictor.predict(queries, features, text, allow_other_encoder=allowed)
     if not _is_main_process():
         return
     write_submission(output, predictions, queries)

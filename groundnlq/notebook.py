@@ -22,7 +22,7 @@ INJECTED = "# Parameters"  # first line of the cell that papermill adds
 # ---- the project folder
 
 
-def project_folder() -> Path:
+def _project_folder() -> Path:
     """`$GROUNDNLQ_HOME`, else the nearest folder upwards that has ``notebooks/`` and ``pyproject.toml``, else
     the checkout that the package was installed from.
 
@@ -49,7 +49,7 @@ def workspace() -> Path:
     from IPython.core.pylabtools import select_figure_formats
 
     pd.set_option("display.html.use_mathjax", False)
-    folder = project_folder()
+    folder = _project_folder()
     os.chdir(folder)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))  # for notebooks/lessons
@@ -112,7 +112,7 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
 def list_notebooks() -> str:
     """Title and parameters cell of each notebook in the project folder, as text."""
     lines = []
-    for path in sorted((project_folder() / "notebooks").glob("*.ipynb")):
+    for path in sorted((_project_folder() / "notebooks").glob("*.ipynb")):
         title, parameters = _title_and_parameters(path)
         lines += ["", f"{path.stem}   {title}", *(f"    {line}" for line in parameters.splitlines())]
     return "\n".join(lines)
@@ -212,7 +212,7 @@ def run_notebooks(
         ConfigError: unknown notebook or parameter, or a value of the wrong type.
         KitError: a cell failed; the message names the executed notebook, which holds the traceback.
     """
-    project, run_dir = project_folder(), Path(run_dir).resolve()
+    project, run_dir = _project_folder(), Path(run_dir).resolve()
     paths = _select(project / "notebooks", names)
     values = _values(paths, dict(parameters or {}), run_dir)
     outputs = [run_dir / "notebooks" / path.name for path in paths]

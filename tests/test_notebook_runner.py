@@ -242,7 +242,7 @@ def test_the_project_folder_is_found_from_anywhere(project, monkeypatch, tmp_pat
     monkeypatch.chdir(project / "notebooks")
     assert nb.workspace() == project.resolve() == Path(os.getcwd()).resolve()
     monkeypatch.chdir(tmp_path)
-    assert nb.project_folder() == Path(__file__).resolve().parents[1]
+    assert nb.workspace() == Path(__file__).resolve().parents[1]
     monkeypatch.setenv(nb.HOME_VARIABLE, str(tmp_path))
     with pytest.raises(ConfigError, match="no folder with notebooks/"):
         nb.workspace()
