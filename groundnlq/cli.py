@@ -186,9 +186,7 @@ def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
 
 
 _DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="show the traceback of an error")
-program = _Group(
-    "groundnlq", "Find the moment that answers a question in a long first-person video.", epilog=EXAMPLE
-)
+program = _Group("groundnlq", "Find the moment that answers a question in a long first-person video.", epilog=EXAMPLE)
 _DEBUG(click.version_option(__version__, message="groundnlq %(version)s")(program))
 _OUTPUT = _param("--output", "FILE", "file to write, whole or not at all", callback=_writable)
 _RECORDS = "records, as 'groundnlq prepare' writes them"
@@ -362,9 +360,7 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
 @click.option("--other-encoder", is_flag=True, help="accept tokens of another encoder than in training")
-def _predict(
-    checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any
-) -> None:
+def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any) -> None:
     """Rank moments for every query, as a submission file with scores."""
     from groundnlq.data.records import read_records
     from groundnlq.data.submission import write_submission
@@ -421,9 +417,7 @@ def _ensemble(predictions: Sequence[Path], output: Path) -> None:
 
     combined = ensemble([read_submission(path) for path in predictions])
     entries = read_json(predictions[0])["results"]  # they name the clip of each query
-    records = [
-        Record(f"{e['annotation_uid']}_{e['query_idx']}", e.get("clip_uid", ""), "", 0.0) for e in entries
-    ]
+    records = [Record(f"{e['annotation_uid']}_{e['query_idx']}", e.get("clip_uid", ""), "", 0.0) for e in entries]
     write_submission(output, combined, records)
     _print_counts("combined", {"runs": len(predictions), "queries": len(combined)})
 

@@ -71,9 +71,7 @@ class ModelConfig(Section):
             )
         for low, high in self.regression_ranges_grid:
             if not 0 <= low < high:
-                raise ValueError(
-                    f"regression_ranges_grid has [{low:g}, {high:g}]: a range needs 0 <= low < high"
-                )
+                raise ValueError(f"regression_ranges_grid has [{low:g}, {high:g}]: a range needs 0 <= low < high")
         return self
 
 
@@ -129,9 +127,7 @@ class TrainConfig(Section):
     patience_epochs: NonNegative = 0  # 0 never stops early
     checkpoint_every_steps: NonNegative = 0  # 0 saves at the end of epochs only
     keep_checkpoints: Positive = 2
-    timeout_sec: Annotated[float, Field(gt=0)] = (
-        600.0  # a process that answers no other for so long has failed
-    )
+    timeout_sec: Annotated[float, Field(gt=0)] = 600.0  # a process that answers no other for so long has failed
     allow_other_world_size: bool = False  # go on with another number of processes, at the same global batch
     deterministic: bool = False  # only deterministic kernels, slower; an error where there is none
     tensorboard: bool = False  # also write the log for TensorBoard (extra `tensorboard`)
@@ -143,9 +139,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} must be smaller than epochs {self.epochs}"
-            )
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be smaller than epochs {self.epochs}")
         return self
 
 
@@ -175,9 +169,7 @@ class RunConfig(Section):
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
     folder = resources.files("groundnlq") / "configs"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, object] = ()) -> RunConfig:
@@ -200,9 +192,7 @@ def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(_renamed(tree))
     except ValidationError as error:
-        raise ConfigError(
-            f"{where}: " + "; ".join(_explain(RunConfig, fault) for fault in error.errors())
-        ) from None
+        raise ConfigError(f"{where}: " + "; ".join(_explain(RunConfig, fault) for fault in error.errors())) from None
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -227,9 +217,7 @@ def _read_tree(source: str | Path) -> dict[str, Any]:
     try:
         tree = read_yaml(path)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror} -- name a preset ({', '.join(known)}) or a file"
-        ) from None
+        raise ConfigError(f"{path}: {error.strerror} -- name a preset ({', '.join(known)}) or a file") from None
     if config_published.is_published(tree):
         tree, ignored = config_published.translate(tree, name)
         if ignored:

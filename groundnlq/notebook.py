@@ -244,9 +244,7 @@ def _values(paths: Sequence[Path], given: dict[str, Any], run_dir: Path) -> dict
         if name not in known:
             findings.add(f"no notebook has a parameter {name!r}{closest(name, known)}")
             continue
-        given[name] = (
-            _literal(value) if isinstance(value, str) and not isinstance(known[name], str) else value
-        )
+        given[name] = _literal(value) if isinstance(value, str) and not isinstance(known[name], str) else value
         if known[name] is not None:
             _check_type(findings, name, given[name], type(known[name]))
     findings.raise_if_any("correct and run again")

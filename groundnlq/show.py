@@ -84,9 +84,7 @@ def _text(path: Path) -> dict[str, Any]:
         tree = read_json(path)
     except DataError as error:
         if not path.read_bytes()[:200].lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"{"):
-            raise DataError(
-                f"{path}: not of a kind that this kit writes ({error}) -- check the path"
-            ) from None
+            raise DataError(f"{path}: not of a kind that this kit writes ({error}) -- check the path") from None
         tree = {}  # JSON lines
     if not isinstance(tree, dict):
         raise DataError(f"{path}: not a result of this kit -- check the path")

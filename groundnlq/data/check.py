@@ -132,10 +132,7 @@ def require_inputs(
     queries = [record.query_id for record in records]
     faults = [
         f"{len(missing)} of {len(names)} {what} in {file.path}: {sample_of(missing)}"
-        for what, names, file in (
-            ("clips have no features", clips, store),
-            ("queries have no tokens", queries, tokens),
-        )
+        for what, names, file in (("clips have no features", clips, store), ("queries have no tokens", queries, tokens))
         if (missing := [name for name in names if name not in file])
     ]
     faults += [

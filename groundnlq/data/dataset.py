@@ -43,9 +43,7 @@ class Batch:
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
 
-    def to(
-        self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32
-    ) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
         """The same batch on another device, features and tokens in another dtype."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)

@@ -130,9 +130,7 @@ def write_features(
     return count
 
 
-def checked_array(
-    values: np.ndarray | Tensor, clip_uid: str, width: int | None, dtype: str = "float32"
-) -> np.ndarray:
+def checked_array(values: np.ndarray | Tensor, clip_uid: str, width: int | None, dtype: str = "float32") -> np.ndarray:
     """(T, D) features in the given dtype, or a FeatureError that names the clip and what is wrong."""
     try:
         tensor = torch.as_tensor(values).detach()

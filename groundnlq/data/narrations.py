@@ -92,9 +92,7 @@ def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:
             missing = [name for name in COLUMNS if name not in header]
             if missing:
                 hint = "; is it comma-separated?" if len(header) == 1 else ""
-                raise DataError(
-                    f"{path}: header lacks {', '.join(missing)}{hint} -- EgoClip's CSV is expected"
-                )
+                raise DataError(f"{path}: header lacks {', '.join(missing)}{hint} -- EgoClip's CSV is expected")
             for line in file:
                 counts["rows"] += 1
                 values = line.rstrip("\r\n").split("\t")

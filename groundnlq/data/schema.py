@@ -45,9 +45,7 @@ _Integer = Annotated[int, Strict(), _in_range]
 Number = Annotated[_Integer | Bounded, expected("a number")]  # integers stay integers
 
 
-def checked(
-    kind: type[Model], value: Any, where: str, findings: Findings, separator: str = "."
-) -> Model | None:
+def checked(kind: type[Model], value: Any, where: str, findings: Findings, separator: str = ".") -> Model | None:
     """`value` as a `kind`; None where it has faults, which go to `findings`.
 
     Args:
@@ -73,9 +71,7 @@ def entries(
     and go to `findings`, one by one, so that none hides another."""
     values = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(values, list):
-        findings.add(
-            f"{where}: has no list {key!r}" if where else f"has no list {key!r}; is it the right file?"
-        )
+        findings.add(f"{where}: has no list {key!r}" if where else f"has no list {key!r}; is it the right file?")
         return
     for index, value in enumerate(values):
         place = f"{where}.{key}[{index}]".removeprefix(".")

@@ -36,9 +36,7 @@ class StoreFile(h5py.File):
         except FileNotFoundError:
             raise FeatureError(f"{path}: no such file -- {_REMEDIES[kind]} first") from None
         except BlockingIOError:
-            raise FeatureError(
-                f"{path}: open for writing elsewhere -- wait for that program to end"
-            ) from None
+            raise FeatureError(f"{path}: open for writing elsewhere -- wait for that program to end") from None
         except OSError as error:
             raise FeatureError(f"{path}: not a readable HDF5 file ({error}) -- {remedy}") from None
         try:

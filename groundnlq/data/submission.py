@@ -65,10 +65,7 @@ def _forward(segments: list[list[float]]) -> list[list[float]]:
 
 _Segment = Annotated[list[Bounded], Field(min_length=2, max_length=3)]
 _Segments = Annotated[
-    list[_Segment],
-    Field(min_length=1),
-    expected("[[start, end], ...] of finite numbers"),
-    AfterValidator(_forward),
+    list[_Segment], Field(min_length=1), expected("[[start, end], ...] of finite numbers"), AfterValidator(_forward)
 ]
 
 

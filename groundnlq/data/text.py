@@ -58,9 +58,7 @@ class TextEncoder:
         return encoded
 
     def _encode(self, texts: list[str]) -> Iterator[Tensor]:
-        batch = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         self.num_truncated += sum(len(self.tokenizer.tokenize(text)) > self.max_tokens - 2 for text in texts)
         mask = batch["attention_mask"]
         hidden = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state

@@ -66,9 +66,7 @@ class TokenStore:
             raise FeatureError(f"{self.path}: no tokens in {sample_of(empty)} -- encode the text again")
         if not self._matrix.isfinite().all():
             bad = [i for i in self._spans if not self.read(i).isfinite().all()]
-            raise FeatureError(
-                f"{self.path}: NaN or Inf in tokens of {sample_of(bad)} -- encode the text again"
-            )
+            raise FeatureError(f"{self.path}: NaN or Inf in tokens of {sample_of(bad)} -- encode the text again")
 
 
 def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, encoder: str) -> int:

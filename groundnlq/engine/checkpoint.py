@@ -68,9 +68,7 @@ class States:
         left = list(self.folder.glob("step-*.pt"))
         if reasons or len(left) > 1:  # a single one without manifest is the first, broken off
             listed = "; ".join(reasons) or "no manifests"
-            raise CheckpointError(
-                f"{self.folder}: no usable checkpoint ({listed}) -- restore one, or use a new folder"
-            )
+            raise CheckpointError(f"{self.folder}: no usable checkpoint ({listed}) -- restore one, or use a new folder")
         return None
 
 
@@ -127,9 +125,7 @@ def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) ->
         state = content["weights"][weights or content["use"]]
         info = dict(content.get("info", {}))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: incomplete ({error} is missing) -- train again, or restore it"
-        ) from None
+        raise CheckpointError(f"{path}: incomplete ({error} is missing) -- train again, or restore it") from None
     check_state(state, config.model, str(path))
     return config, state, info
 

@@ -146,9 +146,7 @@ def _own_device() -> torch.device:
         return CPU
     local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local_rank >= count:
-        raise ConfigError(
-            f"process {local_rank} of this machine has no GPU: there are {count} -- start fewer"
-        )
+        raise ConfigError(f"process {local_rank} of this machine has no GPU: there are {count} -- start fewer")
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device

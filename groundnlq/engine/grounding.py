@@ -87,9 +87,7 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
     data, model = config.data, config.model
     records: list[Record] = [record for name in names for record in read_records(data.path(name))]
     if is_training and not all(record.moments_sec for record in records):
-        raise ConfigError(
-            f"data.train_records {', '.join(names)}: some records have no moments to learn from"
-        )
+        raise ConfigError(f"data.train_records {', '.join(names)}: some records have no moments to learn from")
     store, tokens = FeatureStore(data.path(data.features)), TokenStore(data.path(data.text))
     require_inputs(records, store, tokens, model.video_dim, model.text_dim)
     jitter_max_scale, max_seq_len = (data.jitter_max_scale, model.max_seq_len) if is_training else (1, None)
@@ -115,8 +113,7 @@ def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -
     source = Predictor.load(path, preset=config)
     if keys := [key for key in differing_keys(source.config, config) if key in ARCHITECTURE]:
         raise CheckpointError(
-            f"{path}: has another architecture than this run, {', '.join(keys)} differ "
-            "-- set the same model.* keys"
+            f"{path}: has another architecture than this run, {', '.join(keys)} differ -- set the same model.* keys"
         )
     if encoder is not None and not config.train.allow_other_encoder:
         source.require_encoder(encoder, path)

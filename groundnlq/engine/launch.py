@@ -93,9 +93,7 @@ def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter) -> 
     return TrainResult(folder.path, folder.best, folder.last, trainer.history, trainer.resumed_from_step)
 
 
-def _run(
-    config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter, stop: StopRequest
-) -> Trainer:
+def _run(config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter, stop: StopRequest) -> Trainer:
     trainer = None
     try:
         trainer = Trainer(grounding.task(config, world, reporter), config, folder, world, reporter)

@@ -14,10 +14,7 @@ FINAL_RATE = 1e-8
 
 
 def make_optimizer(
-    model: nn.Module,
-    weight_decay: float,
-    own_rate: Callable[[str], bool],
-    backbone_rate_factor: float = 1.0,
+    model: nn.Module, weight_decay: float, own_rate: Callable[[str], bool], backbone_rate_factor: float = 1.0
 ) -> torch.optim.AdamW:
     """AdamW; weights of linear and convolution layers decay, biases, norms and scales do not.
 
@@ -60,6 +57,4 @@ class Ema:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """``average <- decay * average + (1 - decay) * weights``, after every step."""
-        torch._foreach_lerp_(
-            list(self.module.parameters()), [p.detach() for p in model.parameters()], 1 - self.decay
-        )
+        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], 1 - self.decay)

@@ -94,9 +94,7 @@ class RunDirectory:
         except Timeout:
             return True
 
-    def write_status(
-        self, state: str, step: int, total_steps: int, reason: str = "", **more: Any
-    ) -> dict[str, Any]:
+    def write_status(self, state: str, step: int, total_steps: int, reason: str = "", **more: Any) -> dict[str, Any]:
         """Say how the run stands; exit codes of launchers do not. Returns what was written."""
         status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, **more}
         status |= {"pid": os.getpid(), "time": time.time()}

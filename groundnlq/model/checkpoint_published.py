@@ -121,17 +121,13 @@ def load_published(path: str | Path, preset: ModelConfig) -> tuple[ModelConfig, 
     content = load_tensors(path, CheckpointError)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(
-            f"{path}: no 'state_dict' of tensors in it -- is this a published GroundNLQ checkpoint?"
-        )
+        raise CheckpointError(f"{path}: no 'state_dict' of tensors in it -- is this a published GroundNLQ checkpoint?")
     try:
         ours = from_published(state)
         config = _infer_config(ours, preset)
     except (CheckpointError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: not a GroundNLQ checkpoint: {reason:.300} -- check the file"
-        ) from None
+        raise CheckpointError(f"{path}: not a GroundNLQ checkpoint: {reason:.300} -- check the file") from None
     check_state(ours, config, str(path))
     return config, ours
 

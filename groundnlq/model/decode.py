@@ -22,9 +22,7 @@ class Candidates:
     scores: Tensor  # (Q, N)
 
 
-def decode(
-    outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], settings: DecodeConfig
-) -> list[Tensor]:
+def decode(outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], settings: DecodeConfig) -> list[Tensor]:
     """The `settings.top_k` best moments of every query.
 
     Returns:

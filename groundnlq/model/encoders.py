@@ -105,9 +105,7 @@ class QueryEncoder(nn.Module):
 class VideoEncoder(nn.Module):
     """Embedding, a stem of cross-modal blocks at full length, then one halving block per further level."""
 
-    def __init__(
-        self, embedding: VideoEmbedding, stem: list[TransformerBlock], branch: list[TransformerBlock]
-    ):
+    def __init__(self, embedding: VideoEmbedding, stem: list[TransformerBlock], branch: list[TransformerBlock]):
         super().__init__()
         self.embedding = embedding
         self.stem = nn.ModuleList(stem)

@@ -42,9 +42,7 @@ def _for_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 class _NormedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         normed, mean, deviation = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
         ctx.save_for_backward(x, scale, shift, weight, mean, deviation)
         ctx.eps = eps

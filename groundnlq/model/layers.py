@@ -50,12 +50,7 @@ class DepthwiseConv(nn.Module):
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int = 1,
-    groups: int = 1,
-    mask: Tensor | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1, mask: Tensor | None = None
 ) -> Tensor:
     """Convolution of width 3 on (B, T, D), times the mask (B, T / stride) if one is given."""
     out = F.conv2d(as_image(x), weight.unsqueeze(2), bias, (1, stride), (0, 1), groups=groups)

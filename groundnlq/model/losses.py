@@ -38,11 +38,7 @@ class Criterion(nn.Module):
     normaliser: Tensor  # the running count of positive points
 
     def __init__(
-        self,
-        center_radius: float,
-        label_smoothing: float,
-        initial_loss_normaliser: float,
-        regression_weight: float,
+        self, center_radius: float, label_smoothing: float, initial_loss_normaliser: float, regression_weight: float
     ):
         super().__init__()
         self.center_radius, self.label_smoothing = center_radius, label_smoothing
@@ -53,10 +49,7 @@ class Criterion(nn.Module):
     @classmethod
     def from_config(cls, config: TrainConfig) -> Criterion:
         return cls(
-            config.center_radius,
-            config.label_smoothing,
-            config.initial_loss_normaliser,
-            config.regression_weight,
+            config.center_radius, config.label_smoothing, config.initial_loss_normaliser, config.regression_weight
         )
 
     def forward(self, outputs: Outputs, batch: Batch) -> Losses:

@@ -10,9 +10,7 @@ from torch import Tensor
 DURATION_FLOOR = 1e-6  # added to durations in the IoU of soft-NMS, as published
 
 
-def soft_nms(
-    segments: Tensor, scores: Tensor, top_k: int, sigma: float, min_score: float
-) -> tuple[Tensor, Tensor]:
+def soft_nms(segments: Tensor, scores: Tensor, top_k: int, sigma: float, min_score: float) -> tuple[Tensor, Tensor]:
     """Gaussian soft-NMS (Bodla et al. 2017): each pick fades the rest by ``exp(-IoU^2 / sigma)``.
 
     Args:

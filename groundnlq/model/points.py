@@ -54,14 +54,10 @@ def assign_targets(points: Points, moments_grid: Tensor, center_radius: float) -
     center, radius = (start + end) / 2, center_radius * points.stride[:, None]
     time = points.time_grid[:, None]
     to_start, to_end = time - start, end - time  # (N, M)
-    inside = torch.minimum(
-        time - torch.maximum(start, center - radius), torch.minimum(end, center + radius) - time
-    )
+    inside = torch.minimum(time - torch.maximum(start, center - radius), torch.minimum(end, center + radius) - time)
     reach = torch.maximum(to_start, to_end)
     fits = (inside > 0) & (reach >= points.low[:, None]) & (reach <= points.high[:, None])
     length = torch.where(fits, end - start, torch.inf)
     shortest, chosen = length.min(dim=1)
-    distances = torch.stack([to_start, to_end], dim=-1)[
-        torch.arange(len(points), device=chosen.device), chosen
-    ]
+    distances = torch.stack([to_start, to_end], dim=-1)[torch.arange(len(points), device=chosen.device), chosen]
     return shortest.isfinite().float(), distances / points.stride[:, None]

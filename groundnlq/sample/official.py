@@ -21,10 +21,7 @@ Asked = list[tuple[ClipLog, list[Question]]]
 
 
 def write_official(
-    folder: Path,
-    config: WorldConfig,
-    logs: Mapping[str, list[ClipLog]],
-    questions: Mapping[str, list[list[Question]]],
+    folder: Path, config: WorldConfig, logs: Mapping[str, list[ClipLog]], questions: Mapping[str, list[list[Question]]]
 ) -> dict[str, dict[str, Any]]:
     """Write all official files of a world.
 
@@ -43,9 +40,7 @@ def write_official(
     return {split: _meanings(pairs, config.unseen_objects) for split, pairs in asked.items()}
 
 
-def _write_nlq(
-    path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None
-) -> None:
+def _write_nlq(path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None) -> None:
     """An NLQ file; with `answers` the file has queries only and the answers go to a file of their own."""
     random = config.stream("dirt", split)
     clips = {log.clip_uid: _clip(log, _queries(random, log, questions, split)) for log, questions in asked}
@@ -129,9 +124,7 @@ def _annotation_uid(log: ClipLog) -> str:
     return log.clip_uid[:8] + "-" + log.clip_uid[-12:]
 
 
-def _queries(
-    random: np.random.Generator, log: ClipLog, questions: list[Question], split: str
-) -> list[dict[str, Any]]:
+def _queries(random: np.random.Generator, log: ClipLog, questions: list[Question], split: str) -> list[dict[str, Any]]:
     queries = [_query(random, log, question, split) for question in questions]
     if random.random() < 0.05:  # an annotator opened the form and wrote nothing
         queries.append({"query": None if split != "test" else "", "clip_start_sec": 0.0, "clip_end_sec": 1.0})

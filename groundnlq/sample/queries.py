@@ -184,19 +184,13 @@ TEMPLATES = (
         ("In what location did I see the {object}?", "Where did I see the {object}?"),
     ),
     _Template(
-        "Objects: What X did I Y?",
-        350,
-        _category,
-        ("What {category} did I {verb}?", "Which {category} did I {verb}?"),
+        "Objects: What X did I Y?", 350, _category, ("What {category} did I {verb}?", "Which {category} did I {verb}?")
     ),
     _Template(
         "Objects: What X is Y?",
         332,
         _unique("object", "verb", verbs=HANDLING),
-        (
-            "What color was the {object} that I {past}?",
-            "What color is the {object} I was {doing}?",
-        ),
+        ("What color was the {object} that I {past}?", "What color is the {object} I was {doing}?"),
     ),
     _Template(
         "Objects: State of an object",
@@ -208,10 +202,7 @@ TEMPLATES = (
         "People: Who did I interact with when I did activity X?",
         115,
         _person_at_work,
-        (
-            "Who did I talk to while {doing} the {object}?",
-            "Who did I interact with when I {past} the {object}?",
-        ),
+        ("Who did I talk to while {doing} the {object}?", "Who did I interact with when I {past} the {object}?"),
     ),
     _Template(
         "People: Who did I talk to in location X?",

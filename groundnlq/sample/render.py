@@ -61,9 +61,7 @@ class Camera:
                     self._show(seen, slot, word, event.start_sec, event.end_sec)
         return {source: self._with_noise(log, source, x).astype(np.float32) for source, x in seen.items()}
 
-    def _show(
-        self, seen: dict, slot: str, word: str, start_sec: float, end_sec: float, strength: float = 1.0
-    ) -> None:
+    def _show(self, seen: dict, slot: str, word: str, start_sec: float, end_sec: float, strength: float = 1.0) -> None:
         source = SLOTS[slot][0]
         first, last = self.grid.to_grid(start_sec), self.grid.to_grid(end_sec)
         steps = np.arange(len(seen[source]))

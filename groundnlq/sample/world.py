@@ -92,10 +92,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def unseen_objects(self) -> tuple[str, ...]:
         """Objects that occur in val and test only, spread over the categories."""
         random, categories = self.stream("unseen"), list(OBJECTS)
-        chosen = [
-            str(random.choice(OBJECTS[categories[i % len(categories)]]))
-            for i in range(self.num_unseen_objects)
-        ]
+        chosen = [str(random.choice(OBJECTS[categories[i % len(categories)]])) for i in range(self.num_unseen_objects)]
         return tuple(dict.fromkeys(chosen))
 
 
@@ -166,9 +163,7 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
     return tuple(zip([0.0, *ends[:-1]], ends, places, strict=True))
 
 
-def _act(
-    random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float
-) -> list[Event]:
+def _act(random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float) -> list[Event]:
     events: list[Event] = []
     done, time = set(), float(random.exponential(config.pause_sec))
     while True:
@@ -189,9 +184,7 @@ def _act(
 def _event(random: np.random.Generator, cast: _Cast, place: str, start: float, end: float) -> Event:
     kind = random.choice(["handle", "container", "talk"], p=[0.8, 0.08, 0.12])
     if kind == "container":
-        return Event(
-            start, end, _one(random, CONTAINER_VERBS), place, container=_one(random, cast.containers)
-        )
+        return Event(start, end, _one(random, CONTAINER_VERBS), place, container=_one(random, cast.containers))
     verb = _one(random, cast.verbs)
     thing = _one(random, cast.objects)
     if kind == "talk":  # half of the talks happen over something the hands are doing
