@@ -4,7 +4,7 @@
 
 The network is a stand-in that gives every query random peaks; what is timed is the explorer alone: filters,
 decoding of the split, outcomes, recalls, drawing, and the picture as the notebook gets it. CPU time is what a
-turn takes where nothing else runs; on a busy machine the wall clock says more about the others.
+turn takes where nothing else runs; on a busy machine the wall clock includes the other processes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 from traitlets.config import Config
 
-from groundnlq.analysis.candidates import LiveRun
+from groundnlq.analysis.candidates import LivePredictions
 from groundnlq.config import load_config
 from groundnlq.data.records import Record
+from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.reporter import Reporter
 from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import make_points
 from groundnlq.notebook import workspace
@@ -51,18 +53,18 @@ class Peaks(nn.Module):
         return Outputs(logits, offsets, torch.ones_like(logits, dtype=torch.bool), self.points)
 
 
-def make_run(records: list[Record], seed: int) -> LiveRun:
+def make_run(records: list[Record], seed: int) -> LivePredictions:
     config = load_config("finetune")
     num_steps = int(CLIP_SEC / config.data.grid.step_sec)
 
     def batch(indices):
         made = SimpleNamespace(query_ids=[records[i].query_id for i in indices], video=torch.zeros(1))
-        made.to = lambda device: made
+        made.to = lambda device, dtype: made
         return made
 
     dataset = SimpleNamespace(records=records, batch=batch)
     model = Peaks(config.model.regression_ranges_grid, num_steps, seed)
-    return LiveRun(model, config, dataset, progress=False)
+    return LivePredictions(Predictor(model, config, reporter=Reporter()), dataset)
 
 
 def make_records() -> list[Record]:
@@ -97,9 +99,9 @@ def turns(explorer: Explorer, number: int) -> dict:
     names = list(explorer.by_clip)
     return {
         "choose a query": lambda: setattr(explorer.query, "index", number + 1),
-        "next query": lambda: explorer.on.click(),
+        "next query": lambda: explorer.next.click(),
         "go to an answer": lambda: setattr(explorer.prediction, "index", 2),
-        "answers k": lambda: setattr(explorer.keep, "value", 6 + number),
+        "answers k": lambda: setattr(explorer.top_k, "value", 6 + number),
         "tIoU": lambda: setattr(explorer.threshold, "value", 0.4 + 0.1 * number),
         "sigma": lambda: setattr(explorer.sigma, "index", number),
         "minimum score": lambda: setattr(explorer.min_score, "index", 3 + number),
@@ -126,7 +128,7 @@ def main() -> None:
     explorer.show()
     took = time.perf_counter() - began
     began = time.process_time()
-    explorer.beside.value = "other"
+    explorer.second_run.value = "other"
     first = 1000 * (time.process_time() - began)
     print(f"{len(records)} queries, {torch.get_num_threads()} threads: ready after {took:.1f} s")
     print(f"a second run beside the first, for the first time: {first:.0f} ms CPU; of all turns in ms:")
@@ -134,7 +136,7 @@ def main() -> None:
     print(f"{'':18}{'one run':>44}{'two runs':>44}\n{'':18}{''.join(f'{h:>11}' for h in heads * 2)}")
     table: dict[str, list[list[np.ndarray]]] = {}
     for beside in (NONE, "other"):
-        explorer.beside.value = beside
+        explorer.second_run.value = beside
         spent: dict[str, list[np.ndarray]] = {}
         for number in range(rounds):
             explorer.clip.value = ALL
@@ -143,7 +145,7 @@ def main() -> None:
                 turn()
                 now = time.perf_counter(), time.process_time()
                 spent.setdefault(name, []).append(1000 * np.subtract(now, began))
-        explorer.keep.value, explorer.threshold.value = 5, 0.3
+        explorer.top_k.value, explorer.threshold.value = 5, 0.3
         explorer.sigma.value, explorer.min_score.value = 0.75, 0.001
         for name, values in spent.items():
             table.setdefault(name, []).append(values)

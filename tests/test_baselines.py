@@ -27,7 +27,7 @@ def test_the_best_constant_segment_finds_where_moments_crowd():
     train = [record(f"t{i}", (40.0, 50.0)) for i in range(8)]
     train += [record(f"u{i}", (5.0, 9.0)) for i in range(3)]
     val = [record("v", (80.0, 100.0), duration=200.0)]
-    ranked = constant_segment(train, val, keep=2)
+    ranked = constant_segment(train, val, top_k=2)
     assert evaluate(ranked, val).strict["R@1 IoU=0.3"] == 100
     assert ranked["v_0"][1, 1] < 30  # the second one goes to the other crowd, not beside the first
 

@@ -71,11 +71,11 @@ def test_the_paired_figure_shows_the_difference_of_compare_and_all_clips(tmp_pat
     figure.savefig(tmp_path / "figure.png")
 
 
-def test_what_is_learned_by_heart_stands_beside_what_is_not(tmp_path):
+def test_recall_on_trained_queries_stands_beside_that_on_others(tmp_path):
     one, other = two_runs()
     histories = {name: [{"epoch": n, "loss total": 1.0 / n} for n in (1, 2, 3)] for name in ("a", "b")}
     scores = {"a": {"train": other, "val": one}, "b": {"train": other, "val": other}}
-    figure = comparison.by_heart_figure(histories, scores)
+    figure = comparison.memorisation_figure(histories, scores)
     losses, bars = figure.axes
     assert [list(line.get_ydata()) for line in losses.lines] == [[1.0, 0.5, 1 / 3]] * 2
     heights = [patch.get_height() for patch in bars.patches]

@@ -5,20 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from groundnlq.analysis.candidates import FixedRun
-from groundnlq.analysis.diagnosis import (
-    OUTCOMES,
-    by_level,
-    calibration_table,
-    diagnose,
-    outcome_changes,
-    worth,
-)
-from groundnlq.analysis.evaluation import evaluate, sign_flip_p
-from groundnlq.analysis.sensitivity import holm, kinds_of_query, paired_difference, sensitivity
+from groundnlq.analysis.candidates import FixedPredictions
+from groundnlq.analysis.diagnosis import AS_IT_IS, OUTCOMES, Diagnosis, diagnose
+from groundnlq.analysis.evaluation import evaluate
+from groundnlq.analysis.intervals import holm, sign_flip_p
+from groundnlq.analysis.sensitivity import kinds_of_query, paired_difference, sensitivity
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
-from tests.said import live_run
+from tests.stub_network import live_predictions
 
 AWAY, LOOSE, RIGHT = (40, 50, 0.5), (8, 30, 0.4), (10, 15, 0.3)
 
@@ -28,11 +22,12 @@ def record(index=0, moment=(10.0, 14.0), clip="clip", duration=64.0, **more):
 
 
 def fixed(records, *segments):
-    return FixedRun(records, {r.query_id: np.array(segments, float).reshape(-1, 3) for r in records})
+    return FixedPredictions(records, {r.query_id: np.array(segments, float).reshape(-1, 3) for r in records})
 
 
-def outcome(*candidates, moment=(10.0, 14.0), keep=2, **decode):
-    return diagnose(live_run([record(moment=moment)], {"a_0": candidates}, **decode), keep=keep)["outcome"][0]
+def outcome(*candidates, moment=(10.0, 14.0), top_k=2, **decode):
+    run = live_predictions([record(moment=moment)], {"a_0": candidates}, top_k=top_k, **decode)
+    return diagnose(run)["outcome"][0]
 
 
 def test_each_outcome_is_recognised():
@@ -45,7 +40,7 @@ def test_each_outcome_is_recognised():
     assert outcome(AWAY) == "missed"
 
 
-def test_of_a_file_only_what_its_answers_tell_is_told():
+def test_of_a_file_only_the_outcomes_that_its_predictions_show_are_given():
     for segments, expected in (
         ((RIGHT, AWAY), "hit"),
         ((AWAY, RIGHT), "ranking"),
@@ -74,9 +69,14 @@ def split():
 
 
 @pytest.fixture(scope="module")
-def tables(split):
-    records, *runs = split
-    return [diagnose(FixedRun(records, ranked), threshold=0.5) for ranked in runs]
+def diagnosis(split):
+    records, weak, good = (split[0], *(FixedPredictions(split[0], ranked) for ranked in split[1:]))
+    return Diagnosis("good", good, "weak", weak, records[:5], threshold=0.5)
+
+
+@pytest.fixture(scope="module")
+def tables(diagnosis):
+    return [diagnosis.tables["weak"], diagnosis.tables["good"]]
 
 
 def test_the_hits_and_rankings_are_those_of_the_recall(split, tables):
@@ -89,18 +89,17 @@ def test_the_hits_and_rankings_are_those_of_the_recall(split, tables):
     assert 100 * (counts["hit"] + counts["ranking"]) / 200 == pytest.approx(strict["R@5 IoU=0.5"])
 
 
-def test_the_worth_of_all_outcomes_is_what_is_missing_to_perfection(tables):
-    costs = worth(tables[0])
-    now = costs.loc["as it is"]
-    outcomes = costs.loc[[name for name in OUTCOMES if name != "hit"]]
+def test_the_gains_of_all_outcomes_are_what_is_missing_to_perfection(split):
+    one = Diagnosis("weak", FixedPredictions(*split[:2]), threshold=0.5)
+    gains, table = one.oracle_gains, one.table
+    now = gains.loc[AS_IT_IS]
+    outcomes = gains.loc[[name for name in OUTCOMES if name != "hit"]]
     assert now["R@1"] + outcomes["gain"].sum() == pytest.approx(100)
     assert outcomes["gain"].to_numpy() == pytest.approx(outcomes["queries"].to_numpy())
-    assert costs.loc["oracle of order", "R@1"] == pytest.approx(now["R@k"])
-    assert costs.loc["ranking", "R@1"] == pytest.approx(now["R@k"])
-    assert costs.loc["oracle of boundaries", "R@1"] == pytest.approx(
-        100 * (tables[0]["first tIoU"] > 0).mean()
-    )
-    assert ((costs["95 % low"] <= costs["gain"]) & (costs["gain"] <= costs["95 % high"])).all()
+    assert gains.loc["oracle of order", "R@1"] == pytest.approx(now["R@k"])
+    assert gains.loc["ranking", "R@1"] == pytest.approx(now["R@k"])
+    assert gains.loc["oracle of boundaries", "R@1"] == pytest.approx(100 * (table["first tIoU"] > 0).mean())
+    assert ((gains["95 % low"] <= gains["gain"]) & (gains["gain"] <= gains["95 % high"])).all()
 
 
 def test_an_answer_to_another_query_of_the_clip_is_noticed():
@@ -110,31 +109,33 @@ def test_an_answer_to_another_query_of_the_clip_is_noticed():
 
 
 def test_queries_without_moments_are_left_out_and_missing_answers_are_misses():
-    table = diagnose(FixedRun([record(0), Record("a_1", "clip", "Who?", 64.0)], {}))
+    table = diagnose(FixedPredictions([record(0), Record("a_1", "clip", "Who?", 64.0)], {}))
     assert table["query_id"].tolist() == ["a_0"]
     assert table["outcome"].tolist() == ["missed"]
 
 
-def test_calibration_puts_the_hit_rate_of_each_bin_at_its_mean_score():
+def test_calibration_puts_the_hit_rate_of_each_bin_at_its_mean_score(monkeypatch):
     records, right, wrong = [record(i) for i in range(8)], (10.0, 14.0), (40.0, 44.0)
     ranked = {f"a_{i}": np.array([[*(right if i >= 4 else wrong), i / 10]]) for i in range(8)}
-    bins = calibration_table(diagnose(FixedRun(records, ranked)), num_bins=2)
+    monkeypatch.setattr("groundnlq.analysis.diagnosis.NUM_BINS", 2)
+    bins = Diagnosis("run", FixedPredictions(records, ranked)).calibration
     assert bins[["score", "hit rate"]].to_numpy() == pytest.approx(np.array([[0.15, 0.0], [0.55, 100.0]]))
     assert bins.attrs["error"] == pytest.approx((15 + 45) / 2)
-    assert len(calibration_table(diagnose(FixedRun(records[:3], ranked)))) == 3
+    monkeypatch.undo()
+    assert len(Diagnosis("run", FixedPredictions(records[:3], ranked)).calibration) == 3
 
 
 def test_levels_are_counted_where_answers_come_from():
-    run = live_run([record(0), record(1)], {"a_0": [(10, 14, 0.9)], "a_1": [AWAY, RIGHT]})
-    levels = by_level(diagnose(run), run)
-    assert levels["first answers"].tolist() == [100, 0, 0, 0]  # all said at points of the finest level
+    run = live_predictions([record(0), record(1)], {"a_0": [(10, 14, 0.9)], "a_1": [AWAY, RIGHT]})
+    levels = Diagnosis("run", run).levels
+    assert levels["first answers"].tolist() == [100, 0, 0, 0]  # all from points of the finest level
     assert levels["right answers"].tolist() == [100, 0, 0, 0]
     assert levels.loc["stride 1", "of these right"] == 50
     assert levels.loc["stride 2", "trained by"] == 100  # where training would have had it
 
 
-def test_changes_between_runs_count_every_query_once(tables):
-    changes = outcome_changes(*tables)
+def test_changes_between_runs_count_every_query_once(diagnosis):
+    changes = diagnosis.changes
     assert changes.to_numpy().sum() == 200
     assert changes.loc["hit"].drop("hit").sum() == 0  # what was right stays right
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from groundnlq.analysis.ensemble import ensemble, fuse
+from groundnlq.analysis.ensemble import _fuse, ensemble
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN
 
@@ -72,7 +72,7 @@ def test_fusing_follows_the_published_rules_sentence_by_sentence(num_runs, decim
     survived = 0
     for seed in range(60):
         answers = crowded_runs(seed, num_runs, decimals)
-        fused = fuse(answers)
+        fused = _fuse(answers)
         np.testing.assert_allclose(fused, slow_fuse([a.tolist() for a in answers]), atol=1e-9)
         own = {tuple(row) for answer in answers for row in answer.tolist()}
         survived += any(tuple(row) not in own for row in fused.tolist())
@@ -83,7 +83,7 @@ def test_fusing_follows_the_published_rules_sentence_by_sentence(num_runs, decim
 def test_one_run_alone_is_thinned_but_not_changed():
     answer = crowded_runs(0, 1, 9)[0]
     own = {tuple(row) for row in answer.tolist()}
-    assert all(tuple(row) in own for row in fuse([answer]).tolist())
+    assert all(tuple(row) in own for row in _fuse([answer]).tolist())
 
 
 def far(score):
@@ -92,37 +92,37 @@ def far(score):
 
 def test_runs_that_agree_give_the_mean_of_the_best_and_the_middle_one():
     answers = [[[10.0, 14.0, 0.2]], [[11.0, 15.0, 0.4]], [[11.5, 16.5, 0.9]]]
-    fused = fuse([np.array(a) for a in answers])
+    fused = _fuse([np.array(a) for a in answers])
     # centres 12, 13, 14: one group; the best is the third run's, the middle one the second's
     assert fused[0].tolist() == pytest.approx([11.5, 16.5, 0.9])
     # the mean of both scores 0.65; it overlaps the first one too much to stay beside it
     answers[2] = [[13.5, 14.5, 0.9]]
-    fused = fuse([np.array(a) for a in answers])
+    fused = _fuse([np.array(a) for a in answers])
     assert fused[1].tolist() == pytest.approx([12.25, 14.75, 0.65])
 
 
 def test_of_an_even_group_the_middle_is_the_higher_scored_and_the_earlier_at_a_tie():
     lone = [[50.0, 60.0, 0.01]]
-    fused = fuse([np.array(a) for a in ([[10.0, 14.0, 0.8]], [[11.0, 15.0, 0.8]], lone)])
+    fused = _fuse([np.array(a) for a in ([[10.0, 14.0, 0.8]], [[11.0, 15.0, 0.8]], lone)])
     # both are middle and both are best: at a tie the earlier one, so the new segment is the earlier one
     assert fused[0].tolist() == pytest.approx([10.0, 14.0, 0.8])
 
 
 def test_centres_two_seconds_apart_are_no_group_and_chains_are():
-    apart = fuse([np.array(a) for a in ([[10.0, 11.0, 0.5]], [[12.0, 13.0, 0.4]], [[14.0, 15.0, 0.3]])])
+    apart = _fuse([np.array(a) for a in ([[10.0, 11.0, 0.5]], [[12.0, 13.0, 0.4]], [[14.0, 15.0, 0.3]])])
     assert apart[:3, 0].tolist() == [10.0, 12.0, 14.0]
-    chained = fuse([np.array(a) for a in ([[10.0, 11.0, 0.5]], [[11.9, 12.9, 0.4]], [[13.8, 14.8, 0.3]])])
+    chained = _fuse([np.array(a) for a in ([[10.0, 11.0, 0.5]], [[11.9, 12.9, 0.4]], [[13.8, 14.8, 0.3]])])
     # one group of three: best is the first, middle the second, so their mean joins
     assert chained[1].tolist() == pytest.approx([10.95, 11.95, 0.45])
 
 
 def test_of_equal_centres_the_later_run_stays():
-    fused = fuse([np.array(a) for a in ([[10.0, 14.0, 0.2]], [[11.0, 13.0, 0.3]], [[40.0, 41.0, 0.1]])])
+    fused = _fuse([np.array(a) for a in ([[10.0, 14.0, 0.2]], [[11.0, 13.0, 0.3]], [[40.0, 41.0, 0.1]])])
     assert fused[0].tolist() == pytest.approx([11.0, 13.0, 0.3])
 
 
 def test_the_last_is_repeated_to_fill_up():
-    fused = fuse([np.array([[10.0, 14.0, 0.2]])])
+    fused = _fuse([np.array([[10.0, 14.0, 0.2]])])
     assert fused.shape == (5, 3)
     assert (fused == fused[0]).all()
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from groundnlq.analysis import candidates as kept
-from groundnlq.analysis.candidates import FixedRun
-from groundnlq.analysis.free_form import words_of_query
+from groundnlq.analysis import candidates
+from groundnlq.analysis.candidates import FixedPredictions
+from groundnlq.analysis.free_form import ask_about_clip, words_of_query
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError, FeatureError
 from groundnlq.view import explorer as module
 from groundnlq.view.explorer import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Explorer
 from groundnlq.view.listing import PAGE
-from tests.said import live_run
+from tests.stub_network import live_predictions
 from tests.test_timeline import bars, row_names
 
 RECORDS = [
@@ -63,19 +63,28 @@ def screen(monkeypatch):
 
 
 @pytest.fixture
-def explorer(screen):
-    weak, asked = live_run(RECORDS, WEAK), []
+def explorer(screen, monkeypatch):
+    """`asked` has the free-form queries that reached the network, `attended` the queries whose attention was
+    computed."""
+    weak, asked, attended = live_predictions(RECORDS, WEAK | {"own_0": [[20.0, 25.0, 0.5]]}), [], []
+    tokens = SimpleNamespace(read=lambda query_id: torch.ones(4, 4), encoder="words", width=4)
+    lengths = {"kitchen": 100, "garden": 50}
+    store = SimpleNamespace(num_steps=lengths, read=lambda clip_uid: torch.zeros(lengths[clip_uid], 4))
+    weak.dataset.tokens, weak.dataset.store = tokens, store
 
-    def ask(record, tokens, **rules):
-        asked.append((record.clip_uid, record.query, rules))
-        return np.array([[70.0, 75.0, 0.5]]), [np.full(16, 0.5)], np.full((2, 16, len(tokens)), 0.1)
+    def ask(run, text, clip, encoder):
+        made = ask_about_clip(run, text, clip, encoder)
+        asked.append((clip.clip_uid, text))
+        return made
 
-    weak.ask, weak.dataset.tokens = (
-        ask,
-        SimpleNamespace(read=lambda query_id: torch.ones(4, 4), encoder="words", width=4),
-    )
-    made = Explorer({"weak": weak, "good": FixedRun(RECORDS, GOOD)}, Encoder())
-    made.asked, made.weak_rules = asked, weak.rules
+    def attention(run, index):
+        attended.append(run.records[index].query_id)
+        return np.full((2, 16, len(run.records[index].query.split())), 0.1)
+
+    monkeypatch.setattr(module, "ask_about_clip", ask)
+    monkeypatch.setattr(candidates.LivePredictions, "attention", attention)
+    made = Explorer({"weak": weak, "good": FixedPredictions(RECORDS, GOOD)}, Encoder())
+    made.asked, made.attended = asked, attended
     made.show()
     return made
 
@@ -110,15 +119,15 @@ def test_the_collector_leaves_alone_what_is_loaded_but_gets_what_an_explorer_bef
 
 TURNS = {
     "query": lambda e: setattr(e.query, "value", "b_0"),
-    "next": lambda e: e.on.click(),
-    "previous": lambda e: e.back.click(),
+    "next": lambda e: e.next.click(),
+    "previous": lambda e: e.previous.click(),
     "run": lambda e: setattr(e.run, "value", "good"),
-    "beside": lambda e: setattr(e.beside, "value", "good"),
+    "second_run": lambda e: setattr(e.second_run, "value", "good"),
     "clip": lambda e: setattr(e.clip, "value", "garden"),
     "template": lambda e: setattr(e.template, "value", "What"),
     "search": lambda e: setattr(e.search, "value", "here"),
     "outcome": lambda e: setattr(e.outcome, "value", "suppressed"),
-    "keep": lambda e: setattr(e.keep, "value", 1),
+    "top_k": lambda e: setattr(e.top_k, "value", 1),
     "threshold": lambda e: setattr(e.threshold, "value", 0.5),
     "sigma": lambda e: setattr(e.sigma, "value", 0.05),
     "min_score": lambda e: setattr(e.min_score, "value", 0.1),
@@ -155,10 +164,10 @@ def test_next_and_previous_walk_the_fitting_queries_in_a_circle(explorer):
     explorer.clip.value = "kitchen"
     seen = []
     for _ in range(4):
-        explorer.on.click()
+        explorer.next.click()
         seen.append(explorer.query.value)
     assert seen == ["a_1", "a_2", "a_0", "a_1"]
-    explorer.back.click()
+    explorer.previous.click()
     assert explorer.query.value == "a_0"
 
 
@@ -199,11 +208,11 @@ def test_k_and_threshold_change_the_numbers_of_the_query_and_of_the_split(explor
     assert explorer.recall("weak", 5) == 25  # the second answer to the first query
     assert "<td>1 of 2</td>" in explorer.summary.value
     assert "<td>0.0 %</td><td>25.0 %</td>" in explorer.summary.value
-    explorer.keep.value = 1
+    explorer.top_k.value = 1
     assert "<td>0 of 1</td><td>0.0 %</td></tr>" in explorer.summary.value
     explorer.run.value = "good"
     assert explorer.recall("good", 1) == 100
-    explorer.run.value, explorer.keep.value = "weak", 2
+    explorer.run.value, explorer.top_k.value = "weak", 2
     explorer.threshold.value = 0.9
     assert "R@2 IoU=0.9" in explorer.summary.value
     assert explorer.recall("weak", 2) == 0
@@ -211,8 +220,8 @@ def test_k_and_threshold_change_the_numbers_of_the_query_and_of_the_split(explor
 
 def test_decoding_is_done_anew_with_another_sigma_or_minimum_score(screen):
     close = {r.query_id: [[40.0, 44.0, 0.3], [40.5, 44.5, 0.29], [10.0, 15.0, 0.2]] for r in RECORDS}
-    explorer = Explorer({"run": live_run(RECORDS, close)})
-    explorer.keep.value = 2
+    explorer = Explorer({"run": live_predictions(RECORDS, close)})
+    explorer.top_k.value = 2
     assert explorer.recall("run", 2) == 25  # the near-duplicate has faded below the third
     explorer.sigma.value = 5.0
     assert explorer.recall("run", 2) == 0
@@ -221,8 +230,8 @@ def test_decoding_is_done_anew_with_another_sigma_or_minimum_score(screen):
 
 
 def test_nothing_but_sigma_and_minimum_score_decodes_the_split_again(explorer, monkeypatch):
-    calls, real = [], kept.soft_nms
-    monkeypatch.setattr(kept, "soft_nms", lambda *a: calls.append(a) or real(*a))
+    calls, real = [], candidates.suppress
+    monkeypatch.setattr(candidates, "suppress", lambda *a: calls.append(a) or real(*a))
     for name in sorted(TURNS.keys() - {"sigma", "min_score", "question"}):
         TURNS[name](explorer)
     assert calls == []
@@ -232,23 +241,25 @@ def test_nothing_but_sigma_and_minimum_score_decodes_the_split_again(explorer, m
 
 
 def test_no_turn_waits_for_a_run_that_was_not_shown_before(screen, monkeypatch):
-    explorer = Explorer({name: live_run(RECORDS, said) for name, said in (("weak", WEAK), ("other", WEAK))})
-    calls, real = [], kept.soft_nms
-    monkeypatch.setattr(kept, "soft_nms", lambda *a: calls.append(a) or real(*a))
-    explorer.beside.value = "other"
+    explorer = Explorer(
+        {name: live_predictions(RECORDS, segments) for name, segments in (("weak", WEAK), ("other", WEAK))}
+    )
+    calls, real = [], candidates.suppress
+    monkeypatch.setattr(candidates, "suppress", lambda *a: calls.append(a) or real(*a))
+    explorer.second_run.value = "other"
     explorer.run.value = "other"
     assert calls == []
     explorer.sigma.value = 0.05
     assert len(calls) == 1  # of the shown one alone
 
 
-def test_the_network_is_asked_for_attention_once_a_query(explorer):
+def test_the_network_computes_attention_once_a_query(explorer):
     explorer.attention.value = True
-    assert len(explorer.asked) == 1
-    explorer.keep.value, explorer.prediction.value = 1, GROUND_TRUTH
-    assert len(explorer.asked) == 1
+    assert explorer.attended == ["a_0"]
+    explorer.top_k.value, explorer.prediction.value = 1, GROUND_TRUTH
+    assert explorer.attended == ["a_0"]
     explorer.query.value = "a_1"
-    assert len(explorer.asked) == 2
+    assert explorer.attended == ["a_0", "a_1"]
 
 
 def test_a_figure_of_ones_own_stays_as_it_is_while_the_shown_one_is_drawn_on_again(explorer, screen):
@@ -257,7 +268,7 @@ def test_a_figure_of_ones_own_stays_as_it_is_while_the_shown_one_is_drawn_on_aga
     assert own is not screen.shown[-1]
     assert own.axes[0].get_title(loc="left") == "Where is the knife?"
     assert (10.0, 14.0) in bars(own.axes[0])
-    explorer.on.click()
+    explorer.next.click()
     assert screen.shown[-1] is screen.shown[-2]
 
 
@@ -266,12 +277,14 @@ def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_re
     many = [
         Record(f"q_{i}", f"c{i // 11}", f"Where is thing {i}?", 100.0, ((10.0, 14.0),)) for i in range(4552)
     ]
-    explorer = Explorer({"run": FixedRun(many, {r.query_id: np.array([[10.0, 14.0, 0.5]]) for r in many})})
+    explorer = Explorer(
+        {"run": FixedPredictions(many, {r.query_id: np.array([[10.0, 14.0, 0.5]]) for r in many})}
+    )
     assert len(explorer.query.options) == PAGE
-    explorer.back.click()
+    explorer.previous.click()
     assert explorer.query.value == "q_4551"
     assert len(explorer.query.options) == 4552 % PAGE
-    explorer.on.click()
+    explorer.next.click()
     assert explorer.query.value == "q_0"
     explorer.go_to("q_2000")
     assert explorer.query.value == "q_2000"
@@ -283,21 +296,21 @@ def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_re
     assert "1 of 4552 queries" in explorer.summary.value
 
 
-def test_two_runs_are_drawn_and_told_side_by_side(explorer, screen):
-    explorer.beside.value = "good"
+def test_two_runs_stand_side_by_side_in_picture_and_table(explorer, screen):
+    explorer.second_run.value = "good"
     assert row_names(screen.shown[-1].axes[0])[:5] == ["ground truth", "weak 1", "2", "good 1", "2"]
     assert explorer.summary.value.count("<tr>") == 3
-    explorer.beside.value = "weak"  # the same one twice is one
+    explorer.second_run.value = "weak"  # the same one twice is one
     assert row_names(screen.shown[-1].axes[0])[1] == "rank 1"
-    explorer.beside.value = NONE
+    explorer.second_run.value = NONE
     assert explorer.summary.value.count("<tr>") == 2
 
 
 def test_a_question_of_ones_own_is_asked_of_the_clip_that_is_shown(explorer, screen):
     explorer.query.value = "b_0"
     explorer.question.value = "Where is <i>my</i> hat?"
-    assert explorer.asked == [("garden", "Where is <i>my</i> hat?", explorer.weak_rules)]
-    assert (70.0, 75.0) in bars(screen.shown[-1].axes[0])
+    assert explorer.asked == [("garden", "Where is <i>my</i> hat?")]
+    assert (20.0, 25.0) in bars(screen.shown[-1].axes[0])
     assert screen.shown[-1].axes[0].get_title(loc="left") == "Where is <i>my</i> hat?"
     assert "&lt;i&gt;my" in explorer.summary.value
     assert "<i>" not in explorer.summary.value
@@ -357,7 +370,7 @@ def test_a_text_is_never_run(explorer):
 
 def test_queries_without_ground_truth_and_without_answers_can_be_looked_at(screen):
     records = [Record("t_0", "c", "Where?", 20.0), Record("t_1", "c", "Who?", 20.0)]
-    explorer = Explorer({"run": FixedRun(records, {"t_0": np.array([[1.0, 2.0, 0.5]])})})
+    explorer = Explorer({"run": FixedPredictions(records, {"t_0": np.array([[1.0, 2.0, 0.5]])})})
     explorer.show()
     assert [value for _, value in explorer.prediction.options] == [WHOLE_CLIP, 1]
     explorer.query.value = "t_1"
@@ -367,22 +380,22 @@ def test_queries_without_ground_truth_and_without_answers_can_be_looked_at(scree
 
 
 def test_what_cannot_be_explored_is_refused():
-    run = FixedRun(RECORDS, GOOD)
-    for runs in ({}, {"empty": FixedRun([], {})}):
+    run = FixedPredictions(RECORDS, GOOD)
+    for runs in ({}, {"empty": FixedPredictions([], {})}):
         with pytest.raises(DataError, match="nothing to explore"):
             Explorer(runs)
     with pytest.raises(DataError, match="not over the same records"):
-        Explorer({"one": run, "other": FixedRun(RECORDS[:2], GOOD)})
+        Explorer({"one": run, "other": FixedPredictions(RECORDS[:2], GOOD)})
 
 
 def test_controls_that_could_do_nothing_are_switched_off():
-    explorer = Explorer({"file": FixedRun(RECORDS, GOOD)})
+    explorer = Explorer({"file": FixedPredictions(RECORDS, GOOD)})
     for control in (explorer.sigma, explorer.min_score, explorer.attention, explorer.question):
         assert control.disabled
 
 
 def test_sliders_act_only_when_let_go_and_every_control_has_a_name(explorer):
-    for control in (explorer.keep, explorer.threshold, explorer.sigma, explorer.min_score, explorer.search):
+    for control in (explorer.top_k, explorer.threshold, explorer.sigma, explorer.min_score, explorer.search):
         assert not control.continuous_update
     boxes = [box for box in explorer.panel.children[0].children for box in box.children]
     assert all(box.description for box in boxes if hasattr(box, "description"))

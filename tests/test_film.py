@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis.candidates import FixedRun
+from groundnlq.analysis.candidates import FixedPredictions
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError, KitError
 from groundnlq.view import film
@@ -81,7 +81,7 @@ def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, mo
         Record("a_0", "clip", "Where?", 12.0, ((2.0, 3.0),)),
         Record("b_0", "other", "Who?", 12.0, ((2.0, 3.0),)),
     ]
-    run = FixedRun(records, {"a_0": np.array([[7.0, 9.0, 0.5]]), "b_0": np.array([[7.0, 9.0, 0.5]])})
+    run = FixedPredictions(records, {"a_0": np.array([[7.0, 9.0, 0.5]]), "b_0": np.array([[7.0, 9.0, 0.5]])})
     cut = []
     monkeypatch.setattr("groundnlq.view.explorer.cut_video", lambda *a: cut.append(a) or film.cut_video(*a))
     explorer = Explorer({"run": run}, video_folder=folder)

@@ -40,12 +40,12 @@ def test_the_grid_is_drawn_where_it_is(start, end):
     }  # number -> middle
     assert len(boxes) <= inspection.MOST_STEPS
     assert all(middle == pytest.approx(GRID.to_sec(int(number))) for number, middle in boxes.items())
-    said = next(t for t in axis.texts if "starts" in t.get_text())
-    assert f"{start:.2f} s = step {GRID.to_grid(start):.2f}" in said.get_text()
+    written = next(t for t in axis.texts if "starts" in t.get_text())
+    assert f"{start:.2f} s = step {GRID.to_grid(start):.2f}" in written.get_text()
     assert axis.get_xlim()[0] <= start <= axis.get_xlim()[1]
 
 
-def test_the_first_constant_segment_is_said_to_hit_what_it_hits():
+def test_the_title_has_the_hit_rate_of_the_first_constant_segment():
     train = [record(20.0 + i % 3, 30.0 + i % 3, number=i) for i in range(15)]
     train += [record(70.0, 71.0, number=20 + i) for i in range(5)]
     axis = inspection.bias_figure(train).axes[0]
@@ -54,7 +54,7 @@ def test_the_first_constant_segment_is_said_to_hit_what_it_hits():
     assert numbers[0].get_position()[0] == pytest.approx(0.26, abs=0.04)
 
 
-def test_a_narrated_event_is_the_one_that_the_sentence_tells(tiny_world, tmp_path):
+def test_a_narrated_event_is_the_one_of_the_sentence(tiny_world, tmp_path):
     logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
     for one in read_records(tiny_world / "narrations.jsonl")[::40]:
         start, end = inspection.narrated_event(tiny_world, one)

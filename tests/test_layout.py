@@ -139,14 +139,22 @@ def test_a_room_imports_only_from_its_left(room):
     assert [fault for path in (PACKAGE / room).rglob("*.py") for fault in faults_of_rooms(path)] == []
 
 
-@pytest.mark.parametrize("room", CORE)
-def test_the_core_draws_nothing(room):
+@pytest.mark.parametrize("room", [*CORE, "analysis"])
+def test_core_and_analysis_draw_nothing(room):
     drawing = ("matplotlib", "ipywidgets", "IPython")
     found = {
         (path.name, name)
         for path in (PACKAGE / room).rglob("*.py")
         for name in imports(parse(path))
         if name.split(".")[0] in drawing
+    }
+    assert found == set()
+
+
+def test_the_package_imports_nothing_that_lies_beside_it():
+    beside = ("notebooks", "benchmarks", "tests")
+    found = {
+        (path.name, name) for path in SOURCES for name in imports(parse(path)) if name.split(".")[0] in beside
     }
     assert found == set()
 

@@ -9,16 +9,17 @@ import torch
 
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import collate
-from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.engine.optim import Ema, learning_rate_at
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
 from notebooks.lessons import learning
+from tests.stub_network import config_of
 from tests.tiny_run import SMALL_RANGES, small_network
 
-GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
 RANGES = SMALL_RANGES
+CONFIG = config_of(ranges=RANGES)
+GRID = CONFIG.data.grid
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_table_of_losses_adds_up_to_the_total(model, batch):
 
 def test_shares_count_the_draws_that_make_a_point_positive():
     draws = np.array([[10.0, 14.0], [11.0, 19.0], [2.0, 3.0]])
-    points, shares = learning.positive_shares(draws, 40, GRID, RANGES)
+    points, shares = learning.positive_shares(draws, 40, CONFIG)
     count = np.zeros(len(points))
     for moment in draws:
         labels, _ = assign_targets(points, torch.tensor(GRID.to_grid(moment)).float()[None], 1.5)
@@ -85,10 +86,10 @@ def test_shares_count_the_draws_that_make_a_point_positive():
 def test_the_jitter_is_drawn_where_it_is_and_only_positive_points_are_lit(tmp_path):
     record = Record("a_0", "c", "C puts $5", 40.0, ((12.0, 13.0),))
     draws = np.array([[11.0, 14.0], [12.0, 16.0]])
-    above, below, *_ = learning.jitter_figure(record, draws, GRID, RANGES, (11.0, 15.0)).axes
+    above, below, *_ = learning.jitter_figure(record, draws, CONFIG, (11.0, 15.0)).axes
     lines = [tuple(line.get_xdata()) for line in above.lines if len(line.get_xdata())]
     assert lines == [(11.0, 14.0), (12.0, 16.0)]
-    points, shares = learning.positive_shares(draws, 40, GRID, RANGES)
+    points, shares = learning.positive_shares(draws, 40, CONFIG)
     lit = below.collections[0].get_offsets().data
     assert len(lit) == (shares > 0).sum()
     assert sorted(lit[:, 0]) == pytest.approx(sorted(GRID.to_sec(points.time_grid).numpy()[shares > 0]))

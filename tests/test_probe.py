@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from groundnlq.analysis import probe
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.data.tokens import TokenStore, write_tokens
+from notebooks.lessons import probe
+from notebooks.lessons.probe import Probe
 
 GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
 
@@ -39,8 +40,8 @@ def test_what_is_linear_is_found_and_what_is_unrelated_is_not(tmp_path):
     for is_related in (True, False):
         (tmp_path / str(is_related)).mkdir()
         records, *stores = world(tmp_path / str(is_related), is_related)
-        linear = probe.fit_probe(records[:80], *stores, GRID)
-        orders[is_related] = probe.separation(linear, records[80:], *stores, GRID)
+        linear = Probe.fit(records[:80], *stores, GRID)
+        orders[is_related] = linear.separation(records[80:], *stores, GRID)
     assert orders[True]["order"].mean() > 0.98
     assert orders[True]["is best inside"].mean() > 0.95
     assert 0.3 < orders[False]["order"].mean() < 0.75
@@ -60,14 +61,14 @@ def test_the_map_is_the_ridge_regression_of_a_plain_solver(tmp_path):
     centred = x - x.mean(axis=0)
     penalty = 0.5 * (centred**2).sum(axis=0).mean() * np.eye(6)
     expected = np.linalg.solve(centred.T @ centred + penalty, centred.T @ (y - y.mean(axis=0)))
-    found = probe.fit_probe(records, store, tokens, GRID, ridge=0.5)
+    found = Probe.fit(records, store, tokens, GRID, ridge=0.5)
     assert found.mean_token == pytest.approx(x.mean(axis=0))
     assert found.weights == pytest.approx(expected, abs=1e-6)
 
 
 def test_shares_of_the_words_sum_to_the_cosine_similarity(tmp_path):
     records, store, tokens = world(tmp_path)
-    linear = probe.fit_probe(records, store, tokens, GRID)
+    linear = Probe.fit(records, store, tokens, GRID)
     video, text = store.read("c0").numpy(), tokens.read("a0_0").numpy()
     wanted = ((text - linear.mean_token) @ linear.weights).sum(axis=0)
     seen = video - video.mean(axis=0)
@@ -77,32 +78,36 @@ def test_shares_of_the_words_sum_to_the_cosine_similarity(tmp_path):
 
 def test_order_is_a_slow_count_of_pairs(tmp_path):
     records, store, tokens = world(tmp_path, num_clips=3)
-    linear = probe.fit_probe(records[:4], store, tokens, GRID)
-    table = probe.separation(linear, records, store, tokens, GRID)
+    linear = Probe.fit(records[:4], store, tokens, GRID)
+    table = linear.separation(records, store, tokens, GRID)
     for record in records:
         similarity = linear.shares(
             tokens.read(record.query_id).numpy(), store.read(record.clip_uid).numpy()
         ).sum(axis=1)
-        within = probe.inside(record, 60, GRID)
+        within = probe._steps_inside(record, 60, GRID)
         pairs = [a > b for a in similarity[within] for b in similarity[~within]]
         assert table.loc[record.query_id, "order"] == pytest.approx(np.mean(pairs))
 
 
 def test_steps_inside_a_moment_are_those_whose_middle_is_and_at_least_one():
-    assert np.flatnonzero(probe.inside(Record("a_0", "c", "?", 9.0, ((1.2, 4.5),)), 9, GRID)).tolist() == [
+    assert np.flatnonzero(
+        probe._steps_inside(Record("a_0", "c", "?", 9.0, ((1.2, 4.5),)), 9, GRID)
+    ).tolist() == [
         1,
         2,
         3,
         4,
     ]
-    assert np.flatnonzero(probe.inside(Record("a_0", "c", "?", 9.0, ((3.6, 3.7),)), 9, GRID)).tolist() == [3]
+    assert np.flatnonzero(
+        probe._steps_inside(Record("a_0", "c", "?", 9.0, ((3.6, 3.7),)), 9, GRID)
+    ).tolist() == [3]
 
 
 def test_segments_have_the_median_length_lie_apart_and_are_ranked(tmp_path):
     records, *stores = world(tmp_path)
-    linear = probe.fit_probe(records[:80], *stores, GRID)
+    linear = Probe.fit(records[:80], *stores, GRID)
     length = np.median([end - start for r in records for start, end in r.moments_sec])
-    ranked = probe.probe_segments(linear, records, records[80:], *stores, GRID)
+    ranked = linear.predict(records, records[80:], *stores, GRID)
     assert ranked.keys() == {record.query_id for record in records[80:]}
     for segments in ranked.values():
         assert segments.shape == (5, 3)
@@ -119,8 +124,8 @@ def test_a_clip_of_few_steps_gets_as_many_segments_as_it_has_room_for(tmp_path):
     write_tokens(tmp_path / "text.h5", [("a_0", torch.ones(1, 3))], encoder="words")
     record = Record("a_0", "c", "?", 4.0, ((0.0, 3.0),))
     stores = FeatureStore(tmp_path / "features.h5"), TokenStore(tmp_path / "text.h5")
-    linear = probe.Probe(np.zeros(3), np.ones((3, 4)))
-    assert 1 <= len(probe.probe_segments(linear, [record], [record], *stores, GRID)["a_0"]) < 5
+    linear = Probe(np.zeros(3), np.ones((3, 4)))
+    assert 1 <= len(linear.predict([record], [record], *stores, GRID)["a_0"]) < 5
 
 
 def test_only_some_clips_are_read_where_there_are_many(tmp_path):
@@ -128,13 +133,13 @@ def test_only_some_clips_are_read_where_there_are_many(tmp_path):
     read = []
     original = store.read
     store.read = lambda uid: read.append(uid) or original(uid)
-    probe.fit_probe(records, store, tokens, GRID, at_most=20)
+    Probe.fit(records, store, tokens, GRID, at_most=20)
     assert len(read) == len(set(read)) == 5
 
 
 def test_the_figures_say_what_they_show(tmp_path):
     records, store, tokens = world(tmp_path)
-    linear = probe.fit_probe(records, store, tokens, GRID)
+    linear = Probe.fit(records, store, tokens, GRID)
     shares = linear.shares(tokens.read("a0_0").numpy(), store.read("c0").numpy())
     figure = probe.similarity_figure(records[0], ["word", "$x$"], shares, GRID)
     heat, line = figure.axes[0], figure.axes[1]

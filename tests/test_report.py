@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from groundnlq.analysis.candidates import FixedRun
+from groundnlq.analysis.candidates import FixedPredictions
+from groundnlq.analysis.diagnosis import Diagnosis
 from groundnlq.data.records import Record
 from groundnlq.view import report
-from groundnlq.view.report import Diagnosis
-from tests.said import live_run
+from groundnlq.view.report import write_report
+from tests.stub_network import live_predictions
 
 ODD = [
     "<script>alert(1)</script>",
@@ -31,9 +32,9 @@ def records(num=30):
 
 
 def live(shift):
-    said = {r.query_id: [(shift + r.moments_sec[0][0], 6.0 + i, 0.1 + i / 40), (50, 60, 0.3)]
+    segments = {r.query_id: [(shift + r.moments_sec[0][0], 6.0 + i, 0.1 + i / 40), (50, 60, 0.3)]
             for i, r in enumerate(records())}  # fmt: skip
-    return live_run(records(), said)
+    return live_predictions(records(), segments)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def diagnosis():
 @pytest.fixture(scope="module")
 def of_files():
     ranked = {r.query_id: np.array([[*r.moments_sec[0], 0.5]]) for r in records()}
-    return Diagnosis("file", FixedRun(records(), ranked))
+    return Diagnosis("file", FixedPredictions(records(), ranked))
 
 
 def drawn(figure):
@@ -55,13 +56,13 @@ def drawn(figure):
 
 FIGURES = {
     "outcomes": (lambda d: report.outcome_bars(d.tables), {"queries [%]"}),
-    "worth": (lambda d: report.worth_bars(d.worth), set()),
+    "gains": (lambda d: report.gain_bars(d.oracle_gains), set()),
     "calibration": (
-        lambda d: report.calibration(d.calibration),
+        lambda d: report.calibration_curve(d.calibration),
         {"score of the first answer", "right at rank 1 [%]"},
     ),
     "kinds": (lambda d: report.sensitivity_marks(d.sensitivity, 10.0), {"R@1 [%], 95 % interval"}),
-    "page": (Diagnosis.page, {"queries [%]", "score of the first answer", "R@1 [%], 95 % interval"}),
+    "page": (report._page, {"queries [%]", "score of the first answer", "R@1 [%], 95 % interval"}),
 }
 
 
@@ -94,7 +95,7 @@ def test_outcomes_are_told_apart_without_colour():
     assert len({hatch for hatch, _ in hatched if hatch}) == len([hatch for hatch, _ in hatched if hatch])
 
 
-def test_the_summary_says_the_numbers_of_the_tables(diagnosis, of_files):
+def test_the_summary_has_the_numbers_of_the_tables(diagnosis, of_files):
     text, table = diagnosis.summary(), diagnosis.table
     assert f"R@1 IoU=0.3 is {100 * (table['outcome'] == 'hit').mean():.1f} %" in text
     assert f"over {len(table)} queries of 5 clips" in text
@@ -120,7 +121,7 @@ class Tags(HTMLParser):
 
 
 def test_the_written_report_is_whole_and_no_text_in_it_runs(diagnosis, tmp_path):
-    written = diagnosis.write(tmp_path / "report")
+    written = write_report(diagnosis, tmp_path / "report")
     assert [path.name for path in written] == ["report.html", "report.png", "report.pdf", "queries.csv"]
     assert all(path.stat().st_size for path in written)
     page = Tags(written[0].read_text(encoding="utf-8"))

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from groundnlq.analysis.evaluation import evaluate
-from groundnlq.analysis.word_oracles import Controls
+from groundnlq.analysis.intervals import design_effect
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 from notebooks.lessons import scoring
+from notebooks.lessons.word_oracles import WordOracles
 
 KEY = "R@1 IoU=0.3"
 MOMENT = (10.0, 20.0)
@@ -51,8 +52,8 @@ def test_the_cells_of_the_example_are_hits_where_recall_counts_one(tmp_path):
     figure = scoring.recall_example_figure(record("a"), ranked(WRONG, LOOSE, RIGHT))
     cells = [text.get_text() for text in figure.axes[1].texts]
     assert cells == ["miss", "hit", "hit", "miss", "miss", "hit"]  # 0.3 for k = 1, 2, 3, then 0.5
-    said = [text.get_text() for text in figure.axes[0].texts]
-    assert said == ["tIoU 0.00", "tIoU 0.40", "tIoU 1.00"]
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == ["tIoU 0.00", "tIoU 0.40", "tIoU 1.00"]
     figure.savefig(tmp_path / "figure.png")
 
 
@@ -84,14 +85,17 @@ def test_the_curves_pass_through_the_recalls_and_enclose_the_mean_overlap():
     assert float(label.split()[-1]) == pytest.approx(evaluation.strict["mIoU"], abs=0.5)
 
 
+def effect(evaluation):
+    hits = evaluation.hits
+    return design_effect(*(hits[name].to_numpy() for name in ("clip_uid", "query_id", KEY)))
+
+
 def test_clips_that_hang_together_have_the_design_effect_of_their_size():
-    evaluation = evaluate(*clustered())
-    assert scoring.design_effect(evaluation, KEY) == pytest.approx(6, rel=0.25)
+    assert effect(evaluate(*clustered())) == pytest.approx(6, rel=0.25)
     answers, records = some_answers()
     single = evaluate(answers, [Record(r.query_id, r.query_id, "?", 100.0, r.moments_sec) for r in records])
-    assert scoring.design_effect(single, KEY) == pytest.approx(1, rel=0.25)
-    nothing = evaluate({"a_0": ranked(WRONG)}, [record("a")])
-    assert scoring.design_effect(nothing, KEY) == 1.0
+    assert effect(single) == pytest.approx(1, rel=0.25)
+    assert effect(evaluate({"a_0": ranked(WRONG)}, [record("a")])) == 1.0
 
 
 def test_the_outline_is_as_many_clips_as_there_are(tmp_path):
@@ -104,20 +108,20 @@ def test_the_outline_is_as_many_clips_as_there_are(tmp_path):
     figure.savefig(tmp_path / "figure.png")
 
 
-def test_guessers_are_those_of_the_controls_and_the_log_itself_is_right(tiny_world, tmp_path):
+def test_guessers_are_the_word_oracles_and_the_log_itself_is_right(tiny_world, tmp_path):
     records = read_nlq(tiny_world / "official" / "nlq_val.json").records
-    controls = Controls(tiny_world, records)
+    oracles = WordOracles(tiny_world, records)
     blank = evaluate({r.query_id: np.array([[0.0, 0.1, 0.5]]) for r in records}, records)
     perfect = evaluate({r.query_id: np.array([[*r.moments_sec[0], 0.5]]) for r in records}, records)
-    table = scoring.guesser_table(controls, {"blank": blank, "perfect": perfect})
+    table = scoring.oracle_table(oracles, {"blank": blank, "perfect": perfect})
     assert table[KEY].is_monotonic_increasing
     assert table.loc["perfect", KEY] == 100
     assert table.loc["blank", KEY] == 0
     assert table.loc["guesser: any event of the object", KEY] == pytest.approx(
-        100 * controls.guesser("object").mean()
+        100 * oracles.hit_rate("object").mean()
     )
     assert (table["95 % low"] <= table[KEY]).all()
-    figure = scoring.guesser_bars(table)
+    figure = scoring.oracle_bars(table)
     assert sum(bool(bar.get_hatch()) for bar in figure.axes[0].patches) == 4
     figure.savefig(tmp_path / "figure.png")
 

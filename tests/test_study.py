@@ -1,4 +1,4 @@
-"""The study of the sample world: controls against slow loops, claims on a tiny world, resumption."""
+"""The study of the sample world: oracles against slow loops, claims on a tiny world, resumption."""
 
 import json
 import os
@@ -10,20 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.study.__main__ import main, parse
 from benchmarks.study.claims import KEY, amounts_curve, claims, comparisons, run_study
 from benchmarks.study.study import AMOUNTS, ARMS, COMPARED, Study
-from groundnlq.analysis.word_oracles import Controls
-from groundnlq.cli import parse
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
 from groundnlq.sample.make import read_events, read_world
 from groundnlq.sample.vocabulary import ALL_OBJECTS, plural
+from notebooks.lessons.word_oracles import WordOracles
 from tests.processes import is_alive, wait_for
 
 
 @pytest.fixture(scope="module")
-def controls(tiny_world):
-    return Controls(tiny_world, read_nlq(tiny_world / "official" / "nlq_val.json").records)
+def oracles(tiny_world):
+    return WordOracles(tiny_world, read_nlq(tiny_world / "official" / "nlq_val.json").records)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def overlap(event, moment):
     return max(0, inter) / (max(event["end_sec"], moment[1]) - min(event["start_sec"], moment[0]))
 
 
-def test_a_guesser_is_right_as_often_as_a_slow_count_says(controls, tiny_world):
+def test_a_guesser_is_right_as_often_as_a_slow_count_says(oracles, tiny_world):
     logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
-    verb, nothing = controls.guesser("verb"), controls.guesser("nothing")
-    for record in controls.records:
-        events, asked = logs[record.clip_uid], controls.questions[record.query_id]
+    verb, nothing = oracles.hit_rate("verb"), oracles.hit_rate("nothing")
+    for record in oracles.records:
+        events, asked = logs[record.clip_uid], oracles.meaning[record.query_id]
         hits = {e["start_sec"]: overlap(e, record.moments_sec[0]) > 0.3 for e in events}
         of_verb = [e for e in events if e["verb"] == asked["verb"]]
         assert verb[record.query_id] == pytest.approx(
@@ -50,19 +50,19 @@ def test_a_guesser_is_right_as_often_as_a_slow_count_says(controls, tiny_world):
         )
         assert nothing[record.query_id] == pytest.approx(sum(hits.values()) / len(events))
     assert nothing.mean() < verb.mean() < 0.8
-    assert controls.ceiling().mean() > 0.97
+    assert oracles.ceiling().mean() > 0.97
 
 
-def test_a_swapped_question_names_another_object_of_its_clip_and_nothing_else_changes(controls, tiny_world):
+def test_a_swapped_question_names_another_object_of_its_clip_and_nothing_else_changes(oracles, tiny_world):
     logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
-    before = {record.query_id: record for record in controls.records}
-    swapped = controls.with_swapped_objects()
+    before = {record.query_id: record for record in oracles.records}
+    swapped = oracles.with_swapped_objects()
     assert len(swapped) > 20
     words = {form for name in ALL_OBJECTS for form in (name, plural(name))}
     names = re.compile(rf"\b({'|'.join(sorted(words))})\b")
     for record in swapped:
         old = before[record.query_id]
-        named = controls.questions[record.query_id]["asked"]["object"]
+        named = oracles.meaning[record.query_id]["asked"]["object"]
         assert record.query != old.query
         assert record.moments_sec == old.moments_sec
         others = {e["object"] for e in logs[record.clip_uid]} - {named, None}
@@ -70,11 +70,11 @@ def test_a_swapped_question_names_another_object_of_its_clip_and_nothing_else_ch
         assert names.sub("X", record.query) == names.sub("X", old.query)
 
 
-def test_a_statement_tells_the_event_that_answers_its_question(controls, tiny_world):
+def test_a_statement_tells_the_event_that_answers_its_question(oracles, tiny_world):
     logs = {log["clip_uid"]: log["events"] for log in read_events(tiny_world)}
-    told = {record.query_id: record for record in controls.as_statements()}
-    assert len(told) > 0.97 * len(controls.records)
-    for record in controls.records:
+    told = {record.query_id: record for record in oracles.as_statements()}
+    assert len(told) > 0.97 * len(oracles.records)
+    for record in oracles.records:
         if record.query_id in told:
             one = told[record.query_id]
             event = max(logs[record.clip_uid], key=lambda e, r=record: overlap(e, r.moments_sec[0]))
@@ -83,11 +83,11 @@ def test_a_statement_tells_the_event_that_answers_its_question(controls, tiny_wo
             assert (one.clip_uid, one.moments_sec) == (record.clip_uid, record.moments_sec)
 
 
-def test_unseen_objects_are_those_that_no_training_clip_has(controls, tiny_world):
+def test_unseen_objects_are_those_that_no_training_clip_has(oracles, tiny_world):
     unseen = set(read_world(tiny_world)["unseen_objects"])
     seen = {e["object"] for log in read_events(tiny_world) if log["split"] == "train" for e in log["events"]}
     assert not unseen & seen
-    assert 0 < controls.is_unseen().mean() < 1
+    assert 0 < oracles.is_unseen().mean() < 1
 
 
 def test_the_claims_are_measured_and_can_fail(study):
@@ -139,7 +139,7 @@ def test_the_curve_of_amounts_has_a_point_for_each(study):
 
 def test_what_can_be_compared_on_the_command_line_is_what_a_study_knows():
     def parsed(*words):
-        return parse(["study", "DIR", "--seeds", "1", *words])
+        return parse(["DIR", "--seeds", "1", *words])
 
     assert (parsed().curves, parsed().compared) == ((), ())
     assert parsed("--curves", "--compared").curves == tuple(AMOUNTS)
@@ -148,10 +148,37 @@ def test_what_can_be_compared_on_the_command_line_is_what_a_study_knows():
     assert parsed("--jobs", "2", "train.epochs=2").overrides == ["train.epochs=2"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: --seeds"),
+        (["--seeds", "one"], "argument --seeds: invalid int value: 'one'"),
+        (["--seeds", "1", "--jobs", "0"], "argument --jobs: 0 is not above 0"),
+        (["--seeds", "1", "--compared", "stars"], "argument --compared: invalid choice: 'stars'"),
+    ],
+)
+def test_wrong_options_end_with_code_2_and_say_why(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["DIR", *words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_and_code_2(tmp_path, capsys):
+    assert main([str(tmp_path), "--seeds", "1", "--scale", "huge"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m benchmarks.study: error: ")
+    assert "huge" in error
+    assert error.count("\n") == 1
+
+
 def test_a_setting_is_held_against_the_usual_one_question_by_question(study):
     table = comparisons(study, [0], ["raw"])
     (row,) = table.to_dict("records")
-    usual, raw = study.answers(0, "finetune").strict[KEY], study.answers(0, "finetune", "raw").strict[KEY]
+    usual, raw = (
+        study.evaluation(0, "finetune").strict[KEY],
+        study.evaluation(0, "finetune", "raw").strict[KEY],
+    )
     assert (row["setting"], row[KEY]) == ("raw", raw)
     assert row["difference"] == pytest.approx(raw - usual)
 
@@ -163,8 +190,8 @@ def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_nothing_of_a_killed_study_goes_on(tmp_path):
-    command = ["study", str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]
-    killed = subprocess.Popen([sys.executable, "-m", "groundnlq", *command], start_new_session=True)
+    command = [str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]
+    killed = subprocess.Popen([sys.executable, "-m", "benchmarks.study", *command], start_new_session=True)
     try:
         wait_for(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, "both train", killed, 180)
     finally:

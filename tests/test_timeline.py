@@ -13,8 +13,9 @@ from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.view import plots, timeline
-from groundnlq.view import tracks as rows
 from groundnlq.view.canvas import Sheet
+from notebooks.lessons import comparison, inspection, learning, scoring, statistics
+from tests.stub_network import config_of
 
 ODD_TEXTS = [
     "costs $5 or $6^{2}$?",
@@ -25,7 +26,6 @@ ODD_TEXTS = [
     "x" * 500,
     "%d {name} \\ \\$",
 ]
-RANGES = [[0, 4], [2, 8], [4, 16], [8, 10000]]
 
 
 def record(index=0, text="Where is the cup?", moments=((10.0, 14.0),), duration=100.0, **more):
@@ -68,8 +68,8 @@ def test_any_text_is_drawn_as_it_is_never_as_mathematics(text):
     title = figure.axes[0].get_title(loc="left")
     assert title.count("$") == title.count(r"\$")
     assert len(title) <= 100
-    png(timeline.moments_of_clip([record(text=text)]))
-    png(plots.template_bars([record(template=text)]))
+    png(inspection.moments_of_clip([record(text=text)]))
+    png(statistics.template_bars([record(template=text)]))
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_a_timeline_draws_with_nothing_little_and_much(moments, answers, scores)
 
 def test_the_shares_of_another_data_set_stand_beside_the_templates_counts():
     records = [record(i, template="often") for i in range(3)] + [record(9, template="rare $")]
-    (axis,) = plots.template_bars(records, {"often": 25.0, "rare $": 75.0}).axes
+    (axis,) = statistics.template_bars(records, {"often": 25.0, "rare $": 75.0}).axes
     assert [bar.get_width() for bar in axis.patches] == [3, 1]
     assert axis.lines[0].get_xdata().tolist() == [1.0, 3.0]
     png(axis.figure)
 
 
 def test_a_timeline_shows_each_prediction_where_it_is_with_its_numbers():
-    figure = timeline.query_timeline(record(), ranked((10, 14, 0.7), (60, 70, 0.2)), keep=2)
+    figure = timeline.query_timeline(record(), ranked((10, 14, 0.7), (60, 70, 0.2)), top_k=2)
     assert bars(figure.axes[0]) >= {(10.0, 14.0), (60.0, 70.0)}
     assert {"✓ 1.00", "0.700", "0.00", "0.200"} <= set(texts(figure))
 
@@ -110,7 +110,7 @@ def test_the_threshold_decides_what_is_ticked():
 
 def test_no_more_than_the_kept_are_drawn_and_without_truth_no_overlap_is_claimed():
     many = ranked(*((i, i + 1, 0.5) for i in range(8)))
-    figure = timeline.query_timeline(record(), many, keep=3)
+    figure = timeline.query_timeline(record(), many, top_k=3)
     assert row_names(figure.axes[0]) == ["ground truth", "rank 1", "rank 2", "rank 3"]
     assert "tIoU" not in texts(timeline.query_timeline(record(moments=()), many))
 
@@ -197,7 +197,7 @@ def test_a_picture_leaves_nothing_behind_on_its_sheet():
 
 
 def test_overlap_colors_darken():
-    brightness = [sum(rows.overlap_color(overlap)[:3]) for overlap in np.linspace(0, 1, 6)]
+    brightness = [sum(timeline.overlap_color(overlap)[:3]) for overlap in np.linspace(0, 1, 6)]
     assert brightness == sorted(brightness, reverse=True)
 
 
@@ -234,19 +234,19 @@ TIME = {"time in the clip [s]"}
 LENGTHS = {"clip length [s]", "clips", "moment length [s]", "queries", "share of the clip covered [%]"}
 RECALL = {"R@1 IoU=0.3 [%]"}
 FIGURES = {  # what makes it, and the labels that its axes must have
-    "lengths": (lambda: plots.length_distributions(MANY), LENGTHS),
-    "lengths without moments": (lambda: plots.length_distributions([record(moments=())]), LENGTHS),
-    "lengths of one": (lambda: plots.length_distributions([record()]), LENGTHS),
-    "templates": (lambda: plots.template_bars(MANY), {"queries"}),
-    "rate": (lambda: plots.rate_fit(report()), {"clip length [s]", "feature steps", "frames per step"}),
-    "levels": (lambda: plots.moments_per_level(MANY, StepGrid(), RANGES), {"pyramid level"}),
+    "lengths": (lambda: statistics.length_distributions(MANY), LENGTHS),
+    "lengths without moments": (lambda: statistics.length_distributions([record(moments=())]), LENGTHS),
+    "lengths of one": (lambda: statistics.length_distributions([record()]), LENGTHS),
+    "templates": (lambda: statistics.template_bars(MANY), {"queries"}),
+    "rate": (lambda: inspection.rate_fit(report()), {"clip length [s]", "feature steps", "frames per step"}),
+    "levels": (lambda: inspection.moments_per_level(MANY, config_of()), {"pyramid level"}),
     "levels without moments": (
-        lambda: plots.moments_per_level([record(moments=())], StepGrid(), RANGES),
+        lambda: inspection.moments_per_level([record(moments=())], config_of()),
         {"moments with\na positive point [%]"},
     ),
     "recalls": (lambda: plots.recall_bars(evaluations()), {"strict recall [%]"}),
     "recalls beside published": (
-        lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3"), plots.PUBLISHED),
+        lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3"), scoring.PUBLISHED),
         {"strict recall [%]"},
     ),
     "recalls by template": (
@@ -255,22 +255,23 @@ FIGURES = {  # what makes it, and the labels that its axes must have
     ),
     "recalls by length": (
         lambda: plots.recall_by(
-            {n: e.by(plots.length_groups(e.hits["moment_sec"])) for n, e in evaluations(1).items()}, title="$"
+            {n: e.by(scoring.length_groups(e.hits["moment_sec"])) for n, e in evaluations(1).items()},
+            title="$",
         ),
         RECALL,
     ),
-    "moments of a clip": (lambda: timeline.moments_of_clip(MANY[:5], NARRATED), TIME),
+    "moments of a clip": (lambda: inspection.moments_of_clip(MANY[:5], NARRATED), TIME),
     "jittered": (
-        lambda: timeline.jitter_timeline(NARRATED, [np.array([[9.0, 16.0], [8.0, 14.0]])] * 2),
+        lambda: learning.jitter_timeline(NARRATED, [np.array([[9.0, 16.0], [8.0, 14.0]])] * 2),
         TIME,
     ),
     "losses": (lambda: timeline.loss_curve(VALIDATED), {"epoch", "training loss", "val mean R@1 [%]"}),
     "losses before any validation": (lambda: timeline.loss_curve(HISTORY), {"epoch", "training loss"}),
     "runs": (
-        lambda: timeline.compare_runs({"a": VALIDATED, "b $": VALIDATED[:1], "c": []}),
+        lambda: comparison.compare_runs({"a": VALIDATED, "b $": VALIDATED[:1], "c": []}),
         {"training step", "val R@1 IoU=0.3 [%]"},
     ),
-    "event log": (lambda: timeline.event_log(LOG, NARRATED), TIME),
+    "event log": (lambda: inspection.event_log(LOG, NARRATED), TIME),
     "query": (
         lambda: timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), MANY, NARRATED),
         TIME | {"pyramid level\n(stride)", "best score"},
@@ -289,7 +290,7 @@ def test_every_figure_draws_without_a_warning_and_names_its_axes(name):
 
 
 def test_published_figures_stand_apart_and_hollow():
-    figure = plots.recall_bars(evaluations(2), published=plots.PUBLISHED)
+    figure = plots.recall_bars(evaluations(2), published=scoring.PUBLISHED)
     bars = [(p.get_x(), p.get_facecolor()[:3]) for p in figure.axes[0].patches]
     ours = [x for x, color in bars if color != (1, 1, 1)]
     published = [x for x, color in bars if color == (1, 1, 1)]
@@ -306,7 +307,7 @@ def test_recall_bars_show_the_strict_figures():
 
 def test_a_moment_belongs_to_one_length_group_and_the_groups_are_in_order():
     evaluation = next(iter(evaluations(1).values()))
-    groups = plots.length_groups(evaluation.hits["moment_sec"] * 0 + [0.5, 1, 1.9, 2, 4, 8, 15.9, 16, 300])
+    groups = scoring.length_groups(evaluation.hits["moment_sec"] * 0 + [0.5, 1, 1.9, 2, 4, 8, 15.9, 16, 300])
     names = ["under 1 s", "1 - 2 s", "2 - 4 s", "4 - 8 s", "8 - 16 s", "over 16 s"]
     assert groups.tolist() == [names[i] for i in (0, 1, 1, 2, 3, 4, 4, 5, 5)]
     assert list(groups.cat.categories) == names
@@ -322,6 +323,6 @@ def test_no_figure_is_left_behind_in_pyplot():
 
 
 def test_the_published_table_keeps_ours_apart():
-    table = plots.published_beside_ours(evaluations(1), "sample")
+    table = scoring.published_beside_ours(evaluations(1), "sample")
     assert [name[0] for name in table.index] == ["published, Ego4D val"] * 2 + ["ours, sample"]
     assert table.loc[("published, Ego4D val", "scratch"), "R@1 IoU=0.3"] == 16.74

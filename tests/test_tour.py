@@ -14,10 +14,11 @@ from groundnlq.data.records import Record
 from groundnlq.model.nms import soft_nms
 from notebooks.lessons import targets as lesson
 from notebooks.lessons import tour
+from tests.stub_network import config_of
 from tests.tiny_run import SMALL_RANGES, small_network
 
 GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
-RANGES = SMALL_RANGES
+CONFIG = config_of(ranges=SMALL_RANGES)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +79,12 @@ def lit(figure) -> list[tuple[float, float]]:
 def test_the_lit_points_lie_within_the_moment_and_climb_with_its_length():
     levels = []
     for length in (1.5, 6.0, 30.0):
-        points = lit(lesson.assignment_figure(RANGES, GRID, 100.0, length))
+        points = lit(lesson.assignment_figure(CONFIG, 100.0, length))
         assert all(50 - length / 2 < time < 50 + length / 2 for time, _ in points)
         levels.append(max(level for _, level in points))
     assert levels == sorted(levels)
     assert levels[0] < levels[-1]
-    nothing = lesson.assignment_figure(RANGES, GRID, 100.0, 0.3, center_sec=50.0)
+    nothing = lesson.assignment_figure(CONFIG, 100.0, 0.3, center_sec=50.0)
     assert lit(nothing) == []
     assert "none" in nothing.axes[0].get_title(loc="left")
 
@@ -113,7 +114,7 @@ def test_a_shift_moves_the_recall_as_it_moves_the_answers():
 
 
 def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_offset():
-    line = lesson.loss_figure().axes[0].lines[0]
+    line = lesson.loss_figure(0.1).axes[0].lines[0]
     shift, loss = line.get_xdata(), line.get_ydata()
     assert loss[np.abs(shift).argmin()] == pytest.approx(0, abs=1e-6)
     right = np.asarray(loss)[shift >= 0]
@@ -127,10 +128,10 @@ def test_every_figure_draws_without_a_warning_and_names_its_axes(model, batch):
     for figure in (
         tour.reach_figure(model, batch, GRID),
         tour.window_figure(tour.window_weights(model, batch), 5),
-        lesson.assignment_figure(RANGES, GRID, 100.0, 4.0),
-        lesson.loss_figure(),
+        lesson.assignment_figure(CONFIG, 100.0, 4.0),
+        lesson.loss_figure(0.1),
         lesson.shift_figure(recall, GRID),
-        lesson.suppression_figure(np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 0.4]]), num_picks=2),
+        lesson.suppression_figure(np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 0.4]]), 0.75, num_picks=2),
     ):
         assert drawn(figure)
         assert figure.axes[-1].get_xlabel() or figure.axes[0].get_xlabel()

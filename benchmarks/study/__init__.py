@@ -1,1 +1,1 @@
-"""Training runs over several seeds that hold what the sample world is said to teach."""
+"""Training runs on sample worlds of several seeds, which test the claims about these worlds."""

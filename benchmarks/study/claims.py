@@ -1,4 +1,4 @@
-"""What is claimed of the sample world, held to seeds that nobody looked at: a table and curves."""
+"""The claims about the sample world, checked on seeds that were not used for tuning: a table and curves."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 from benchmarks.study.study import AMOUNTS, COMPARED, FROM_SCRATCH, Study
 from groundnlq.analysis.baselines import constant_segment, random_segments
-from groundnlq.analysis.evaluation import HIGH, LOW, Evaluation, bootstrap_means, compare, evaluate
-from groundnlq.analysis.word_oracles import Controls
+from groundnlq.analysis.evaluation import KEY, Evaluation, compare, evaluate
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap
 from groundnlq.data.records import read_records
 from groundnlq.files import write_text
-from groundnlq.view.style import BLUE, GREY, new_figure
+from groundnlq.view.style import BLUE, GREY, error_ends, new_figure
+from notebooks.lessons.word_oracles import WordOracles
 
-KEY = "R@1 IoU=0.3"
 MIN_QUERIES = 10  # of a template, to be claimed anything of
-REPORTED = ("reported", np.nan)  # nothing is asked of it
+REPORTED = ("reported", np.nan)  # without a bound
 Row = tuple[str, float, str, float]  # claim, measured, at least or at most, bound
 
 
@@ -74,7 +74,7 @@ def amounts(study: Study, seeds: Sequence[int], curves: Sequence[str] = tuple(AM
     With as many ``steps`` for each amount, or as many ``passes`` over its narrations.
     """
     return pd.DataFrame(
-        {"equal": equal, "seed": seed, "narrations": amount, **_recall(study.answers(seed, name))}
+        {"equal": equal, "seed": seed, "narrations": amount, **_recall(study.evaluation(seed, name))}
         for equal in curves
         for seed in seeds
         for amount, name in AMOUNTS[equal].items()
@@ -87,9 +87,9 @@ def comparisons(
     """Settings against `finetune`, paired over the same questions; reported, whatever comes out."""
     rows = []
     for seed in seeds:
-        usual = study.answers(seed, "finetune")
+        usual = study.evaluation(seed, "finetune")
         for setting in compared:
-            other = study.answers(seed, *COMPARED[setting])
+            other = study.evaluation(seed, *COMPARED[setting])
             rows.append(
                 {"seed": seed, "setting": setting, KEY: other.strict[KEY], **compare(usual, other, KEY)}
             )
@@ -115,7 +115,7 @@ def _draw_amounts(axis: Axes, table: pd.DataFrame) -> None:
     for shift, seed in enumerate(seeds):
         part = table[table["seed"] == seed]
         place = np.arange(len(part)) + 0.06 * shift
-        spread = np.abs(part[[LOW, HIGH]].to_numpy().T - part[KEY].to_numpy())
+        spread = error_ends(part[KEY], part[LOW], part[HIGH])
         shade = 0.4 + 0.6 * shift / max(1, len(seeds) - 1)
         axis.errorbar(place, part[KEY], spread, marker="o", color=BLUE, alpha=shade, label=f"seed {seed}")
     axis.set_xticks(range(table["narrations"].nunique()), [f"{a:g} ×" for a in table["narrations"].unique()])
@@ -124,7 +124,10 @@ def _draw_amounts(axis: Axes, table: pd.DataFrame) -> None:
 
 def _of_learning(study: Study, seed: int) -> Iterator[Row]:
     train, truth = read_records(study.world(seed) / "nlq_train.jsonl"), study.truth(seed)
-    tuned, scratches = study.answers(seed, "finetune"), [study.answers(seed, name) for name in FROM_SCRATCH]
+    tuned, scratches = (
+        study.evaluation(seed, "finetune"),
+        [study.evaluation(seed, name) for name in FROM_SCRATCH],
+    )
     for name, scratch in zip(FROM_SCRATCH, scratches, strict=True):
         yield f"{name}: recall", scratch.strict[KEY], *REPORTED
     yield "pretrain + finetune: recall", tuned.strict[KEY], *REPORTED
@@ -139,60 +142,45 @@ def _of_learning(study: Study, seed: int) -> Iterator[Row]:
 
 
 def _of_words(study: Study, seed: int) -> Iterator[Row]:
-    """That the network listens to the object, to unseen ones as well, and not to the verb alone."""
-    tuned, controls = study.answers(seed, "finetune"), Controls(study.world(seed), study.truth(seed))
-    for knows in ("verb", "object"):
-        guess = 100 * controls.guesser(knows).mean()
-        yield f"points above a guesser that knows the {knows}", tuned.strict[KEY] - guess, "at least", 0
-    swapped = study.answers_to_swapped(seed, "finetune").hits.set_index("query_id")[KEY]
-    asked = _hits(tuned).loc[swapped.index]
-    yield (
-        "share of the recall left with another object",
-        swapped.mean() / max(asked.mean(), 1e-9),
-        "at most",
-        0.5,
-    )
-    unseen = controls.is_unseen()
-    blind = 100 * controls.guesser("verb")[unseen].mean()
-    yield (
-        "unseen objects: points above the object-blind",
-        100 * _hits(tuned)[unseen].mean() - blind,
-        "at least",
-        0,
-    )
-    yield "unseen objects: points below seen ones", _drop(tuned, controls), *REPORTED
+    """The network uses the object of a query, unseen ones as well, and not the verb alone."""
+    tuned, oracles = study.evaluation(seed, "finetune"), WordOracles(study.world(seed), study.truth(seed))
+    for word in ("verb", "object"):
+        guess = 100 * oracles.hit_rate(word).mean()
+        yield f"points above a guesser that knows the {word}", tuned.strict[KEY] - guess, "at least", 0
+    swapped = study.evaluation_of_swapped(seed, "finetune").hits.set_index("query_id")[KEY]
+    left = swapped.mean() / max(_hits(tuned).loc[swapped.index].mean(), 1e-9)
+    yield "share of the recall left with another object", left, "at most", 0.5
+    unseen = oracles.is_unseen()
+    above = 100 * (_hits(tuned)[unseen].mean() - oracles.hit_rate("verb")[unseen].mean())
+    yield "unseen objects: points above the object-blind", above, "at least", 0
+    yield "unseen objects: points below seen ones", _drop(tuned, oracles), *REPORTED
 
 
 def _of_templates(study: Study, seed: int) -> Iterator[Row]:
     train, truth = read_records(study.world(seed) / "nlq_train.jsonl"), study.truth(seed)
-    controls, tuned = Controls(study.world(seed), truth), study.answers(seed, "finetune")
+    oracles, tuned = WordOracles(study.world(seed), truth), study.evaluation(seed, "finetune")
     chance = _hits(evaluate(random_segments(train, truth), truth))
-    for template, part in controls.template().groupby(controls.template()):
+    for template, part in oracles.template().groupby(oracles.template()):
         if len(part) >= MIN_QUERIES:
             above = 100 * (_hits(tuned)[part.index].mean() - chance[part.index].mean())
             yield f"points above chance: {template} ({len(part)})", above, "at least", 0
-            yield f"ceiling: {template}", 100 * controls.ceiling()[part.index].mean(), "at least", 97
+            yield f"ceiling: {template}", 100 * oracles.ceiling()[part.index].mean(), "at least", 97
 
 
-def _drop(tuned: Evaluation, controls: Controls) -> float:
+def _drop(tuned: Evaluation, oracles: WordOracles) -> float:
     """How far recall falls from seen to unseen objects, at the unseen ones' mix of templates."""
-    table = pd.DataFrame(
-        {"hit": _hits(tuned), "unseen": controls.is_unseen(), "template": controls.template()}
-    )
+    table = pd.DataFrame({"hit": _hits(tuned), "unseen": oracles.is_unseen(), "template": oracles.template()})
     seen = table[~table["unseen"]].groupby("template")["hit"].mean()
     unseen = table[table["unseen"] & table["template"].isin(seen.index)]
     return 100 * float(unseen["template"].map(seen).mean() - unseen["hit"].mean())
 
 
-def _recall(answers: Evaluation) -> dict[str, float]:
-    values = 100 * answers.hits[[KEY]].to_numpy(float)
-    draws = bootstrap_means(answers.hits["clip_uid"].to_numpy(), values, seed=0)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {KEY: float(values.mean()), LOW: float(low), HIGH: float(high)}
+def _recall(evaluation: Evaluation) -> dict[str, float]:
+    return ClipBootstrap(evaluation.hits["clip_uid"]).summary(KEY, 100 * evaluation.hits[KEY])
 
 
-def _hits(answers: Evaluation) -> pd.Series:
-    return answers.hits.set_index("query_id")[KEY].astype(float)
+def _hits(evaluation: Evaluation) -> pd.Series:
+    return evaluation.hits.set_index("query_id")[KEY].astype(float)
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Networks of several seeds on sample worlds, to prove what the sample world teaches (see `claims`).
+"""Networks of several seeds on sample worlds, the evidence for the claims about them (see `claims`).
 
 Every network is a run folder of its own, so a study that is stopped goes on where it was.
 """
@@ -17,7 +17,6 @@ import torch
 from tqdm import tqdm
 
 from groundnlq.analysis.evaluation import Evaluation, evaluate
-from groundnlq.analysis.word_oracles import Controls
 from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import Record, read_records, write_records
@@ -30,6 +29,7 @@ from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.errors import Preempted
 from groundnlq.sample.make import make_sample, prepare_sample
 from groundnlq.sample.world import WorldConfig
+from notebooks.lessons.word_oracles import WordOracles
 
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes
@@ -97,7 +97,7 @@ AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -
 
 
 class Study:
-    """Worlds, networks and predictions of a study, made when they are asked for and kept in its folder.
+    """Worlds, networks and predictions of a study, made at the first use and kept in its folder.
 
     Args:
         folder: where worlds (``world-SEED``) and runs (``run-SEED``) go.
@@ -130,23 +130,21 @@ class Study:
                 write_records(path, _share(read_records(folder / "narrations.jsonl"), share / MOST))
         return folder
 
-    def answers(self, seed: int, name: str, weights: str = "ema") -> Evaluation:
-        """The val split answered by a trained arm, with its ``ema`` or ``raw`` weights."""
+    def evaluation(self, seed: int, name: str, weights: str = "ema") -> Evaluation:
+        """A trained arm on the val split, with its ``ema`` or ``raw`` weights."""
         return evaluate(self._predicted(seed, name, "nlq_val", "text.h5", weights), self.truth(seed))
 
-    def answers_to_swapped(self, seed: int, name: str) -> Evaluation:
-        """The questions with another object, as answered by a trained arm, held to the old moments."""
-        world, swapped = (
-            self.world(seed),
-            Controls(self.world(seed), self.truth(seed)).with_swapped_objects(seed),
-        )
+    def evaluation_of_swapped(self, seed: int, name: str) -> Evaluation:
+        """A trained arm on the queries with another object, scored by the original moments."""
+        world = self.world(seed)
+        swapped = WordOracles(world, self.truth(seed)).with_swapped_objects(seed)
         if not (world / "swapped.h5").exists():
             write_records(world / "swapped.jsonl", swapped)
             encode_records([world / "swapped.jsonl"], "sample", world / "swapped.h5", progress=False)
         return evaluate(self._predicted(seed, name, "swapped", "swapped.h5"), swapped)
 
     def prepare(self, seeds: Sequence[int], names: Sequence[str], jobs: int) -> None:
-        """Train these arms of these seeds and answer the val split with them, `jobs` networks at a time.
+        """Train these arms of these seeds and evaluate them on the val split, `jobs` networks at a time.
 
         Each has a process with its share of the cores: small networks learn faster side by side than with
         many threads each.
@@ -207,7 +205,7 @@ def _answer(study: Study, seed: int, name: str) -> None:
     """A job of the pool; without the study that waits for it, the process ends instead of taking the next."""
     parent = os.getppid()
     try:
-        study.answers(seed, name)
+        study.evaluation(seed, name)
     except Preempted:
         if os.getppid() != parent:
             os._exit(Preempted.exit_code)

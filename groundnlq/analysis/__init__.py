@@ -1,1 +1,1 @@
-"""Room 4: what the predictions are worth, and why; figures and widgets."""
+"""Numbers about predictions: recalls with intervals, baselines, ensembles, the diagnosis of a run."""

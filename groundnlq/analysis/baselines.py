@@ -1,4 +1,4 @@
-"""What one gets without looking: the best constant segment, for each kind of question, and random ones."""
+"""Baselines that do not look at the video: constant segments, one set for each template, random segments."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groundnlq.data.recall import tiou
+from groundnlq.config import DecodeConfig
+from groundnlq.data.recall import THRESHOLDS, tiou
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.errors import DataError
 
-HIT = 0.3  # the tIoU that the constant segment is fitted to exceed
+HIT = THRESHOLDS[0]  # the tIoU that the constant segment is fitted to exceed
+TOP_K = DecodeConfig().top_k  # segments for each query, as many as a run gives
 
 
-def constant_segment(train: Sequence[Record], records: Sequence[Record], keep: int = 5) -> Ranked:
+def constant_segment(train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K) -> Ranked:
     """The same shares of the clip for every query: those that hit most training moments at tIoU > 0.3.
 
-    Found by a grid search over start and length. Chosen greedily: each further segment is the one that hits
-    most of what the earlier ones miss.
+    They are found by a grid search over start and length, and chosen greedily: each further segment is the
+    one that hits most of the moments that the earlier ones miss.
 
     Raises:
         DataError: the training records have no moments.
@@ -27,31 +29,32 @@ def constant_segment(train: Sequence[Record], records: Sequence[Record], keep: i
     shares = _grid_of_shares(moments, durations)
     hits = np.stack([tiou(share * durations[:, None], moments) > HIT for share in shares])  # (G, M)
     chosen, is_open = [], np.ones(len(moments), dtype=bool)
-    for _ in range(keep):
+    for _ in range(top_k):
         best = int((hits & is_open).sum(axis=1).argmax())
         chosen.append(shares[best])
         is_open &= ~hits[best]
     return {r.query_id: _ranked(np.array(chosen) * r.duration_sec) for r in records}
 
 
-def constant_by_template(train: Sequence[Record], records: Sequence[Record], keep: int = 5) -> Ranked:
-    """For every template the constant segments of its own training queries: what the *kind* of question
-    alone gives away; of a template that was not trained, those of all.
+def constant_by_template(train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K) -> Ranked:
+    """For every template the constant segments of its own training queries: they measure what the *kind* of
+    question alone gives away. A template without training queries gets those of all queries.
 
     Raises:
         DataError: the training records have no moments.
     """
-    ranked, known = {}, {record.template for record in train if record.moments_sec}
+    ranked: Ranked = {}
+    known = {record.template for record in train if record.moments_sec}
     for template in dict.fromkeys(record.template for record in records):
         own = [record for record in train if record.template == template] if template in known else train
-        ranked |= constant_segment(own, [r for r in records if r.template == template], keep)
+        ranked |= constant_segment(own, [r for r in records if r.template == template], top_k)
     return {record.query_id: ranked[record.query_id] for record in records}
 
 
 def random_segments(
-    train: Sequence[Record], records: Sequence[Record], keep: int = 5, seed: int = 0
+    train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K, seed: int = 0
 ) -> Ranked:
-    """Segments drawn as the training moments lie: a random one's length, at the same share of the clip.
+    """Random segments: each has the length of a random training moment, and its place as a share of the clip.
 
     Raises:
         DataError: the training records have no moments.
@@ -62,7 +65,7 @@ def random_segments(
     places = np.clip(moments[:, 0] / np.maximum(durations - lengths, 1e-9), 0, 1)  # share of the room before
     ranked: Ranked = {}
     for record in records:
-        drawn = random.integers(len(moments), size=keep)
+        drawn = random.integers(len(moments), size=top_k)
         length = np.minimum(lengths[drawn], record.duration_sec)
         start = places[drawn] * (record.duration_sec - length)
         ranked[record.query_id] = _ranked(np.column_stack([start, start + length]))
@@ -71,11 +74,11 @@ def random_segments(
 
 def _first_moments(train: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """First moments (M, 2) and their clips' durations (M,), in seconds."""
-    answered = [record for record in train if record.moments_sec]
-    if not answered:
+    annotated = [record for record in train if record.moments_sec]
+    if not annotated:
         raise DataError("the training records have no moments to fit a baseline to -- use the train split")
-    moments = np.array([record.moments_sec[0] for record in answered])
-    return moments, np.array([record.duration_sec for record in answered])
+    moments = np.array([record.moments_sec[0] for record in annotated])
+    return moments, np.array([record.duration_sec for record in annotated])
 
 
 def _grid_of_shares(moments: np.ndarray, durations: np.ndarray) -> np.ndarray:

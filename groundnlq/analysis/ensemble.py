@@ -1,4 +1,4 @@
-"""The published ensemble: first answers of several runs that agree are averaged and join the candidates."""
+"""The published ensemble: first segments of several runs that agree are averaged and join the candidates."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from groundnlq.analysis.baselines import TOP_K
 from groundnlq.data.recall import tiou
 from groundnlq.data.submission import Predictions, Ranked, origin_of
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by
 
 NEAR_SEC = 2.0  # centres closer than this belong to one group
-KEPT_OF_EACH_RUN = 4
+SEGMENTS_OF_EACH_RUN = 4
 NMS_IOU = 0.5
 
 
-def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Predictions:
+def ensemble(runs: Sequence[Ranked], top_k: int = TOP_K) -> Predictions:
     """Fuse the runs' predictions query by query.
 
     Raises:
@@ -31,24 +32,24 @@ def ensemble(runs: Sequence[Ranked], keep: int = 5) -> Predictions:
                 f"{sample_of(sorted(differing))} "
                 "-- predict the same split with both"
             )
-    fused = {query_id: fuse([run[query_id] for run in runs], keep) for query_id in runs[0]}
-    return Predictions(fused, made_by(runs=[origin_of(run) for run in runs], keep=keep))
+    fused = {query_id: _fuse([run[query_id] for run in runs], top_k) for query_id in runs[0]}
+    return Predictions(fused, made_by(runs=[origin_of(run) for run in runs], top_k=top_k))
 
 
-def fuse(answers: Sequence[np.ndarray], keep: int = 5) -> np.ndarray:
-    """(keep, 3) fused segments of one query from each run's (K, 3) ranked ones; the last is repeated to fill.
+def _fuse(answers: Sequence[np.ndarray], top_k: int = TOP_K) -> np.ndarray:
+    """(top_k, 3) fused segments of one query from the (K, 3) of each run; the last is repeated to fill.
 
     The first answers are grouped by centre. Each group gives one segment: the mean, score included, of its
     best-scored member and its middle one. These and each run's first four pass hard NMS. (GroundNLQ's
     submission to the Ego4D challenge 2023.)
 
-    >>> fuse([np.array([[10.0, 14.0, 0.8]]), np.array([[11.0, 16.0, 0.4]])], keep=1).tolist()
+    >>> _fuse([np.array([[10.0, 14.0, 0.8]]), np.array([[11.0, 16.0, 0.4]])], top_k=1).tolist()
     [[10.0, 14.0, 0.8]]
     """
     new = [_mean_of_group(group) for group in _groups(np.stack([answer[0] for answer in answers]))]
-    candidates = np.concatenate([np.stack(new), *(answer[:KEPT_OF_EACH_RUN] for answer in answers)])
-    kept = _hard_nms(candidates)[:keep]
-    return np.concatenate([kept, np.repeat(kept[-1:], keep - len(kept), axis=0)])
+    candidates = np.concatenate([np.stack(new), *(answer[:SEGMENTS_OF_EACH_RUN] for answer in answers)])
+    kept = _hard_nms(candidates)[:top_k]
+    return np.concatenate([kept, np.repeat(kept[-1:], top_k - len(kept), axis=0)])
 
 
 def _groups(firsts: np.ndarray) -> list[np.ndarray]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, sign_flip_p
+from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
 from groundnlq.data.records import Record, identity_of
-from groundnlq.data.submission import Ranked, origin_of
+from groundnlq.data.submission import Ranked, origin_of, read_submission
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by
 
-NUM_BOOTSTRAP = 1000
-LOW, HIGH = "95 % low", "95 % high"
-Grouping = Callable[[pd.DataFrame], pd.Series]
+KEY = recall_key(1, THRESHOLDS[0])  # the recall that is compared where none is named
 
 
 @dataclass(frozen=True)
@@ -60,37 +60,42 @@ class Evaluation:
         counts = {f"R@{k}": int((kept < k).sum()) for k in KS if k <= self.num_kept}
         return {name: count for name, count in counts.items() if count}
 
-    def intervals(self, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals of the strict recalls; whole clips are drawn: their queries hang together."""
+    def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the strict recalls, by bootstrap over clips."""
         keys = [*self.keys, "mean R@1"]
         first = self.hits[[recall_key(1, t) for t in THRESHOLDS]].mean(axis=1)
-        values = 100 * self.hits[self.keys].assign(**{"mean R@1": first})[keys].to_numpy(float)
-        draws = bootstrap_means(self.hits["clip_uid"].to_numpy(), values, seed)
-        low, high = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
+        values = 100 * self.hits.assign(**{"mean R@1": first})[keys]
+        low, high = ClipBootstrap(self.hits["clip_uid"], seed).interval(values)
         return {key: (float(a), float(b)) for key, a, b in zip(keys, low, high, strict=True)}
 
     def table(self) -> pd.DataFrame:
         """Official and strict percent with the strict interval, one row a figure."""
-        intervals = self.intervals()
-        frame = pd.DataFrame({"official": self.official, "strict": self.strict})
-        frame[LOW] = [intervals[key][0] for key in frame.index]
-        frame[HIGH] = [intervals[key][1] for key in frame.index]
-        return frame.round(2)
+        intervals = pd.DataFrame.from_dict(self.intervals(), orient="index", columns=[LOW, HIGH])
+        return pd.DataFrame({"official": self.official, "strict": self.strict}).join(intervals).round(2)
 
-    def by(self, group: str | pd.Series | Grouping, key: str = "R@1 IoU=0.3", seed: int = 0) -> pd.DataFrame:
+    def by(self, group: str | pd.Series, key: str = KEY, seed: int = 0) -> pd.DataFrame:
         """Strict recall (percent) with its interval, and the number of queries, one row a group.
 
         Args:
-            group: a column of `hits` such as ``template``, a series beside `hits`, or what makes one of it.
+            group: a column of `hits` such as ``template``, or a series with the index of `hits`.
         """
-        groups = group(self.hits) if callable(group) else group
         rows = {}
-        for name, part in self.hits.groupby(groups, observed=True):
-            values = 100 * part[key].to_numpy(float)
-            draws = bootstrap_means(part["clip_uid"].to_numpy(), values[:, None], seed)[:, 0]
-            low, high = np.percentile(draws, [2.5, 97.5])
-            rows[name] = {key: values.mean(), LOW: low, HIGH: high, "queries": len(part)}
+        for name, part in self.hits.groupby(group, observed=True):
+            recall = ClipBootstrap(part["clip_uid"], seed).summary(key, 100 * part[key])
+            rows[name] = recall | {"queries": len(part)}
         return pd.DataFrame.from_dict(rows, orient="index", columns=[key, LOW, HIGH, "queries"])
+
+    def difference(self, other: Evaluation, key: str = KEY) -> np.ndarray:
+        """(Q,) `other` minus this one in points for every query, in the order of `hits`.
+
+        Raises:
+            DataError: the two are not about the same queries.
+        """
+        left, right = (e.hits.set_index("query_id")[key] for e in (self, other))
+        if set(left.index) != set(right.index):
+            reason = "the two evaluations are not about the same queries"
+            raise DataError(f"{reason} -- evaluate both on one split")
+        return 100 * (right.reindex(left.index) - left).to_numpy(float)
 
     def to_json(self) -> dict[str, Any]:
         """Sections ``official`` and ``strict`` in percent, unrounded, with counts and intervals."""
@@ -102,32 +107,35 @@ class Evaluation:
             "num_missing": self.num_missing,
             "num_kept": self.num_kept,
             "num_short": self.num_short,
-            "text changed by cleaning": self.by_cleaning().T.to_dict(),
+            "text changed by cleaning": self.by_cleaning(),
             "provenance": dict(self.made_by),
         }
 
-    def by_cleaning(self) -> pd.DataFrame:
+    def by_cleaning(self) -> dict[str, dict[str, float]]:
         """Strict figures on the queries whose annotated text cleaning changed (such as the stray prefix
-        ``Query Text:``) and on the others; empty where none was changed, or the texts as annotated are not
-        known."""
+        ``Query Text:``) and on the others; empty where none was changed or the annotated texts are unknown.
+        """
         groups = self.hits["is_cleaned"].map({True: "changed", False: "unchanged"})
-        if groups.nunique() < 2:
-            return pd.DataFrame()
-        parts = dict(list(self.hits.groupby(groups)))
-        rows = {name: _means(part, self.keys) | {"queries": len(part)} for name, part in parts.items()}
-        return pd.DataFrame.from_dict(rows, orient="index")
+        parts = dict(list(self.hits.groupby(groups))) if groups.nunique() > 1 else {}
+        return {name: _means(part, self.keys) | {"queries": len(part)} for name, part in parts.items()}
 
 
-def evaluate(ranked: Ranked, records: Sequence[Record]) -> Evaluation:
-    """Compare ranked predictions with the records' ground truth; a hit is tIoU > threshold, strictly.
+def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | Path) -> Evaluation:
+    """Compare ranked predictions with the ground truth; a hit is tIoU > threshold, strictly.
+
+    Args:
+        predictions: ranked segments by query_id, or a submission file.
+        truth: records, or a file of records or of official annotations.
 
     Raises:
-        DataError: answers to queries that the records do not have (predictions of another split); no answer
+        DataError: predictions of queries that the records do not have (of another split); no predictions
             at all; records without moments.
     """
-    truth = [record for record in records if record.moments_sec]
-    if not truth or not ranked:
-        lacking = "predictions" if truth else "records with moments"
+    ranked = read_submission(predictions) if isinstance(predictions, str | Path) else predictions
+    records = read_truth(truth) if isinstance(truth, str | Path) else truth
+    annotated = [record for record in records if record.moments_sec]
+    if not annotated or not ranked:
+        lacking = "predictions" if annotated else "records with moments"
         raise DataError(f"there are no {lacking} to score -- predict a split that has ground truth")
     foreign = ranked.keys() - {record.query_id for record in records}
     if foreign:
@@ -137,81 +145,20 @@ def evaluate(ranked: Ranked, records: Sequence[Record]) -> Evaluation:
             f"{sample_of(sorted(foreign))} -- are these predictions of another split?"
         )
     ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
-    hits = pd.DataFrame([_row(record, ranked, ks) for record in truth])
+    hits = pd.DataFrame([_row(record, ranked, ks) for record in annotated])
     return Evaluation(hits, num_kept, made_by(predictions=origin_of(ranked), truth=identity_of(records)))
 
 
-def by_unseen_words(train: Sequence[Record]) -> Grouping:
-    """A grouping for `Evaluation.by`: does a query have a word that no training query has?"""
-    known = {word for record in train for word in words_of(record.query)}
-
-    def group(hits: pd.DataFrame) -> pd.Series:
-        is_known = hits["query"].map(lambda text: words_of(text) <= known)
-        return is_known.map({True: "all words known", False: "a word unseen in training"})
-
-    return group
-
-
-def compare(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", seed: int = 0) -> dict[str, float]:
+def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:
     """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, and how likely
     one so far from 0 is if the two are equally good (`sign_flip_p`).
 
     Raises:
         DataError: the two are not about the same queries.
     """
-    clips, difference = differences(one, other, key)
-    draws = bootstrap_means(clips, difference[:, None], seed)[:, 0]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {
-        "difference": float(difference.mean()),
-        LOW: float(low),
-        HIGH: float(high),
-        "p": sign_flip_p(clips, difference, seed),
-    }
-
-
-def differences(one: Evaluation, other: Evaluation, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The clip of every query (Q,) and ``other - one`` in points (Q,).
-
-    Raises:
-        DataError: the two are not about the same queries.
-    """
-    left, right = (e.hits.set_index("query_id") for e in (one, other))
-    if set(left.index) != set(right.index):
-        raise DataError("the two evaluations are not about the same queries -- evaluate both on one split")
-    difference = 100 * (right[key].reindex(left.index) - left[key]).to_numpy(float)
-    return left["clip_uid"].to_numpy(), difference
-
-
-def bootstrap_means(clips: np.ndarray, values: np.ndarray, seed: int, num: int = NUM_BOOTSTRAP) -> np.ndarray:
-    """Means of `values` (Q, K) over `num` draws of clips with replacement: (num, K)."""
-    _, index = np.unique(clips, return_inverse=True)
-    num_clips = index.max() + 1
-    sums = np.zeros((num_clips, values.shape[1]))
-    np.add.at(sums, index, values)
-    counts = np.bincount(index)
-    weights = np.random.default_rng(seed).multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=num)
-    return (weights @ sums) / (weights @ counts)[:, None]
-
-
-def sign_flip_p(clips: np.ndarray, difference: np.ndarray, seed: int = 0, num: int = 5000) -> float:
-    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum.
-
-    If two runs are equally good, either could have been named first, clip by clip (Fisher's randomisation).
-
-    >>> sign_flip_p(np.array(["a", "b"]), np.array([0.0, 0.0]))
-    1.0
-    """
-    _, index = np.unique(clips, return_inverse=True)
-    sums = np.bincount(index, weights=difference)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num, len(sums)))
-    num_as_far = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum()
-    return float((1 + num_as_far) / (1 + num))
-
-
-def words_of(text: str) -> set[str]:
-    """The words of a text, in lower case."""
-    return set(re.findall(r"\w+", text.lower()))
+    clips, difference = one.hits["clip_uid"], one.difference(other, key)
+    interval = ClipBootstrap(clips, seed).summary("difference", difference)
+    return interval | {"p": sign_flip_p(clips, difference, seed)}
 
 
 def _row(record: Record, ranked: Mapping[str, np.ndarray], ks: Sequence[int]) -> dict[str, Any]:

@@ -1,34 +1,34 @@
-"""For which queries is a run good: recalls by kind of query, and what another run changes in each."""
+"""Sensitivity to the kind of query: recall of each group, and its change from one run to another."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from groundnlq.analysis.evaluation import HIGH, LOW, bootstrap_means, sign_flip_p, words_of
+from groundnlq.analysis.intervals import ClipBootstrap, holm, sign_flip_p
 from groundnlq.data.annotations import clean_query
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
-
-GROUP = ["kind", "group"]
 
 
 def kinds_of_query(records: Sequence[Record], train: Sequence[Record] = ()) -> pd.DataFrame:
     """For each annotated query, by its id, the group that it belongs to under each kind; groups in order.
 
     Args:
-        train: records of the train split; without them nothing is said of unseen words.
+        train: records of the train split; without them the kind ``words`` is left out.
     """
     annotated = [record for record in records if record.moments_sec]
     moments = np.array([record.moments_sec[0] for record in annotated]).reshape(-1, 2)
     durations = np.array([record.duration_sec for record in annotated])
     lengths = moments[:, 1] - moments[:, 0]
     num_words = [len(record.query.split()) for record in annotated]
-    asked = Counter((r.clip_uid, r.query.lower()) for r in annotated)
+    num_same = Counter((r.clip_uid, r.query.lower()) for r in annotated)
     kinds = {
         "template": pd.Categorical([record.template or "(none)" for record in annotated]),
         "moment length": _cut(lengths, (1, 2, 4, 8, 16), "s"),
@@ -36,22 +36,23 @@ def kinds_of_query(records: Sequence[Record], train: Sequence[Record] = ()) -> p
         "position in the clip": _cut(100 * moments.mean(axis=1) / durations, (20, 40, 60, 80), "%"),
         "clip length": _cut(durations, _quartiles(durations, 10), "s"),
         "query length": _cut(num_words, _quartiles(num_words, 1), "words", 1),
-        "same question in the clip": _either(
-            [asked[r.clip_uid, r.query.lower()] > 1 for r in annotated], "asked twice or more", "asked once"
+        "same question in the clip": _one_of(
+            [num_same[r.clip_uid, r.query.lower()] > 1 for r in annotated],
+            "asked twice or more", "asked once",
         ),
-        "text as annotated": _either(
+        "text as annotated": _one_of(
             [_has_prefix(r.raw_query or r.query) for r in annotated], "with a stray prefix", "without prefix"
         ),
     }  # fmt: skip
     if train:
-        known = {word for record in train for word in words_of(record.query)}
-        kinds["words"] = _either(
-            [not words_of(r.query) <= known for r in annotated], "one unseen in training", "all known"
+        known = {word for record in train for word in _words_of(record.query)}
+        kinds["words"] = _one_of(
+            [not _words_of(r.query) <= known for r in annotated], "one unseen in training", "all known"
         )
     return pd.DataFrame(kinds, index=[record.query_id for record in annotated])
 
 
-def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """R@1 [%] of each group of each kind with its 95 % interval (bootstrap over clips), and R@k.
 
     Args:
@@ -59,18 +60,13 @@ def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame, seed: int = 0) -> pd.D
     """
     rows = {}
     for key, part in _groups(table, kinds):
-        hits = 100 * (part["outcome"] == "hit").to_numpy(float)
-        low, high = np.percentile(
-            bootstrap_means(part["clip_uid"].to_numpy(), hits[:, None], seed), [2.5, 97.5]
-        )
+        recall = ClipBootstrap(part["clip_uid"]).summary("R@1", 100 * (part["outcome"] == "hit"))
         found = 100 * part["outcome"].isin(["hit", "ranking"]).mean()
-        rows[key] = {"R@1": hits.mean(), LOW: low, HIGH: high, "R@k": found, "queries": len(part)}
+        rows[key] = recall | {"R@k": found, "queries": len(part)}
     return _frame(rows)
 
 
-def paired_difference(
-    one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFrame, seed: int = 0
-) -> pd.DataFrame:
+def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """R@1 of `other` minus `one` in points, over all queries and in each group, compared query by query.
 
     Returns:
@@ -86,27 +82,12 @@ def paired_difference(
     table = one.assign(difference=100 * (hits - (one["outcome"] == "hit").to_numpy(float)))
     rows = {}
     for key, part in [(("all", "all queries"), table), *_groups(table, kinds)]:
-        clips, change = part["clip_uid"].to_numpy(), part["difference"].to_numpy()
-        low, high = np.percentile(bootstrap_means(clips, change[:, None], seed), [2.5, 97.5])
-        rows[key] = {
-            "difference": change.mean(), LOW: low, HIGH: high,
-            "won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(part),
-            "p": sign_flip_p(clips, change, seed),
-        }  # fmt: skip
+        clips, change = part["clip_uid"], part["difference"]
+        counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(part)}
+        interval = ClipBootstrap(clips).summary("difference", change)
+        rows[key] = interval | counts | {"p": sign_flip_p(clips, change)}
     frame = _frame(rows)
     return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """p values corrected for their number (Holm 1979).
-
-    >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty(len(p))
-    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return corrected
 
 
 def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -118,10 +99,10 @@ def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[st
 
 def _frame(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows.values()))
-    return frame.set_axis(pd.MultiIndex.from_tuples(list(rows), names=GROUP))
+    return frame.set_axis(pd.MultiIndex.from_tuples(list(rows), names=["kind", "group"]))
 
 
-def _cut(values: Sequence[float], edges: Sequence[float], unit: str, whole: int = 0) -> pd.Categorical:
+def _cut(values: ArrayLike, edges: Sequence[float], unit: str, whole: int = 0) -> pd.Categorical:
     """Groups from edge to edge, the upper one excluded; of `whole` numbers the last one in is named."""
     names = [
         f"{a:g} – {b - whole:g} {unit}" if b - whole > a else f"{a:g} {unit}" for a, b in pairwise(edges)
@@ -134,11 +115,15 @@ def _has_prefix(text: str) -> bool:
     return clean_query(text) != " ".join(text.split())
 
 
-def _quartiles(values: Sequence[float], step: float) -> list[float]:
+def _words_of(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def _quartiles(values: ArrayLike, step: float) -> list[float]:
     """Edges near the quartiles, rounded up to whole steps so that they read well."""
-    quartiles = np.percentile(values, [25, 50, 75]) if len(values) else [step]
+    quartiles = np.percentile(np.asarray(values), [25, 50, 75]) if np.size(values) else [step]
     return sorted({float(step * np.ceil(q / step)) for q in quartiles})
 
 
-def _either(is_first: Sequence[bool], first: str, second: str) -> pd.Categorical:
+def _one_of(is_first: Sequence[bool], first: str, second: str) -> pd.Categorical:
     return pd.Categorical([first if yes else second for yes in is_first], [second, first])

@@ -30,7 +30,7 @@ def decode(outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], set
         query without any candidate is answered by its best point with its score, however low.
     """
     candidates = find_candidates(outputs, settings)
-    segments, scores = _suppress(candidates, settings)
+    segments, scores = suppress(candidates, settings)
     if settings.voting_iou > 0:
         segments = vote(segments, candidates.segments_grid, candidates.scores, settings.voting_iou)
     segments, scores = _answer_always(segments, scores, outputs)
@@ -61,7 +61,7 @@ def to_segments(outputs: Outputs) -> Tensor:
     return torch.stack([time - left * stride, time + right * stride], dim=-1)
 
 
-def _suppress(candidates: Candidates, settings: DecodeConfig) -> tuple[Tensor, Tensor]:
+def suppress(candidates: Candidates, settings: DecodeConfig) -> tuple[Tensor, Tensor]:
     """The first `top_k` segments (Q, K, 2) and scores (Q, K) after non-maximum suppression."""
     segments, scores = candidates.segments_grid, candidates.scores
     if settings.nms == "soft":

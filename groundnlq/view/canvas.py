@@ -12,10 +12,10 @@ TOP_INCH, GAP_INCH, BOTTOM_INCH = 0.32, 0.12, 0.53  # the title, between rows, t
 
 
 class Sheet:
-    """Its axes are made once and wiped for every picture.
+    """A figure with rows of axes, which are made once and cleared for every picture.
 
-    Made anew they would take a third of the time of a picture, and leave 10,000 objects to the garbage
-    collector. All is placed by hand: a layout engine would take as long as all the drawing.
+    New axes would take a third of the time of a picture, and leave 10,000 objects to the garbage collector.
+    All is placed by hand: a layout engine would take as long as all the drawing.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Look at queries one by one: choose a clip and a query, see what was answered, and why.
+"""Explorer: choose a clip and a query, see the predictions and where they come from.
 
 The picture is a matplotlib figure shown through a display handle, so that it stays in the saved notebook, in
 papermill's output and in an offline page; the widgets beside it only choose what is drawn.
@@ -18,34 +18,35 @@ import numpy as np
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.candidates import FixedRun, LiveRun
+from groundnlq.analysis.candidates import MANY, FixedPredictions, LivePredictions, SplitPredictions
 from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
-from groundnlq.analysis.free_form import Question, words_of_query
+from groundnlq.analysis.free_form import ask_about_clip, words_of_query
+from groundnlq.config import DecodeConfig
+from groundnlq.data.dataset import clip_batches
 from groundnlq.data.recall import best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
 from groundnlq.view.canvas import Sheet
-from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, describe, places_to_go
+from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel
 from groundnlq.view.film import cut_video, film_strip, find_video
-from groundnlq.view.listing import QueryList, by_clip
+from groundnlq.view.listing import QueryList
 from groundnlq.view.timeline import query_timeline
 
-MARGIN_SEC = 8.0  # shown around what one went to
-PLAYED_AROUND_SEC = 1.0  # and played around it
+MARGIN_SEC, PLAYED_AROUND_SEC = 8.0, 1.0  # shown and played around the segment that one went to
 OUTCOME_NAMES = dict(enumerate(OUTCOMES)) | {NO_MOMENT: "not annotated"}
 
 
 class Explorer(Panel):
-    """Widgets over the runs of one split.
+    """Widgets over the predictions of one split.
 
     Args:
-        runs: by name; all over the same records, in the same order. Of a `LiveRun` there are heat maps, live
-            decoding, attention and answers to questions of one's own.
-        encoder: encodes those questions; the one that encoded the queries.
+        runs: by name; all over the same records, in the same order. `LivePredictions` have heat maps, can be
+            decoded again, and show attention and answers to free-form queries.
+        encoder: encodes free-form queries; the one that encoded the queries of the split.
         narrations: narrations of the clips, drawn as ticks where there are any.
-        video_folder: has `<clip_uid>.mp4` of some clips: frames of the moment that one went to, at first of
-            the first answer, and a player that begins there. Needs the extra `video`.
+        video_folder: has `<clip_uid>.mp4` of some clips: then there are frames of the segment that one went
+            to, at first of the first prediction, and a player that begins there. Needs the extra `video`.
 
     Raises:
         DataError: no records or no runs, or runs over different records.
@@ -53,7 +54,7 @@ class Explorer(Panel):
 
     def __init__(
         self,
-        runs: Mapping[str, FixedRun | LiveRun],
+        runs: Mapping[str, SplitPredictions],
         encoder: TextEncoder | None = None,
         narrations: Sequence[Record] = (),
         video_folder: str | Path | None = None,
@@ -64,64 +65,56 @@ class Explorer(Panel):
             raise DataError("there is nothing to explore -- give at least one run over some records")
         if any([r.query_id for r in run.records] != [r.query_id for r in records] for run in runs.values()):
             raise DataError("the runs are not over the same records -- answer one split with all of them")
-        self.narrations, self.by_clip = by_clip(narrations), by_clip(records)
+        self.narrations, self.by_clip = _by_clip(narrations), _by_clip(records)
         self.queries = QueryList(records)
-        self._own: Question | None = None
-        self._outcomes = lru_cache(maxsize=8)(
-            lambda name, *cuts, **rules: outcome_codes(self.runs[name], *cuts, **rules)
-        )
-        self._heard = lru_cache(maxsize=4)(self._hear)
+        self._free_form: Record | None = None  # the query that was typed, while it is looked at
+        self._runs_of_it: dict[str, SplitPredictions] = {}
+        self._outcomes = lru_cache(maxsize=8)(lambda name, *how: outcome_codes(self.runs[name], *how))
+        self._attention_of = lru_cache(maxsize=4)(lambda run, index: run.attention(index).mean(axis=0))
         self._handle: DisplayHandle | None = None
         self._sheet = Sheet()
         self._is_setting = False
-        live = [run for run in self.runs.values() if run.is_live]
         super().__init__(
-            runs=list(self.runs),
-            templates=sorted({record.template or NONE for record in records}),
-            clips=list(self.by_clip),
-            outcomes=list(OUTCOME_NAMES.values()),
-            rules=live[0].rules if live else None,
-            can_ask=bool(live and encoder),
-            has_film=video_folder is not None,
+            self.runs, list(OUTCOME_NAMES.values()), encoder is not None, video_folder is not None
         )
         self._connect()
-        for name, run in self.runs.items():  # now, not at the turn that shows a run or more answers first
+        for name, run in self.runs.items():  # now, so that no change of a widget has to wait for it
             self._codes(name)
-            run.answers(**self._rules())
+            run.decode(self._settings(name).model_copy(update={"top_k": MANY}))
         self._filter()
 
     def _connect(self) -> None:
         self._observe((self.search, self.template, self.outcome, self.clip), self._filter)
-        # a run or a number makes the outcomes others, and with them what fits the filter
-        settings = (self.run, self.beside, self.keep, self.threshold, self.sigma, self.min_score)
+        # a run or a number changes the outcomes, and with them the queries that fit the filter
+        settings = (self.run, self.second_run, self.top_k, self.threshold, self.sigma, self.min_score)
         self._observe(settings, self._filter)
         self._observe((self.query,), self._choose)
         self._observe((self.prediction, self.attention), self._redraw)
         self._observe((self.question,), self._ask)
-        self.back.on_click(lambda _: self._step(-1))
-        self.on.on_click(lambda _: self._step(1))
+        self.previous.on_click(lambda _: self._step(-1))
+        self.next.on_click(lambda _: self._step(1))
         self.play.on_click(lambda _: self._play())
 
     def show(self) -> None:
         """Display the controls and the figure; the figure alone survives in a file."""
         display(self.panel)
         self._handle = display(self.figure(self._sheet), display_id=True)
-        gc.unfreeze()  # what an explorer before this one left
+        gc.unfreeze()  # objects of an earlier explorer
         gc.collect()
-        gc.freeze()  # else the collector walks through all that is loaded, 0.2 s long, at one turn in twenty
+        gc.freeze()  # else one turn in twenty waits 0.2 s while the collector visits all that is loaded
 
     def figure(self, sheet: Sheet | None = None) -> Figure:
-        """What is chosen now, as a figure; of its own, or drawn on a sheet that was used before."""
-        record, shown = self.record, self._shown()
-        names = shown if len(shown) > 1 else [""]
+        """The chosen query as a figure, a new one or on a sheet that was used before."""
+        record, names = self.record, self._shown()
+        labels = names if len(names) > 1 else [""]
         return query_timeline(
             record,
-            dict(zip(names, map(self._answers, shown), strict=True)),
-            dict(zip(names, map(self._level_scores, shown), strict=True)),
+            dict(zip(labels, map(self._segments, names), strict=True)),
+            dict(zip(labels, map(self._level_scores, names), strict=True)),
             others=[r for r in self.by_clip[record.clip_uid] if r is not record],
             narrations=self.narrations.get(record.clip_uid, ()),
             window_sec=self._window(),
-            keep=self.keep.value,
+            top_k=self.top_k.value,
             threshold=self.threshold.value,
             attention=self._attention(),
             film=self._frames(),
@@ -132,23 +125,24 @@ class Explorer(Panel):
         """Look at this query, on whichever page of the list it stands.
 
         Raises:
-            DataError: it does not fit the filters, or is none of the split's.
+            DataError: it does not fit the filters, or is not in the split.
         """
         self.queries.choose(query_id)
         self._list()
 
     @property
     def record(self) -> Record:
-        """The query that is looked at: the chosen one, or the one just asked."""
-        return self._own.record if self._own else self.queries.record
+        """The query that is looked at: the chosen one, or the one that was typed last."""
+        return self._free_form or self.queries.record
 
-    def recall(self, name: str, keep: int) -> float:
-        """Percent of all annotated queries of which one of the first `keep` answers of a run is right."""
+    def recall(self, name: str, top_k: int) -> float:
+        """Percent of all annotated queries with a right one among the first `top_k` predictions of a run."""
         is_annotated = self._codes(name) != NO_MOMENT
-        best = self._decoded(name).overlaps[is_annotated, :keep].max(axis=1, initial=0.0)
+        overlaps = self.runs[name].decode(self._settings(name)).overlaps[is_annotated, :top_k]
+        best = overlaps.max(axis=1, initial=0.0)
         return 100 * float((best > self.threshold.value).mean()) if len(best) else np.nan
 
-    # ---- what a change of a widget sets off
+    # ---- reactions to a change of a widget
 
     def _filter(self) -> None:
         """Keep the queries that fit all filters; the chosen one stays if it does."""
@@ -175,27 +169,31 @@ class Explorer(Panel):
         self._list()
 
     def _choose(self) -> None:
-        """A query was chosen: it is looked at, no longer the question just asked."""
+        """Look at the chosen query, no longer at the one that was typed."""
         self.queries.choose(self.query.value)
-        self._own = None
+        self._free_form = None
         self._look()
 
     def _ask(self) -> None:
-        """A question was typed: it is looked at, over the shown clip; none leads back to the query."""
-        text = self.question.value.strip()
-        self._own = Question(text, self.record, self.encoder) if text else None
+        """Look at the question that was typed, over the shown clip; an empty one leads back to the query."""
+        text, clip = self.question.value.strip(), self.record
+        self._free_form, self._runs_of_it = None, {}
         try:
+            if text:
+                self._runs_of_it = {name: self._run_of(name, text, clip) for name in self.runs}
+                self._free_form = next(iter(self._runs_of_it.values())).records[0]
             self._look()
         except KitError as error:
-            self._own = None
             self.summary.value = f"<b>{escape(str(error))}</b>"
 
     def _look(self) -> None:
-        """List the answers, tell the numbers, draw the picture."""
+        """List the predictions, show the numbers, draw the picture."""
         with self._setting():
-            self.prediction.options = places_to_go(self.record, self._answers(self.run.value))
-            self.prediction.value = WHOLE_CLIP
-        self.summary.value = self._describe()
+            self.offer_segments(self.record, self._segments(self.run.value))
+        recalls = dict.fromkeys(recall_key(k, self.threshold.value) for k in (1, self.top_k.value))
+        table = [["run", "outcome", "right answers", *recalls], *map(self._row, self._shown())]
+        fitting = f"{len(self.queries.fitting)} of {len(self.queries.records)} queries fit the filters"
+        self.summarise(self.record, table, f"recalls are of the whole split, as decoded now; {fitting}")
         self._redraw()
 
     def _redraw(self) -> None:
@@ -208,7 +206,7 @@ class Explorer(Panel):
 
     @contextmanager
     def _setting(self) -> Iterator[None]:
-        """While widgets are set by the program, their changes set nothing off: one picture for one turn."""
+        """Changes of widgets by the program trigger nothing: one change by a person is one picture."""
         self._is_setting = True
         try:
             yield
@@ -217,84 +215,81 @@ class Explorer(Panel):
 
     # ---- what is chosen
 
-    def _rules(self) -> dict[str, float]:
-        return {"sigma": self.sigma.value, "min_score": self.min_score.value}
+    def _settings(self, name: str) -> DecodeConfig:
+        values = {field: getattr(self, field).value for field in ("sigma", "min_score", "top_k")}
+        return self.runs[name].settings.model_copy(update=values)
 
     def _shown(self) -> list[str]:
         """Names of the runs in the picture, the looked-at one first."""
-        return list(dict.fromkeys(n for n in (self.run.value, self.beside.value) if n != NONE))
-
-    def _decoded(self, name: str):
-        return self.runs[name].answers(**self._rules(), keep=self.keep.value)
+        return list(dict.fromkeys(n for n in (self.run.value, self.second_run.value) if n != NONE))
 
     def _codes(self, name: str) -> np.ndarray:
-        return self._outcomes(name, self.threshold.value, self.keep.value, **self._rules())
+        return self._outcomes(name, self.threshold.value, self._settings(name))
 
-    def _answers(self, name: str) -> np.ndarray:
-        if self._own:
-            return self._asked(name)[0][: self.keep.value]
-        return self._decoded(name).of(self.queries.chosen, self.keep.value)
+    def _run_of(self, name: str, text: str, clip: Record) -> SplitPredictions:
+        """A run's predictions for a question; those of a file have none."""
+        run = self.runs[name]
+        if isinstance(run, LivePredictions) and self.encoder is not None:
+            return ask_about_clip(run, text, clip, self.encoder)
+        return FixedPredictions([Record("own_0", clip.clip_uid, text, clip.duration_sec)], {})
+
+    def _looked_at(self, name: str) -> tuple[SplitPredictions, int]:
+        """The predictions of a run that are looked at, and the index of the query among theirs."""
+        return (self._runs_of_it[name], 0) if self._free_form else (self.runs[name], self.queries.chosen)
+
+    def _segments(self, name: str) -> np.ndarray:
+        run, index = self._looked_at(name)
+        return run.decode(self._settings(name)).of(index, self.top_k.value)
 
     def _level_scores(self, name: str) -> Sequence[np.ndarray]:
-        if self._own:
-            return self._asked(name)[1]
-        run = self.runs[name]
-        return run.level_scores(self.queries.chosen) if run.is_live else ()
-
-    def _asked(self, name: str) -> tuple:
-        return self._own.ask(self.runs[name], **self._rules())
+        run, index = self._looked_at(name)
+        return run.level_scores(index) if isinstance(run, LivePredictions) else ()
 
     def _attention(self) -> tuple[list[str], np.ndarray] | None:
-        name, record = self.run.value, self.record
-        if not (self.attention.value and self.runs[name].is_live):
+        run, index = self._looked_at(self.run.value)
+        if not (self.attention.value and isinstance(run, LivePredictions)):
             return None
-        weights = self._asked(name)[2] if self._own else self._heard(name, self.queries.chosen)
-        return words_of_query(self.encoder, record.query, weights.shape[2]), weights.mean(axis=0)
-
-    def _hear(self, name: str, place: int) -> np.ndarray:
-        """Attention of a run to a query of the split; the network is asked, since none was kept."""
-        run, record = self.runs[name], self.queries.records[place]
-        return run.ask(record, run.dataset.tokens.read(record.query_id))[2]
+        weights = self._attention_of(run, index)
+        return words_of_query(self.encoder, self.record.query, weights.shape[1]), weights
 
     def _window(self) -> tuple[float, float] | None:
-        """The part of the clip around what one went to."""
-        place, record = self.prediction.value, self.record
-        if place in (None, WHOLE_CLIP):
+        """The part of the clip around the segment that one went to."""
+        stretch = self._stretch()
+        if self.prediction.value in (None, WHOLE_CLIP) or stretch is None:
             return None
-        segment = record.moments_sec[0] if place == GROUND_TRUTH else self._answers(self.run.value)[place - 1]
-        start, end = float(segment[0]), float(segment[1])
-        return max(0.0, start - MARGIN_SEC), min(record.duration_sec, end + MARGIN_SEC)
+        return max(0.0, stretch[0] - MARGIN_SEC), min(self.record.duration_sec, stretch[1] + MARGIN_SEC)
 
     def _stretch(self) -> tuple[float, float] | None:
-        """Start and end of what one went to; of the first answer while the whole clip is shown."""
-        place, answers = self.prediction.value or 1, self._answers(self.run.value)
+        """Start and end of the segment that one went to; of the first one while the whole clip is shown."""
+        place, segments = self.prediction.value or 1, self._segments(self.run.value)
         if place == GROUND_TRUTH:
             return self.record.moments_sec[0]
-        return tuple(answers[place - 1, :2].tolist()) if len(answers) else None
+        return tuple(segments[place - 1, :2].tolist()) if len(segments) else None
+
+    def _video(self) -> Path | None:
+        return find_video(self.video_folder, self.record.clip_uid) if self.video_folder else None
 
     def _frames(self) -> tuple[np.ndarray, np.ndarray] | None:
-        path = find_video(self.video_folder, self.record.clip_uid) if self.video_folder else None
-        stretch = self._stretch()
+        path, stretch = self._video(), self._stretch()
         return film_strip(path, *stretch) if path and stretch else None
 
     def _play(self) -> None:
         """A player that begins at the moment; the video is cut, so that the page need not hold all of it."""
-        path, stretch = find_video(self.video_folder, self.record.clip_uid), self._stretch()
+        path, stretch = self._video(), self._stretch()
         if path and stretch:
             self.play_video(cut_video(path, stretch[0] - PLAYED_AROUND_SEC, stretch[1] + PLAYED_AROUND_SEC))
 
-    def _describe(self) -> str:
-        """The numbers beside the picture."""
-        recalls = dict.fromkeys(recall_key(k, self.threshold.value) for k in (1, self.keep.value))
-        table = [["run", "outcome", "right answers", *recalls], *map(self._row, self._shown())]
-        fitting = f"{len(self.queries.fitting)} of {len(self.queries.records)} queries fit the filters"
-        return describe(self.record, table, f"recalls are of the whole split, as decoded now; {fitting}")
-
     def _row(self, name: str) -> list[str]:
-        answers, keep = self._answers(name), self.keep.value
-        right = int((best_tiou(answers, self.record.moments_sec) > self.threshold.value).sum())
-        recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, keep))]
-        if self._own:
+        segments, top_k = self._segments(name), self.top_k.value
+        right = int((best_tiou(segments, self.record.moments_sec) > self.threshold.value).sum())
+        recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, top_k))]
+        if self._free_form:
             return [name, "your own question", "–", *recalls]
         outcome = OUTCOME_NAMES[self._codes(name)[self.queries.chosen]]
-        return [name, outcome, f"{right} of {len(answers)}", *recalls]
+        return [name, outcome, f"{right} of {len(segments)}", *recalls]
+
+
+def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each clip, clips and records in the order given."""
+    groups = clip_batches(records, max(1, len(records)))
+    return {records[group[0]].clip_uid: [records[index] for index in group] for group in groups}

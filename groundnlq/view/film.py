@@ -39,7 +39,8 @@ def film_strip(
         DataError: no video that can be read.
     """
     wanted = np.linspace(start_sec, end_sec, num_frames)
-    times, pictures = [], []
+    times: list[float] = []
+    pictures: list[np.ndarray] = []
     with _opened(path) as container:
         for frame in _frames(container, start_sec):
             if frame.time >= wanted[len(times)] - 1e-6:

@@ -1,4 +1,4 @@
-"""Queries of a split that fit what one looks for, the one that is looked at, and the page it stands on."""
+"""The list of queries: those that fit the filters, the chosen one, and the page that it stands on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from groundnlq.errors import DataError
 from groundnlq.view.controls import ALL, NONE
 
 PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
-
-
-def by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each clip, clips and records in the order given."""
-    clips: dict[str, list[Record]] = {}
-    for record in records:
-        clips.setdefault(record.clip_uid, []).append(record)
-    return clips
 
 
 class QueryList:
@@ -43,19 +35,17 @@ class QueryList:
 
         Args:
             text: a part of the query, in any case; template, clip_uid: one of them, or `ALL`.
-            is_wanted: (Q,) bool, what else there is to say.
+            is_wanted: (Q,) bool, a further filter.
 
         Returns:
-            whether any fits; if none does, all stays as it was.
+            whether any fits; if none does, nothing changes.
         """
         text = text.lower()
-        fitting = [
-            place
-            for place in np.flatnonzero(is_wanted).tolist()
-            if text in self._texts[place]
-            and template in (ALL, self.records[place].template or NONE)
-            and clip_uid in (ALL, self.records[place].clip_uid)
-        ]
+        fitting = []
+        for place in np.flatnonzero(is_wanted).tolist():
+            record = self.records[place]
+            if template in (ALL, record.template or NONE) and clip_uid in (ALL, record.clip_uid):
+                fitting += [place] if text in self._texts[place] else []
         if fitting:
             self.fitting = np.array(fitting)
             self.chosen = self.chosen if self.chosen in self.fitting else fitting[0]
@@ -65,7 +55,7 @@ class QueryList:
         """Look at this query.
 
         Raises:
-            DataError: it does not fit, or is none of the split's.
+            DataError: it does not fit, or is not in the split.
         """
         place = self._place.get(query_id, -1)
         if place not in self.fitting:

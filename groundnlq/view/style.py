@@ -1,16 +1,21 @@
-"""What all figures share: colours that every eye tells apart, text that is never typeset, white ground."""
+"""Style of all figures: colours that colour-blind eyes tell apart, plain text, white ground, error bars."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind eyes tell apart
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
+SEVEN = (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION)
 CURVES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"))
+# where a legend stands
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
 
 
 def plain(text: str, at_most: int = 90) -> str:
@@ -28,3 +33,13 @@ def plain(text: str, at_most: int = 90) -> str:
 def new_figure(width: float = 9.0, height: float = 3.2, **layout: Any) -> Figure:
     """A figure that is not registered anywhere; white, so that it reads in dark themes as well."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white", **layout)
+
+
+def error_ends(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """(2, N) lengths of error bars below and above N values, as matplotlib takes them.
+
+    >>> error_ends([2.0, 5.0], [1.0, 5.0], [4.0, 6.0]).tolist()
+    [[1.0, 0.0], [2.0, 1.0]]
+    """
+    centre = np.asarray(values, float)
+    return np.clip([centre - np.asarray(low, float), np.asarray(high, float) - centre], 0, None)

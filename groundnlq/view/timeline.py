@@ -1,6 +1,8 @@
-"""Figures of one clip and one run; pure: data in, a matplotlib `Figure` out, no global state.
+"""The picture of a query: film, segments, scores of the pyramid and attention in rows over one time axis.
 
-What matters differs not only by colour but by place, dash or hatching, so that it survives greyscale.
+It is drawn again at every change of a widget: what repeats is one artist, and beside rows stand bare texts,
+which cost less than ticks. What matters differs not only by colour but by place, dash or hatching, so that it
+survives greyscale.
 """
 
 from __future__ import annotations
@@ -9,19 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
+from groundnlq.config import DecodeConfig
+from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
 from groundnlq.view.canvas import Sheet
-from groundnlq.view.style import BLACK, BLUE, CURVES, SKY, VERMILION, new_figure, plain
-from groundnlq.view.tracks import (
-    draw_attention,
-    draw_best_scores,
-    draw_film,
-    draw_heat_map,
-    draw_moments,
-    draw_segments,
-)
+from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, new_figure, plain
+
+RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # places beside a row, in widths of the row
 
 
 def query_timeline(
@@ -31,13 +34,13 @@ def query_timeline(
     others: Sequence[Record] = (),
     narrations: Sequence[Record] = (),
     window_sec: tuple[float, float] | None = None,
-    keep: int = 5,
-    threshold: float = 0.3,
+    top_k: int = DecodeConfig().top_k,
+    threshold: float = THRESHOLDS[0],
     attention: tuple[Sequence[str], np.ndarray] | None = None,
     film: tuple[np.ndarray, np.ndarray] | None = None,
     sheet: Sheet | None = None,
 ) -> Figure:
-    """All that is known about one query on one time axis.
+    """One query, its ground truth and its predictions on one time axis.
 
     Args:
         ranked: (K, 3) predictions, or those of several runs by name; the darker, the more they overlap the
@@ -47,15 +50,14 @@ def query_timeline(
         others: further queries of the clip, drawn faintly; narrations as ticks.
         window_sec: the part of the clip to show; all of it by default.
         threshold: the tIoU above which a prediction is ticked as a hit.
-        attention: words of the query and (T, L), how much each step looks at each of them.
+        attention: words of the query and (T, L), the attention of each step to each of them.
         film: times (F,) and pictures (F, height, width, 3) of a moment, as `film.film_strip` gives them.
-        sheet: to draw on again; its figure then is what is returned.
+        sheet: a used one to draw on; its figure is returned.
     """
-    ranked = {name: segments[:keep] for name, segments in _by_run(ranked).items()}
+    ranked = {name: segments[:top_k] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
     num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
-    heights = {"film": 0.95} if film is not None else {}
-    heights |= {"segments": 0.45 + 0.24 * num_rows}
+    heights = ({} if film is None else {"film": 0.95}) | {"segments": 0.45 + 0.24 * num_rows}
     heights |= {f"scores {number}": 1.4 for number in range(len(scored))}
     heights |= {"best": 0.9} if scored else {}
     heights |= {"attention": 0.3 + 0.16 * len(attention[0])} if attention else {}
@@ -63,87 +65,19 @@ def query_timeline(
     rows = sheet.rows(heights, window_sec or (0, record.duration_sec))
     next(iter(rows.values())).set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
     if film is not None:
-        draw_film(rows["film"], *film)
-    draw_segments(rows["segments"], record, ranked, others, narrations, threshold)
+        _draw_film(rows["film"], *film)
+    _draw_segments(rows["segments"], record, ranked, others, narrations, threshold)
     for number, (name, levels) in enumerate(scored.items()):
-        draw_heat_map(rows[f"scores {number}"], record, levels, name)
+        _draw_heat_map(rows[f"scores {number}"], record, levels, name)
     if scored:
-        draw_best_scores(rows["best"], record, scored)
+        _draw_best_scores(rows["best"], record, scored)
     if attention:
-        draw_attention(rows["attention"], record, *attention)
+        _draw_attention(rows["attention"], record, *attention)
     return sheet.figure
 
 
 def _by_run(given: Any) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {"": given}
-
-
-def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()) -> Figure:
-    """All queries of a clip over time, each with its text; narrations as ticks below."""
-    figure = new_figure(9.5, 0.9 + 0.3 * len(records))
-    axis = figure.subplots()
-    labels = [plain(record.query, 60) for record in records]
-    for row, record in enumerate(records):
-        draw_moments(axis, row, [record], color=BLUE)
-    if narrations:
-        times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
-        axis.plot(times, [len(records)] * len(times), "|", color=BLACK, markersize=9)
-        labels.append("narrations")
-    axis.set_yticks(range(len(labels)), labels, fontsize=8)
-    axis.set_ylim(len(labels) - 0.4, -0.6)
-    axis.set_xlim(0, max((record.duration_sec for record in records), default=1.0))
-    axis.set_xlabel("time in the clip [s]")
-    return figure
-
-
-def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
-    """The sample world's truth: where the person was, what happened, and which moments were asked for."""
-    slots = ("place", "verb", "object", "container", "person")
-    figure = new_figure(12, 4.4)
-    axis = figure.subplots()
-    for index, (start, end, place) in enumerate(log["stays"]):
-        axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
-        axis.text((start + end) / 2, 0, plain(place), ha="center", va="center", fontsize=8, clip_on=True)
-    for event in log["events"]:
-        start, end = event["start_sec"], event["end_sec"]
-        for row, slot in enumerate(slots[1:], 1):
-            if event[slot]:
-                axis.barh(row, end - start, left=start, color=SKY, edgecolor="white")
-                turned = 90 if end - start < 0.06 * log["duration_sec"] else 0
-                axis.text((start + end) / 2, row, plain(event[slot]), fontsize=6.5, rotation=turned,
-                          ha="center", va="center", clip_on=True)  # fmt: skip
-    for record in records:
-        for start, end in record.moments_sec:
-            axis.barh(len(slots), end - start, left=start, color=VERMILION, alpha=0.6)
-    rows = [*slots, "asked for"] if records else slots
-    axis.set_yticks(range(len(rows)), rows)
-    axis.invert_yaxis()
-    axis.set_xlim(0, log["duration_sec"])
-    axis.set_xlabel("time in the clip [s]")
-    return figure
-
-
-def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndarray]) -> Figure:
-    """Narrations as annotated and several draws of temporal jittering of each, on one time axis.
-
-    Args:
-        jittered_sec: for each narration (draws, 2) start and end.
-    """
-    figure = new_figure(9.5, 0.8 + 0.5 * len(narrations))
-    axis = figure.subplots()
-    for row, (record, draws) in enumerate(zip(narrations, jittered_sec, strict=True)):
-        for offset, (start, end) in zip(np.linspace(-0.3, 0.3, len(draws)), draws, strict=True):
-            label = "jittered" if row == 0 and offset < -0.29 else None
-            axis.plot([start, end], [row + offset] * 2, color=SKY, linewidth=2, label=label)
-        for start, end in record.moments_sec:
-            axis.barh(
-                row, end - start, left=start, height=0.85, color=BLACK, label=None if row else "annotated"
-            )
-    axis.set_yticks(range(len(narrations)), [plain(r.query, 44) for r in narrations], fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlabel("time in the clip [s]")
-    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
-    return figure
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -155,26 +89,190 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
         left.plot(epochs, [row[f"loss {name}"] for row in history], dash, color=color, label=name, marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
     validated = [row for row in history if "raw mean R@1" in row]
-    for (color, dash), weights in zip(CURVES, ("raw", "ema"), strict=False):
+    names = {"raw": "weights", "ema": "averaged weights (EMA)"}
+    for (color, dash), (weights, label) in zip(CURVES, names.items(), strict=False):
         values = [row[f"{weights} mean R@1"] for row in validated]
-        label = "weights" if weights == "raw" else "averaged weights (EMA)"
         right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
     right.set(xlabel="epoch", ylabel="val mean R@1 [%]")
     for axis in (left, right):
         axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots lie within the frame
-        axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        axis.legend(fontsize=8, ncols=3, **ABOVE)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
-def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str = "R@1 IoU=0.3") -> Figure:
-    """One validation recall over the steps of several runs, by the better of raw and averaged weights."""
-    figure = new_figure(7, 3)
-    axis = figure.subplots()
-    for (color, dash), (name, history) in zip(CURVES, histories.items(), strict=False):
-        rows = [row for row in history if f"raw {key}" in row]
-        best = [max(row[f"raw {key}"], row[f"ema {key}"]) for row in rows]
-        axis.plot([row["step"] for row in rows], best, dash, color=color, label=name, marker="o")
-    axis.set(xlabel="training step", ylabel=f"val {key} [%]", ylim=(0, None))
-    axis.legend(fontsize=8)
-    return figure
+def _draw_segments(
+    axis: Axes,
+    record: Record,
+    ranked: Mapping[str, np.ndarray],
+    others: Sequence[Record],
+    narrations: Sequence[Record],
+    threshold: float,
+) -> None:
+    """Rows of segments, with the numbers of the predictions beside them."""
+    rows = ["ground truth" if record.moments_sec else "not annotated"]
+    _mark_moments(axis, record)
+    _draw_moments(axis, 0, [record], facecolor=BLACK, hatch="//", edgecolor="white")
+    for name, segments in ranked.items():
+        overlaps = best_tiou(segments, record.moments_sec) if record.moments_sec else None
+        _draw_predictions(axis, len(rows), segments, overlaps)
+        _write_numbers(axis, len(rows), segments, overlaps, threshold)
+        names = [f"rank {rank}" if not name else f"{rank}" for rank in range(1, len(segments) + 1)]
+        rows += [f"{plain(name, 12)} 1", *names[1:]] if name and names else names
+        if name:
+            below, whole = len(rows) - 0.5, [(0, record.duration_sec)]
+            _boxes(axis, whole, below, below, edgecolor="0.6", linewidth=0.7)
+    _write(axis, TIOU_AT, 0, "tIoU" if record.moments_sec else "")
+    _write(axis, SCORE_AT, 0, "score")
+    if others:
+        _draw_moments(axis, len(rows), others, facecolor="0.8", edgecolor="0.5")
+        rows.append("other queries")
+    if narrations:
+        times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
+        axis.plot(times, [len(rows)] * len(times), "|", color=BLUE, markersize=8)
+        rows.append("narrations")
+    _name_rows(axis, rows)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _write(axis: Axes, place: float, row: float, text: str, **style: Any) -> None:
+    """A word beside a row, ending at `place` in widths of the axes."""
+    style = {"fontsize": 8, "va": "center", "ha": "right", **style}
+    axis.text(place, row, text, transform=axis.get_yaxis_transform(), **style)
+
+
+def _name_rows(axis: Axes, names: Sequence[str], **style: Any) -> None:
+    axis.set_yticks([])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    for row, name in enumerate(names):
+        _write(axis, -0.013, row, name, **style)
+
+
+def _boxes(axis: Axes, spans: ArrayLike, lows: Any, highs: Any, **style: Any) -> None:
+    """Boxes over start and end in time and from low to high, as one artist."""
+    starts, ends = np.reshape(np.asarray(spans, float), (-1, 2)).T
+    corners = np.broadcast_arrays(starts, lows, starts, highs, ends, highs, ends, lows)
+    boxes = PolyCollection(list(np.stack(corners, axis=-1).reshape(-1, 4, 2)), **style)
+    axis.add_collection(boxes, autolim=False)
+
+
+def _draw_predictions(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None) -> None:
+    colors = SKY if overlaps is None else overlap_color(overlaps)
+    rows = first + np.arange(len(segments))
+    _boxes(axis, segments[:, :2], rows - 0.35, rows + 0.35, facecolor=colors, edgecolor=BLACK)
+
+
+def _write_numbers(
+    axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None, threshold: float
+) -> None:
+    """tIoU and score beside each prediction; hits are ticked and bold."""
+    for row, score in enumerate(segments[:, 2]):
+        is_hit = overlaps is not None and overlaps[row] > threshold
+        weight = "bold" if is_hit else "normal"
+        _write(axis, SCORE_AT, first + row, f"{score:.3f}", fontweight=weight)
+        if overlaps is not None:
+            tick = "✓ " if is_hit else ""
+            _write(axis, TIOU_AT, first + row, f"{tick}{overlaps[row]:.2f}", fontweight=weight)
+
+
+def _draw_moments(axis: Axes, row: int, records: Sequence[Record], **style: Any) -> None:
+    """Bars of all moments of the records, in one row."""
+    moments = [moment for record in records for moment in record.moments_sec]
+    _boxes(axis, moments, row - 0.35, row + 0.35, **style)
+
+
+def _mark_moments(axis: Axes, record: Record, **style: Any) -> None:
+    """The ground truth over the whole height."""
+    style = style or {"facecolor": YELLOW, "alpha": 0.35, "linewidth": 0, "zorder": 0}
+    _boxes(axis, record.moments_sec, -0.1, 1.1, transform=axis.get_xaxis_transform(), **style)
+
+
+def overlap_color(overlap: float | np.ndarray) -> tuple[float, ...] | np.ndarray:
+    """RGBA from white (tIoU 0) to dark green (1); dark is good in greyscale as well."""
+    return colormaps["YlGn"](np.clip(overlap, 0.0, 1.0))
+
+
+def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:
+    """A row for each level; a point's cell reaches half a stride to both sides of its time."""
+    scores = at_finest_steps(level_scores)
+    highest = max(float(np.nanmax(scores, initial=0)), 1e-6)
+    _draw_cells(axis, record, scores, "cividis", (0.0, highest), "score")
+    _mark_moments(axis, record, facecolor="none", edgecolor="white", linestyle="--", linewidth=1)
+    _name_rows(axis, [f"{2**level}" for level in range(len(scores))], fontsize=7)
+    axis.set_ylabel(f"{plain(name, 14)} levels\n(stride)" if name else "pyramid level\n(stride)", fontsize=9)
+    axis.set_facecolor("0.85")
+
+
+def _draw_cells(
+    axis: Axes, record: Record, values: np.ndarray, cmap: str, ends: tuple[float, float], label: str
+) -> None:
+    """A row of cells over the clip for each of (R, T) values, and at the right the scale from end to end.
+
+    Colours are looked up here, of T values a row; matplotlib would do it for every pixel.
+    """
+    extent = (0, record.duration_sec, len(values) - 0.5, -0.5)
+    show: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
+    axis.imshow(colormaps[cmap]((values - ends[0]) / (ends[1] - ends[0]), bytes=True), extent=extent, **show)
+    ramp = colormaps[cmap](np.linspace(1, 0, 64)[:, None], bytes=True)
+    axis.imshow(ramp, extent=(RIGHT, RIGHT + 0.016, 0, 1), transform=axis.transAxes, clip_on=False, **show)
+    style: dict[str, Any] = {"fontsize": 8, "transform": axis.transAxes}
+    for place, end, align in zip((0, 1), ends, ("bottom", "top"), strict=True):
+        axis.text(RIGHT + 0.022, place, f"{round(end, 3):g}", va=align, **style)
+    axis.text(RIGHT + 0.055, 0.5, label, va="center", rotation=90, **style)
+
+
+def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """For each run the best score of any level over time."""
+    highest = 1e-6
+    beside: dict[str, Any] = {"transform": axis.transAxes, "clip_on": False}
+    for number, ((name, levels), (color, dash)) in enumerate(zip(scored.items(), CURVES, strict=False)):
+        best = np.nanmax(at_finest_steps(levels), axis=0)
+        highest = max(highest, float(np.nanmax(best, initial=0)))
+        time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
+        style: dict[str, Any] = {"color": color, "linestyle": dash, "linewidth": 1}
+        axis.plot(time, best, drawstyle="steps-mid", label=plain(name, 12), **style)
+        if len(scored) > 1:
+            height = 0.75 - 0.25 * number
+            axis.add_line(Line2D([RIGHT, RIGHT + 0.025], [height, height], **style, **beside))
+            axis.text(RIGHT + 0.033, height, plain(name, 12), fontsize=8, va="center", **beside)
+    _mark_moments(axis, record)
+    axis.set(ylabel="best score", ylim=(0, 1.05 * highest))
+
+
+def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: np.ndarray) -> None:
+    """A row for each word; dark where the video looks at it more."""
+    low, high = float(weights.min()), float(weights.max())
+    _draw_cells(axis, record, weights.T, "Greys", (low, max(high, low + 1e-6)), "share")
+    _mark_moments(axis, record, facecolor="none", edgecolor=VERMILION, linestyle="--", linewidth=1)
+    _name_rows(axis, [plain(word, 14) for word in words])
+    axis.set_ylabel("attention", fontsize=9)
+
+
+def _draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:
+    """The pictures side by side, each with its time; they share the place of the time axis, not its scale."""
+    axis.set_axis_off()
+    row = axis.inset_axes((0, 0.18, 1, 0.82))
+    row.imshow(np.concatenate(list(pictures), axis=1))
+    width = pictures.shape[2]
+    row.set_xticks(
+        width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=7
+    )
+    row.tick_params(axis="x", length=0, pad=2)
+    row.set_yticks([])
+    for edge in width * np.arange(1, len(times_sec)):
+        row.axvline(edge - 0.5, color="white", linewidth=2)
+
+
+def at_finest_steps(level_scores: Sequence[np.ndarray]) -> np.ndarray:
+    """(levels, T) for each step of the finest level the score of the point next to it on every level.
+
+    NaN where a level has no points.
+
+    >>> at_finest_steps([np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.0, 0.35])]).tolist()
+    [[0.1, 0.2, 0.3, 0.4], [0.0, 0.35, 0.35, 0.35]]
+    """
+    steps = np.arange(len(level_scores[0]))
+    nearest = [(steps + 2**level // 2) >> level for level in range(len(level_scores))]
+    nothing = np.full(len(steps), np.nan)
+    rows = zip(level_scores, nearest, strict=True)
+    return np.stack([s[np.minimum(i, len(s) - 1)] if len(s) else nothing for s, i in rows])

@@ -1,4 +1,4 @@
-"""Two runs over the same questions: what is learned by heart, how sure the difference is, what changed."""
+"""Two runs over the same queries: memorisation, the interval of the difference, changed queries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,42 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.evaluation import HIGH, LOW, Evaluation, bootstrap_means, compare, differences
-from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, VERMILION, new_figure, plain
+from groundnlq.analysis.evaluation import KEY, Evaluation, compare
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap
+from groundnlq.view.style import (
+    ABOVE,
+    BLACK,
+    BLUE,
+    CURVES,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    error_ends,
+    new_figure,
+    plain,
+)
 
 CHANGES = ("won", "lost", "both right", "both wrong")
 
 
-def by_heart_figure(
+def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str = KEY) -> Figure:
+    """One validation recall over the steps of several runs, by the better of raw and averaged weights."""
+    figure = new_figure(7, 3)
+    axis = figure.subplots()
+    for (color, dash), (name, history) in zip(CURVES, histories.items(), strict=False):
+        rows = [row for row in history if f"raw {key}" in row]
+        best = [max(row[f"raw {key}"], row[f"ema {key}"]) for row in rows]
+        axis.plot([row["step"] for row in rows], best, dash, color=color, label=name, marker="o")
+    axis.set(xlabel="training step", ylabel=f"val {key} [%]", ylim=(0, None))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def memorisation_figure(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     recalls: Mapping[str, Mapping[str, Evaluation]],
-    key: str = "R@1 IoU=0.3",
+    key: str = KEY,
 ) -> Figure:
     """Left, training losses over the epochs; right, recall on questions that were trained and that were not.
 
@@ -39,31 +65,31 @@ def by_heart_figure(
     for number, (split, (color, hatch)) in enumerate(styles):
         places = np.arange(len(recalls)) + 0.38 * number - 0.19
         values = np.array([one[split].strict[key] for one in recalls.values()])
-        ends = np.array([one[split].intervals()[key] for one in recalls.values()]).T
-        errors = np.clip([values - ends[0], ends[1] - values], 0, None)
+        errors = error_ends(
+            values, *zip(*(one[split].intervals()[key] for one in recalls.values()), strict=True)
+        )
         bars = right.bar(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", yerr=errors,
                          capsize=3, label=f"{split} questions")  # fmt: skip
         right.bar_label(bars, fmt="%.0f", fontsize=8, label_type="center",
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     right.set_xticks(range(len(recalls)), [plain(name, 24) for name in recalls])
     right.set(ylabel=f"{key} [%]", ylim=(0, None))
-    right.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    right.legend(fontsize=8, ncols=2, **ABOVE)
     return figure
 
 
 def paired_figure(
-    one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3", names: Sequence[str] = ("one", "other"),
+    one: Evaluation, other: Evaluation, key: str = KEY, names: Sequence[str] = ("one", "other"),
     seed: int = 0,
 ) -> Figure:  # fmt: skip
     """Left, every clip's recall with both runs; right, the difference in resampled splits (whole clips).
 
     Beside it the interval that one would get from two independent splits: pairing is what makes it narrow.
     """
-    clips, points = differences(one, other, key)
     figure = new_figure(10, 3.3)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))
     _clip_bubbles(left, one, other, key, names)
-    draws = bootstrap_means(clips, points[:, None], seed)[:, 0]
+    draws = ClipBootstrap(one.hits["clip_uid"], seed).means(one.difference(other, key))
     apart = _means(other, key, seed + 1) - _means(one, key, seed)
     found = compare(one, other, key, seed)
     bins = np.histogram_bin_edges(np.concatenate([draws, apart, [0.0]]), 45)
@@ -82,13 +108,13 @@ def paired_figure(
     return figure
 
 
-def changes(one: Evaluation, other: Evaluation, key: str = "R@1 IoU=0.3") -> pd.DataFrame:
+def changes(one: Evaluation, other: Evaluation, key: str = KEY) -> pd.DataFrame:
     """For each query, by its id, its clip, text, template and ``change`` from `one` to `other` (`CHANGES`).
 
     Raises:
         DataError: the two are not about the same queries.
     """
-    _, points = differences(one, other, key)
+    points = one.difference(other, key)
     table = one.hits.set_index("query_id")[["clip_uid", "query", "template"]]
     right = one.hits.set_index("query_id")[key].to_numpy() > 0
     names = np.select([points > 0, points < 0, right], CHANGES[:3], CHANGES[3])
@@ -136,5 +162,4 @@ def _clip_bubbles(axis: Axes, one: Evaluation, other: Evaluation, key: str, name
 
 
 def _means(evaluation: Evaluation, key: str, seed: int) -> np.ndarray:
-    values = 100 * evaluation.hits[[key]].to_numpy(float)
-    return bootstrap_means(evaluation.hits["clip_uid"].to_numpy(), values, seed)[:, 0]
+    return ClipBootstrap(evaluation.hits["clip_uid"], seed).means(100 * evaluation.hits[key])

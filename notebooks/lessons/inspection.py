@@ -1,4 +1,4 @@
-"""From the annotation files to what the network gets: one question's way, and what a guesser can learn."""
+"""From the annotation files to the input of the network, and what a constant prediction can learn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.baselines import HIT, constant_segment
+from groundnlq.analysis.candidates import levels_reached
+from groundnlq.config import RunConfig
+from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
@@ -19,7 +22,8 @@ from groundnlq.data.schema import read_json
 from groundnlq.errors import DataError
 from groundnlq.sample.make import read_events
 from groundnlq.sample.vocabulary import VERBS, plural
-from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, YELLOW, new_figure, plain
+from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, new_figure, plain
+from notebooks.lessons.parts import mark_moments
 
 MOST_STEPS = 14  # that a picture of the grid shows
 SLOTS = ("verb", "object", "container", "person")
@@ -57,7 +61,7 @@ def step_figure(record: Record, grid: StepGrid) -> Figure:
         axis.barh(0, 0.94 * step, left=(number + 0.03) * step, height=0.6, color=SKY, edgecolor="white")
         axis.text((number + 0.5) * step, 0.06, str(number), ha="center", va="bottom", fontsize=8)
         axis.plot(grid.to_sec(number), -0.12, ".", color=BLACK, markersize=4)
-    axis.axvspan(start, min(end, last * step), color=YELLOW, alpha=0.45, linewidth=0, zorder=0)
+    mark_moments(axis, [(start, min(end, last * step))], alpha=0.45)
     for name, time, side, height in (("starts", start, "left", 0.75), ("ends", end, "right", 0.45)):
         if time <= last * step:
             axis.axvline(time, color=VERMILION, linestyle="--")
@@ -66,7 +70,7 @@ def step_figure(record: Record, grid: StepGrid) -> Figure:
     axis.set(xlabel="time in the clip [s]", xlim=(first * step, last * step), ylim=(-0.4, 1.05))
     axis.set_yticks([])
     above = axis.secondary_xaxis("top", functions=(grid.to_grid, grid.to_sec))
-    above.set_xlabel("step grid (a dot: the middle of a step, where its features are said to be)", fontsize=9)
+    above.set_xlabel("step grid (a dot: the middle of a step, the time of its features)", fontsize=9)
     return figure
 
 
@@ -102,8 +106,69 @@ def bias_figure(train: Sequence[Record], num_shown: int = 3) -> Figure:
     return figure
 
 
+def rate_fit(report: FeatureReport) -> Figure:
+    """Every clip's own frames per step, the fitted rate and the configured one."""
+    figure = new_figure(9, 3)
+    left, right = figure.subplots(1, 2)
+    frame = report.frame()
+    longest = frame["duration_sec"].max()
+    left.plot(frame["duration_sec"], frame["num_steps"], ".", color=BLUE, label="clips")
+    fitted = report.fitted_stride_frames
+    left.plot([0, longest], [0, longest * report.grid.fps / fitted], color=GREY, label=f"fit: {fitted:.3f}")
+    left.set(xlabel="clip length [s]", ylabel="feature steps")
+    left.legend(fontsize=8)
+    right.hist(frame["stride_frames"], bins=30, color=BLUE)
+    right.axvline(fitted, color=GREY, label=f"fitted {fitted:.3f}")
+    configured = report.grid.snippet_stride_frames
+    right.axvline(configured, color=VERMILION, linestyle="--", label=f"configured {configured:.3f}")
+    right.set(xlabel="frames per step", ylabel="clips")
+    right.legend(fontsize=8)
+    right.xaxis.get_major_locator().set_params(nbins=5)
+    return figure
+
+
+def moments_per_level(records: Sequence[Record], config: RunConfig) -> Figure:
+    """The share of moments that have positive points on each pyramid level, and on none at all.
+
+    Args:
+        config: of the run; its pyramid, centre radius and rate decide.
+    """
+    reached = [levels_reached(record, config) for record in records if record.moments_sec]
+    num_levels = config.model.num_levels
+    counts = [sum(level in levels for levels in reached) for level in range(num_levels)]
+    counts.append(sum(not levels for levels in reached))
+    names = [f"stride {2**level}" for level in range(num_levels)] + ["none"]
+    figure = new_figure(7.5, 2.8)
+    axis = figure.subplots()
+    colors = [BLUE] * num_levels + [VERMILION]
+    bars = axis.bar(names, 100 * np.array(counts) / max(1, len(reached)), color=colors)
+    axis.bar_label(bars, fmt="%.1f", fontsize=8)
+    axis.set(xlabel="pyramid level", ylabel="moments with\na positive point [%]")
+    axis.margins(y=0.15)
+    return figure
+
+
+def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()) -> Figure:
+    """All queries of a clip over time, each with its text; narrations as ticks below."""
+    figure = new_figure(9.5, 0.9 + 0.3 * len(records))
+    axis = figure.subplots()
+    labels = [plain(record.query, 60) for record in records]
+    for row, record in enumerate(records):
+        for start, end in record.moments_sec:
+            axis.barh(row, end - start, left=start, height=0.7, color=BLUE)
+    if narrations:
+        times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
+        axis.plot(times, [len(records)] * len(times), "|", color=BLACK, markersize=9)
+        labels.append("narrations")
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+    axis.set_xlim(0, max((record.duration_sec for record in records), default=1.0))
+    axis.set_xlabel("time in the clip [s]")
+    return figure
+
+
 def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | None:
-    """When the action of a narration really was, as a sample world's event log has it; None without one."""
+    """Start and end of the action of a narration, by the event log of a sample world; None without one."""
     is_known = (Path(folder) / "official" / "events.jsonl").exists()
     if not is_known or record.query_type != "nlq_narration":
         return None
@@ -111,23 +176,40 @@ def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | 
     return events[record.query_idx]["start_sec"], events[record.query_idx]["end_sec"]
 
 
-def draw_events(axis: Axes, log: Mapping[str, Any], query: str = "") -> None:
-    """Rows of a sample world's events; what the query names is orange and hatched."""
-    axis.set_ylim(len(SLOTS) - 0.5, -0.5)
+def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
+    """The sample world's truth: where the person was, what happened, and which moments are asked for."""
+    figure = new_figure(12, 4.4)
+    axis = figure.subplots()
+    draw_events(axis, log, first_row=1, color=SKY)
+    for index, (start, end, place) in enumerate(log["stays"]):
+        axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
+        axis.text((start + end) / 2, 0, plain(place), ha="center", va="center", fontsize=8, clip_on=True)
+    rows = ["place", *SLOTS, *["asked for"][: len(records)]]
+    for start, end in (moment for record in records for moment in record.moments_sec):
+        axis.barh(len(rows) - 1, end - start, left=start, color=VERMILION, alpha=0.6)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel="time in the clip [s]", xlim=(0, log["duration_sec"]), ylim=(len(rows) - 0.5, -0.5))
+    return figure
+
+
+def draw_events(
+    axis: Axes, log: Mapping[str, Any], query: str = "", first_row: int = 0, color: str = "0.87"
+) -> None:
+    """Rows of a sample world's events; the words that the query names are orange and hatched."""
+    axis.set_ylim(first_row + len(SLOTS) - 0.5, first_row - 0.5)
     for event in log["events"]:
         start, end = event["start_sec"], event["end_sec"]
-        for row, slot in enumerate(SLOTS):
+        for row, slot in enumerate(SLOTS, first_row):
             if event[slot]:
-                style = (
-                    {"color": ORANGE, "hatch": "//"} if is_named(event[slot], query) else {"color": "0.87"}
-                )
+                named = bool(query) and is_named(event[slot], query)
+                style = {"color": ORANGE, "hatch": "//"} if named else {"color": color}
                 axis.barh(row, end - start, left=start, height=0.8, edgecolor="white", **style)
                 is_narrow = end - start < 0.009 * len(event[slot]) * log["duration_sec"]
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
                 axis.text((start + end) / 2, row, plain(event[slot]), fontsize=6.5, ha="center", va="center",
                           rotation=90 if is_narrow else 0, clip_on=True,
-                          bbox=box if "hatch" in style else None)  # fmt: skip
-    axis.set_yticks(range(len(SLOTS)), SLOTS, fontsize=8)
+                          bbox=box if named else None)  # fmt: skip
+    axis.set_yticks(range(first_row, first_row + len(SLOTS)), SLOTS, fontsize=8)
 
 
 def is_named(word: str, query: str) -> bool:

@@ -1,4 +1,4 @@
-"""What training does, drawn: moments that are drawn anew, points that learn them, losses, rates, averages."""
+"""Training in figures: jittered moments, positive points, losses, learning rates, averaged weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.config import TrainConfig
+from groundnlq.analysis.candidates import positive_points
+from groundnlq.config import RunConfig, TrainConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
@@ -20,56 +21,64 @@ from groundnlq.engine.optim import learning_rate_at
 from groundnlq.model.decode import to_segments
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
-from groundnlq.model.points import Points, assign_targets, make_points
-from groundnlq.view.style import (
-    BLACK,
-    BLUE,
-    CURVES,
-    GREEN,
-    SKY,
-    VERMILION,
-    YELLOW,
-    new_figure,
-    plain,
-)
-from groundnlq.view.tracks import at_finest_steps
+from groundnlq.model.points import Points, assign_targets
+from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, GREEN, SKY, VERMILION, YELLOW, new_figure, plain
+from groundnlq.view.timeline import at_finest_steps
+from notebooks.lessons.parts import draw_spans, heat_map, mark_moments, name_levels
 
 
-def positive_shares(
-    draws_sec: np.ndarray, num_steps: int, grid: StepGrid, ranges_grid: Sequence[Sequence[float]]
-) -> tuple[Points, np.ndarray]:
+def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndarray]) -> Figure:
+    """Narrations as annotated and several draws of temporal jittering of each, on one time axis.
+
+    Args:
+        jittered_sec: for each narration (draws, 2) start and end.
+    """
+    figure = new_figure(9.5, 0.8 + 0.5 * len(narrations))
+    axis = figure.subplots()
+    for row, (record, draws) in enumerate(zip(narrations, jittered_sec, strict=True)):
+        label = None if row else "jittered"
+        draw_spans(axis, row + np.linspace(-0.3, 0.3, len(draws)), draws, label, color=SKY, linewidth=2)
+        for start, end in record.moments_sec:
+            label = None if row else "annotated"
+            axis.barh(row, end - start, left=start, height=0.85, color=BLACK, label=label)
+    axis.set_yticks(range(len(narrations)), [plain(r.query, 44) for r in narrations], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("time in the clip [s]")
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    return figure
+
+
+def positive_shares(draws_sec: np.ndarray, num_steps: int, config: RunConfig) -> tuple[Points, np.ndarray]:
     """The points of a clip and in which share of the draws (D, 2) of one moment each is positive: (N,)."""
-    points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
-    moments = torch.from_numpy(grid.to_grid(draws_sec)).float()
-    labels = [assign_targets(points, moment[None], 1.5)[0] for moment in moments]
-    return points, torch.stack(labels).mean(dim=0).numpy()
+    found = [positive_points(moment[None], num_steps, config) for moment in draws_sec]
+    return found[0][0], torch.stack([is_positive for _, is_positive in found]).float().mean(dim=0).numpy()
 
 
 def jitter_figure(
-    record: Record, draws_sec: np.ndarray, grid: StepGrid, ranges_grid: Sequence[Sequence[float]],
-    true_sec: tuple[float, float] | None = None,
-) -> Figure:  # fmt: skip
+    record: Record, draws_sec: np.ndarray, config: RunConfig, true_sec: tuple[float, float] | None = None
+) -> Figure:
     """Draws of one narration's moment and, below, how often each point of the pyramid becomes positive.
 
     Args:
         draws_sec: (D, 2); the first few are drawn, all are counted.
-        true_sec: when the action really was, where that is known.
+        config: of the run; its pyramid, centre radius and rate decide what is positive.
+        true_sec: start and end of the true action, where they are known.
     """
+    grid, num_levels = config.data.grid, config.model.num_levels
     num_steps = int(np.ceil(record.duration_sec / grid.step_sec))
-    points, shares = positive_shares(draws_sec, num_steps, grid, ranges_grid)
-    figure = new_figure(10, 2.6 + 0.28 * len(ranges_grid))
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.8, 0.3 + 0.28 * len(ranges_grid)))
-    for row, (start, end) in enumerate(draws_sec[:10]):
-        label = None if row else "as drawn, epoch by epoch"
-        above.plot([start, end], [row, row], color=SKY, linewidth=4, solid_capstyle="butt", label=label)
+    points, shares = positive_shares(draws_sec, num_steps, config)
+    figure = new_figure(10, 2.6 + 0.28 * num_levels)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.8, 0.3 + 0.28 * num_levels))
+    shown, style = draws_sec[:10], {"color": SKY, "linewidth": 4, "solid_capstyle": "butt"}
+    draw_spans(above, range(len(shown)), shown, "as drawn, epoch by epoch", **style)
     (start, end), *_ = record.moments_sec
     above.axvspan(start, end, fill=False, edgecolor=BLACK, linewidth=1.5, label="as narrated")
     if true_sec is not None:
         for axis in (above, below):
-            axis.axvspan(*true_sec, color=YELLOW, alpha=0.4, linewidth=0, zorder=0)
+            mark_moments(axis, [true_sec])
         above.plot([], [], color=YELLOW, alpha=0.4, linewidth=8, label="the true action")
     above.set(ylabel="draws", ylim=(9.8, -0.8), yticks=[])
-    above.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    above.legend(fontsize=8, ncols=3, **ABOVE)
     above.set_title(plain(record.query, 60), fontsize=10, loc="left", pad=20)
     time, level = grid.to_sec(points.time_grid).numpy(), points.level.numpy()
     below.plot(time, level, ".", color="0.8", markersize=2)
@@ -77,7 +86,7 @@ def jitter_figure(
     image = below.scatter(time[lit], level[lit], s=90, c=100 * shares[lit], cmap="Greens", vmin=0,
                           edgecolor=BLACK, linewidth=0.6)  # fmt: skip
     figure.colorbar(image, ax=below, label="positive [% of draws]", pad=0.01)
-    _levels(below, len(ranges_grid))
+    name_levels(below, num_levels)
     room = 2 * float(np.abs(draws_sec - (start + end) / 2).max())
     below.set(
         xlabel="time in the clip [s]", xlim=(max(0, start - room), min(record.duration_sec, end + room))
@@ -87,31 +96,31 @@ def jitter_figure(
 
 @torch.inference_mode()
 def point_losses(model: Grounder, batch: Batch, criterion: Criterion, query: int = 0) -> pd.DataFrame:
-    """Every valid point of one query of a batch: what it says, what it should, and what that costs.
+    """Every valid point of one query of a batch: its outputs, its targets and its losses.
 
     Returns:
         ``time_grid``, ``level``, ``score``, ``is_positive``, ``focal`` (its share of the classification
         loss, undivided), the segment that it predicts on the step grid (``start``, ``end``); ``tiou`` and
         ``diou`` (its share of the regression loss) are NaN where the point is not positive.
     """
-    predictions = model(batch)
-    points, valid = predictions.points, predictions.mask[query]
+    outputs = model(batch)
+    points, valid = outputs.points, outputs.mask[query]
     labels, distances = assign_targets(points, batch.moments_grid[query], criterion.center_radius)
     smoothed = labels * (1 - criterion.label_smoothing) + criterion.label_smoothing / 2
-    segments = to_segments(predictions)[query]
+    segments = to_segments(outputs)[query]
     true = torch.stack([points.time_grid - distances[:, 0] * points.stride,
                         points.time_grid + distances[:, 1] * points.stride], dim=-1)  # fmt: skip
     frame = pd.DataFrame(
         {
             "time_grid": points.time_grid,
             "level": points.level,
-            "score": predictions.logits[query].sigmoid(),
+            "score": outputs.logits[query].sigmoid(),
             "is_positive": labels > 0,
-            "focal": sigmoid_focal_loss(predictions.logits[query].float(), smoothed),
+            "focal": sigmoid_focal_loss(outputs.logits[query].float(), smoothed),
             "start": segments[:, 0],
             "end": segments[:, 1],
             "tiou": tiou(segments.numpy(), true.numpy()),
-            "diou": distance_iou_loss(predictions.offsets[query].float(), distances),
+            "diou": distance_iou_loss(outputs.offsets[query].float(), distances),
         }
     )
     frame.loc[~frame["is_positive"], ["tiou", "diou"]] = np.nan
@@ -121,8 +130,8 @@ def point_losses(model: Grounder, batch: Batch, criterion: Criterion, query: int
 def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterion) -> pd.DataFrame:
     """The loss of a batch taken apart, for several networks, as means over its queries' points.
 
-    The first three rows add up to the total if regression is weighted by 1: all are divided by the number
-    of positive points, as in training (there by its running mean).
+    The first three rows add up to the total: all are divided by the number of positive points (in training by
+    its running mean), and regression is weighted as in training.
     """
     columns = {}
     for name, model in models.items():
@@ -133,7 +142,7 @@ def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterio
         columns[name] = {
             "classification: positive points": positive["focal"].sum() / count,
             "classification: all other points": negative["focal"].sum() / count,
-            "regression: positive points": positive["diou"].sum() / count,
+            "regression: positive points": criterion.regression_weight * positive["diou"].sum() / count,
             "score, mean of positive points": positive["score"].mean(),
             "score, mean of all others": negative["score"].mean(),
             "tIoU of positive points' segments": positive["tiou"].mean(),
@@ -162,7 +171,9 @@ def losses_figure(
         scores, costs, segments = rows[:, column]
         positive = table[table["is_positive"]]
         for axis, value, cmap in ((scores, "score", "cividis"), (costs, "focal", "Greys")):
-            image = _heat_map(axis, table, value, levels, grid, most[value], cmap)
+            cells = at_finest_steps([table.loc[table["level"] == n, value].to_numpy() for n in range(levels)])
+            image = heat_map(axis, cells, cells.shape[1] * grid.step_sec, most[value], cmap)
+            name_levels(axis, levels)
             if column == len(tables) - 1:
                 label = "score" if value == "score" else "focal loss"
                 figure.colorbar(image, ax=rows[0 if value == "score" else 1, :], label=label, pad=0.01)
@@ -213,20 +224,9 @@ def schedule_figure(
     return figure
 
 
-def _heat_map(
-    axis: Axes, table: pd.DataFrame, value: str, levels: int, grid: StepGrid, most: float, cmap: str
-) -> Any:
-    rows = at_finest_steps([table.loc[table["level"] == n, value].to_numpy() for n in range(levels)])
-    extent = (0, rows.shape[1] * grid.step_sec, levels - 0.5, -0.5)
-    _levels(axis, levels)
-    return axis.imshow(
-        rows, aspect="auto", extent=extent, cmap=cmap, vmin=0, vmax=most, interpolation="nearest"
-    )
-
-
 def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid: StepGrid) -> None:
     """The best-scored positive points' segments, each with what it costs, over the moment."""
-    axis.axvspan(start, end, color=YELLOW, alpha=0.4, linewidth=0)
+    mark_moments(axis, [(start, end)])
     for row, (_, point) in enumerate(positive.nlargest(6, "score").iterrows()):
         first, last = grid.to_sec(point["start"]), grid.to_sec(point["end"])
         axis.barh(row, last - first, left=first, height=0.7, color=GREEN, edgecolor=BLACK, linewidth=0.6)
@@ -236,8 +236,3 @@ def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid
     axis.set_title(
         f"regression: {positive['diou'].sum():.2f} over {len(positive)} positive points", fontsize=9
     )
-
-
-def _levels(axis: Axes, count: int) -> None:
-    axis.set_yticks(range(count), [f"stride {2**level}" for level in range(count)], fontsize=8)
-    axis.set_ylim(count - 0.5, -0.5)

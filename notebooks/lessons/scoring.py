@@ -1,24 +1,58 @@
-"""What a recall means and how far it can be trusted: one example, all thresholds, resampling, guessers."""
+"""Recalls and how far they can be trusted: one example, all thresholds, resampling, oracles of one word."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from groundnlq.analysis.evaluation import Evaluation, bootstrap_means
-from groundnlq.analysis.word_oracles import Controls
+from groundnlq.analysis.baselines import TOP_K
+from groundnlq.analysis.evaluation import KEY, Evaluation
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, design_effect
 from groundnlq.data.recall import THRESHOLDS, best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
-from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, SKY, YELLOW, new_figure, plain
-from groundnlq.view.tracks import overlap_color
+from groundnlq.view.style import (
+    ABOVE,
+    BLACK,
+    BLUE,
+    CURVES,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    error_ends,
+    new_figure,
+    plain,
+)
+from groundnlq.view.timeline import overlap_color
+from notebooks.lessons.parts import mark_moments
+from notebooks.lessons.word_oracles import WordOracles
+
+# Published on Ego4D's val split (arXiv 2306.15255); not measured by this project.
+PUBLISHED = {
+    "scratch": {"R@1 IoU=0.3": 16.74, "R@1 IoU=0.5": 11.47, "R@5 IoU=0.3": 39.02, "R@5 IoU=0.5": 27.39},
+    "pretrain + finetune": {
+        "R@1 IoU=0.3": 26.98,
+        "R@1 IoU=0.5": 18.83,
+        "R@5 IoU=0.3": 53.56,
+        "R@5 IoU=0.5": 40.00,
+    },
+}
 
 
-def instructive_query(evaluation: Evaluation, k: int = 5) -> str:
+def published_beside_ours(evaluations: Mapping[str, Evaluation], ours: str) -> pd.DataFrame:
+    """A table of strict recalls: published on Ego4D's val split above, ours on `ours` below."""
+    rows = {("published, Ego4D val", name): table for name, table in PUBLISHED.items()}
+    rows |= {(f"ours, {ours}", name): e.strict for name, e in evaluations.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").round(2)
+
+
+def instructive_query(evaluation: Evaluation, k: int = TOP_K) -> str:
     """The id of the first query, if any, whose first answer is right at the lower threshold only and of which
     a later one is right at the higher; else of one of which one of the two is true."""
     hits, (low, high) = evaluation.hits, THRESHOLDS
@@ -26,25 +60,27 @@ def instructive_query(evaluation: Evaluation, k: int = 5) -> str:
     return str(hits.loc[((first_low - first_high) + (later - first_high)).idxmax(), "query_id"])
 
 
-def recall_example_figure(record: Record, answers: np.ndarray, keep: int = 5) -> Figure:
-    """One query's answers on the time axis with their tIoU, and which R@k IoU=m count it as a hit.
+def recall_example_figure(record: Record, segments: np.ndarray, top_k: int = TOP_K) -> Figure:
+    """One query's segments on the time axis with their tIoU, and which R@k IoU=m count them as a hit.
 
     Args:
-        answers: (K, 3) ranked segments.
+        segments: (K, 3), ranked.
     """
-    answers = answers[:keep]
-    overlaps = best_tiou(answers, record.moments_sec)
-    figure = new_figure(10.5, 1.3 + 0.3 * len(answers))
+    segments = segments[:top_k]
+    overlaps = best_tiou(segments, record.moments_sec)
+    figure = new_figure(10.5, 1.3 + 0.3 * len(segments))
     left, right = figure.subplots(1, 2, width_ratios=(3.4, 1), gridspec_kw={"wspace": 0.1})
+    mark_moments(left, record.moments_sec)
     for start, end in record.moments_sec:
-        left.axvspan(start, end, color=YELLOW, alpha=0.4, linewidth=0)
         left.barh(0, end - start, left=start, height=0.7, color=BLACK)
-    for rank, ((start, end, _), overlap) in enumerate(zip(answers, overlaps, strict=True), 1):
+    for rank, ((start, end, _), overlap) in enumerate(zip(segments, overlaps, strict=True), 1):
         left.barh(rank, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
         left.text(1.01, rank, f"tIoU {overlap:.2f}", transform=left.get_yaxis_transform(), va="center",
                   fontsize=8.5)  # fmt: skip
-    left.set_yticks(range(len(answers) + 1), ["truth", *(f"answer {n}" for n in range(1, len(answers) + 1))])
-    left.set(xlabel="time in the clip [s]", ylim=(len(answers) + 0.6, -0.6), xlim=(0, record.duration_sec))
+    left.set_yticks(
+        range(len(segments) + 1), ["truth", *(f"answer {n}" for n in range(1, len(segments) + 1))]
+    )
+    left.set(xlabel="time in the clip [s]", ylim=(len(segments) + 0.6, -0.6), xlim=(0, record.duration_sec))
     left.set_title(plain(record.query), fontsize=10, loc="left")
     _hit_cells(right, overlaps)
     return figure
@@ -86,17 +122,9 @@ def threshold_figure(
     return figure
 
 
-def design_effect(evaluation: Evaluation, key: str, seed: int = 0) -> float:
-    """The variance of a recall, beside what it were if the queries of a clip did not hang together."""
-    of_clips, of_queries = (
-        _resampled(evaluation, key, unit, seed).var() for unit in ("clip_uid", "query_id")
-    )
-    return float(of_clips / of_queries) if of_queries else 1.0
-
-
-def resampling_figure(evaluation: Evaluation, key: str = "R@1 IoU=0.3", seed: int = 0) -> Figure:
-    """Left, the recall of each clip, beside what independent queries would give; right, what follows for the
-    interval: whole clips resampled, and single queries."""
+def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> Figure:
+    """Left, the recall of each clip, beside what independent queries would give; right, the interval that
+    follows: whole clips resampled, and single queries."""
     figure = new_figure(10, 3)
     left, right = figure.subplots(1, 2)
     hits = evaluation.hits
@@ -105,65 +133,66 @@ def resampling_figure(evaluation: Evaluation, key: str = "R@1 IoU=0.3", seed: in
     left.stairs(_shuffled_counts(hits, key, bins, seed), bins, color=BLACK, linestyle="--",
                 label="hits dealt out at random")  # fmt: skip
     left.set(xlabel=f"{key} of a clip [%]", ylabel="clips")
-    left.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    draws = {unit: _resampled(evaluation, key, unit, seed) for unit in ("clip_uid", "query_id")}
+    left.legend(fontsize=8, ncols=2, **ABOVE)
+    clips, query_ids, values = hits["clip_uid"], hits["query_id"], 100 * hits[key]
+    bootstraps = {"clips": ClipBootstrap(clips, seed), "single queries": ClipBootstrap(query_ids, seed)}
+    draws = {name: bootstrap.means(values) for name, bootstrap in bootstraps.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(draws.values())), 24)
     outline = {"color": BLACK, "histtype": "step", "linestyle": "--"}
-    styles = (("clip_uid", "clips", {"color": SKY}), ("query_id", "single queries", outline))
-    for unit, name, style in styles:
-        low, high = np.percentile(draws[unit], [2.5, 97.5])
-        right.hist(draws[unit], edges, label=f"{name}: [{low:.1f}, {high:.1f}]", **style)
+    for (name, bootstrap), style in zip(bootstraps.items(), ({"color": SKY}, outline), strict=True):
+        low, high = bootstrap.interval(values)
+        right.hist(draws[name], edges, label=f"{name}: [{low:.1f}, {high:.1f}]", **style)
     right.set(xlabel=f"{key} [%] of resampled splits", ylabel="resampled splits")
-    right.set_title(
-        f"variance over clips / over queries: {design_effect(evaluation, key, seed):.2f}", fontsize=9
-    )
+    effect = design_effect(clips, query_ids, values, seed)
+    right.set_title(f"variance over clips / over queries: {effect:.2f}", fontsize=9)
     right.legend(fontsize=8, title="95 % interval, drawing", title_fontsize=8, loc="upper right")
     right.set_ylim(top=1.5 * right.get_ylim()[1])  # room for the legend
     return figure
 
 
-def guesser_table(
-    controls: Controls, evaluations: Mapping[str, Evaluation], key: str = "R@1 IoU=0.3"
-) -> pd.DataFrame:
-    """Percent, with its interval, of guessers that know one word of a sample world's answer, of networks, and
+def oracle_table(oracles: WordOracles, evaluations: Mapping[str, Evaluation], key: str = KEY) -> pd.DataFrame:
+    """Percent, with its interval, of oracles that know one word of a sample world's answer, of networks, and
     of the event log itself; the weakest first.
     """
     rows = {
-        "guesser: any event": controls.guesser("nothing"),
-        "guesser: any event of the verb": controls.guesser("verb"),
-        "guesser: any event of the object": controls.guesser("object"),
-        "the event log itself": controls.ceiling(),
+        "guesser: any event": oracles.hit_rate("nothing"),
+        "guesser: any event of the verb": oracles.hit_rate("verb"),
+        "guesser: any event of the object": oracles.hit_rate("object"),
+        "the event log itself": oracles.ceiling(),
     }
     rows |= {name: e.hits.set_index("query_id")[key] for name, e in evaluations.items()}
-    clips = {record.query_id: record.clip_uid for record in controls.records}
-    table = {}
-    for name, hits in rows.items():
-        of_query = 100 * hits[list(clips)].to_numpy(float)
-        draws = bootstrap_means(np.array(list(clips.values())), of_query[:, None], seed=0)[:, 0]
-        table[name] = [of_query.mean(), *np.percentile(draws, [2.5, 97.5])]
-    frame = pd.DataFrame.from_dict(table, orient="index", columns=[key, "95 % low", "95 % high"])
-    return frame.sort_values(key, kind="stable")
+    query_ids = [record.query_id for record in oracles.records]
+    bootstrap = ClipBootstrap(np.array([record.clip_uid for record in oracles.records]))
+    table = {n: bootstrap.summary(key, 100 * hits[query_ids].to_numpy(float)) for n, hits in rows.items()}
+    return pd.DataFrame.from_dict(table, orient="index").sort_values(key, kind="stable")
 
 
-def guesser_bars(table: pd.DataFrame) -> Figure:
-    """`guesser_table`, drawn: what knows the world is hatched, what was trained is not."""
+def oracle_bars(table: pd.DataFrame) -> Figure:
+    """`oracle_table`, drawn: what knows the world is hatched, what was trained is not."""
     key = table.columns[0]
     figure = new_figure(9, 0.9 + 0.3 * len(table))
     axis = figure.subplots()
-    errors = np.clip([table[key] - table.iloc[:, 1], table.iloc[:, 2] - table[key]], 0, None)
-    knows = table.index.str.startswith(("guesser", "the event log"))
+    errors = error_ends(table[key], table[LOW], table[HIGH])
+    is_oracle = table.index.str.startswith(("guesser", "the event log"))
     bars = axis.barh(range(len(table)), table[key], xerr=errors, capsize=3, edgecolor=BLACK, linewidth=0.6,
-                     color=[ORANGE if one else BLUE for one in knows])  # fmt: skip
-    for bar, one in zip(bars, knows, strict=True):
+                     color=[ORANGE if one else BLUE for one in is_oracle])  # fmt: skip
+    for bar, one in zip(bars, is_oracle, strict=True):
         bar.set_hatch("//" if one else "")
-    for row, (value, high) in enumerate(zip(table[key], table.iloc[:, 2], strict=True)):
+    for row, (value, high) in enumerate(zip(table[key], table[HIGH], strict=True)):
         axis.text(high + 1, row, f"{value:.1f}", va="center", fontsize=8)
     axis.set_yticks(range(len(table)), [plain(str(name), 40) for name in table.index], fontsize=9)
     axis.set(xlabel=f"{key} [%]", xlim=(0, 108))
     return figure
 
 
-def coverage_curve(ranked: Ranked, evaluation: Evaluation, key: str = "R@1 IoU=0.3") -> pd.DataFrame:
+def length_groups(moment_sec: pd.Series, edges: Sequence[float] = (1, 2, 4, 8, 16)) -> pd.Series:
+    """Moment lengths as readable groups, in order."""
+    bounds = [0, *edges, np.inf]
+    names = [f"under {edges[0]:g} s", *(f"{a:g} - {b:g} s" for a, b in pairwise(edges))]
+    return pd.cut(moment_sec, bounds, labels=[*names, f"over {edges[-1]:g} s"], right=False)
+
+
+def coverage_curve(ranked: Ranked, evaluation: Evaluation, key: str = KEY) -> pd.DataFrame:
     """Percent right if only the surest queries are answered: a row for each number of them.
 
     (Selective prediction, Geifman and El-Yaniv 2017.)
@@ -178,8 +207,8 @@ def coverage_curve(ranked: Ranked, evaluation: Evaluation, key: str = "R@1 IoU=0
     )
 
 
-def coverage_figure(curves: Mapping[str, pd.DataFrame], key: str = "R@1 IoU=0.3") -> Figure:
-    """`coverage_curve` of several runs; dotted, a score that knows nothing."""
+def coverage_figure(curves: Mapping[str, pd.DataFrame], key: str = KEY) -> Figure:
+    """`coverage_curve` of several runs; dotted, a score without information."""
     figure = new_figure(7.5, 3.2)
     axis = figure.subplots()
     for (color, dash), (name, curve) in zip(CURVES, curves.items(), strict=False):
@@ -204,11 +233,6 @@ def _hit_cells(axis: Axes, overlaps: np.ndarray) -> None:
     axis.set(ylim=(len(overlaps) + 0.6, -0.6), xlim=(-0.6, len(THRESHOLDS) - 0.4))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-
-
-def _resampled(evaluation: Evaluation, key: str, unit: str, seed: int) -> np.ndarray:
-    values = 100 * evaluation.hits[[key]].to_numpy(float)
-    return bootstrap_means(evaluation.hits[unit].to_numpy(), values, seed)[:, 0]
 
 
 def _shuffled_counts(

@@ -1,15 +1,19 @@
-"""What a data set is like in numbers, beside Ego4D NLQ's own (train split, version 2)."""
+"""Numbers and distributions of a data set, beside those of Ego4D NLQ (train split, version 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from groundnlq.data.annotations import NlqFile
 from groundnlq.data.records import Record
 from groundnlq.sample.queries import TEMPLATES
+from groundnlq.view.style import BLACK, BLUE, VERMILION, new_figure, plain
 
 EGO4D = {
     "clips": 1270,
@@ -46,6 +50,49 @@ def templates_beside_ego4d(records: Sequence[Record]) -> pd.DataFrame:
     return (100 * table / table.sum()).sort_values("Ego4D", ascending=False).round(1)
 
 
+def length_distributions(records: Sequence[Record]) -> Figure:
+    """Lengths of clips and moments, where moments lie, and what share of the clip they cover."""
+    moments = np.array([moment for r in records for moment in r.moments_sec]).reshape(-1, 2)
+    durations = np.array([r.duration_sec for r in records for _ in r.moments_sec])
+    clips = {r.clip_uid: r.duration_sec for r in records}
+    lengths = moments[:, 1] - moments[:, 0]
+    figure = new_figure(10, 5)
+    (a, b), (c, d) = figure.subplots(2, 2)
+    a.hist(list(clips.values()), bins=15, color=BLUE)
+    a.set(xlabel="clip length [s]", ylabel="clips", title=f"{len(clips)} clips")
+    _log_histogram(b, lengths, "s")
+    b.set(xlabel="moment length [s]", ylabel="queries", title=f"{len(lengths)} moments")
+    c.hist(moments.mean(axis=1) / durations, bins=20, range=(0, 1), color=BLUE)
+    c.set(xlabel="centre of the moment, as share of the clip", ylabel="queries")
+    _log_histogram(d, 100 * lengths / durations, "%")
+    d.set(xlabel="share of the clip covered [%]", ylabel="queries")
+    return figure
+
+
+def template_bars(records: Sequence[Record], beside: Mapping[str, float] | None = None) -> Figure:
+    """How often each template is asked.
+
+    Args:
+        beside: the share [%] of each template in another data set, such as Ego4D.
+    """
+    counts = Counter(record.template or "(none)" for record in records).most_common()
+    figure = new_figure(9, 0.7 + 0.28 * len(counts))
+    axis = figure.subplots()
+    axis.barh([plain(name, 70) for name, _ in counts], [n for _, n in counts], color=BLUE)
+    expected = [(beside or {}).get(name, np.nan) * len(records) / 100 for name, _ in counts]
+    for row, (_, n) in enumerate(counts):
+        axis.text(np.nanmax([n, expected[row]]), row, f"  {n}", va="center", fontsize=8)
+    if beside is not None:
+        axis.plot(expected, range(len(counts)), "D", markersize=6, markerfacecolor="white",
+                  markeredgecolor=BLACK, label="if as often as in Ego4D")  # fmt: skip
+        axis.legend(fontsize=8, loc="lower right")
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_xlabel("queries")
+    axis.margins(x=0.1)
+    return figure
+
+
 def _of_moments(file: NlqFile) -> dict[str, float]:
     moments = np.array([moment for r in file.records for moment in r.moments_sec]).reshape(-1, 2)
     within = np.array([r.duration_sec for r in file.records for _ in r.moments_sec])
@@ -71,3 +118,14 @@ def _of_texts(file: NlqFile) -> dict[str, float]:
         "questions without a question mark [%]": 100 * float(np.mean(["?" not in text for text in texts])),
         "words a question, mean": float(np.mean([len(record.query.split()) for record in file.records])),
     }
+
+
+def _log_histogram(axis: Axes, values: np.ndarray, unit: str) -> None:
+    """Bins and axis by powers of two, so that neither the many short nor the few long ones are lost."""
+    if len(values):
+        axis.hist(values, bins=np.geomspace(max(values.min(), 0.01), values.max() + 1e-6, 30), color=BLUE)
+        axis.axvline(np.median(values), color=BLACK, label=f"median {np.median(values):.1f} {unit}")
+        axis.axvline(values.mean(), color=VERMILION, linestyle="--", label=f"mean {values.mean():.1f} {unit}")
+        axis.legend(fontsize=8)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:.3g}")

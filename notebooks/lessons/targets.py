@@ -1,4 +1,4 @@
-"""What points learn and how answers come about, to turn: assignment, losses, suppression, half a window."""
+"""Targets and decoding in figures: positive points, losses, suppression, half a window."""
 
 from __future__ import annotations
 
@@ -10,43 +10,39 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from groundnlq.analysis.candidates import Decoded, moments_of, overlaps_with
+from groundnlq.analysis.candidates import Decoded, positive_points
+from groundnlq.config import RunConfig
 from groundnlq.data.grid import StepGrid
-from groundnlq.data.recall import tiou
+from groundnlq.data.recall import THRESHOLDS, recall_key, tiou
 from groundnlq.data.records import Record
 from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
-from groundnlq.model.points import assign_targets, make_points
-from groundnlq.view.style import (
-    BLACK,
-    BLUE,
-    CURVES,
-    GREEN,
-    GREY,
-    SKY,
-    VERMILION,
-    YELLOW,
-    new_figure,
-)
+from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, SKY, VERMILION, new_figure
+from notebooks.lessons.parts import mark_moments, name_levels
 
 
 def assignment_figure(
-    ranges_grid: Sequence[Sequence[float]], grid: StepGrid, clip_sec: float, length_sec: float,
-    center_sec: float | None = None,
-) -> Figure:  # fmt: skip
-    """All points of a clip; filled and green are those that a moment of this length makes positive."""
-    center = clip_sec / 2 if center_sec is None else center_sec
+    config: RunConfig, clip_sec: float, length_sec: float, center_sec: float | None = None
+) -> Figure:
+    """All points of a clip; filled and green are those that a moment of this length makes positive.
+
+    Args:
+        config: of the run; its pyramid, centre radius and rate decide.
+    """
+    center, grid = clip_sec / 2 if center_sec is None else center_sec, config.data.grid
     moment = torch.tensor([[center - length_sec / 2, center + length_sec / 2]])
-    num_steps = int(clip_sec / grid.step_sec)
-    points = make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
-    labels, _ = assign_targets(points, grid.to_grid(moment), 1.5)
-    time, level, is_positive = grid.to_sec(points.time_grid).numpy(), points.level.numpy(), labels.numpy() > 0
-    figure = new_figure(9.5, 1.2 + 0.3 * len(ranges_grid))
+    points, is_positive = positive_points(moment, int(clip_sec / grid.step_sec), config)
+    time, level, is_positive = (
+        grid.to_sec(points.time_grid).numpy(),
+        points.level.numpy(),
+        is_positive.numpy(),
+    )
+    num_levels = config.model.num_levels
+    figure = new_figure(9.5, 1.2 + 0.3 * num_levels)
     axis = figure.subplots()
-    axis.axvspan(*moment[0].tolist(), color=YELLOW, alpha=0.5, linewidth=0)
+    mark_moments(axis, moment.tolist(), alpha=0.5)
     axis.plot(time[~is_positive], level[~is_positive], ".", color="0.75", markersize=2)
     axis.plot(time[is_positive], level[is_positive], "o", color=GREEN, markersize=7, markeredgecolor=BLACK)
-    axis.set_yticks(range(len(ranges_grid)), [f"stride {2**number}" for number in range(len(ranges_grid))])
-    axis.invert_yaxis()
+    name_levels(axis, num_levels)
     axis.set(xlabel="time in the clip [s]", xlim=(0, clip_sec))
     lit = [f"{(is_positive & (level == n)).sum()} of stride {2**n}" for n in sorted(set(level[is_positive]))]
     title = ", ".join(lit) or "none: this moment is never learned"
@@ -54,8 +50,12 @@ def assignment_figure(
     return figure
 
 
-def loss_figure() -> Figure:
-    """Left, the regression loss as a prediction slides over the moment; right, the classification loss."""
+def loss_figure(label_smoothing: float) -> Figure:
+    """Left, the regression loss as a prediction slides over the moment; right, the classification loss.
+
+    Args:
+        label_smoothing: of the run; a positive point's target is 1 minus half of it.
+    """
     figure = new_figure(10, 3.2)
     left, right = figure.subplots(1, 2)
     shift = np.linspace(-1.5, 1.5, 301)
@@ -73,7 +73,10 @@ def loss_figure() -> Figure:
         xlabel="offset of the centre, in lengths of the moment", ylabel="distance-IoU loss", ylim=(0, None)
     )
     probability = torch.linspace(0.005, 0.995, 200)
-    cases = (("positive", 0.95, BLUE, "-"), ("negative", 0.05, VERMILION, "--"))
+    cases = (
+        ("positive", 1 - label_smoothing / 2, BLUE, "-"),
+        ("negative", label_smoothing / 2, VERMILION, "--"),
+    )
     for name, target, color, dash in cases:
         loss = sigmoid_focal_loss(torch.logit(probability), torch.full_like(probability, target))
         right.plot(probability, loss, dash, color=color, label=f"focal, {name} point")
@@ -92,13 +95,13 @@ def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
     return distance_iou_loss(predicted, torch.full_like(predicted, 0.5))
 
 
-def shift_recall(answers: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
-    """R@1 [%] at tIoU 0.3 and 0.5 if all answers were moved by so many seconds."""
-    moments, rows = moments_of(records), {}
+def shift_recall(decoded: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
+    """R@1 [%] at each threshold of the challenge if all predictions were moved by so many seconds."""
+    rows = {}
     for shift in shifts_sec:
-        moved = answers.ranked[:, :1] + np.array([shift, shift, 0.0])
-        best = overlaps_with(moved, moments)[:, 0]
-        rows[shift] = {f"R@1 IoU={threshold:g}": 100 * (best > threshold).mean() for threshold in (0.3, 0.5)}
+        moved = decoded.ranked[:, :1] + np.array([shift, shift, 0.0])
+        best = Decoded.of_records(moved, records).overlaps[:, 0]
+        rows[shift] = {recall_key(1, t): 100 * (best > t).mean() for t in THRESHOLDS}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -117,7 +120,7 @@ def shift_figure(recall: pd.DataFrame, grid: StepGrid) -> Figure:
     return figure
 
 
-def suppression_figure(candidates: np.ndarray, sigma: float = 0.75, num_picks: int = 4) -> Figure:
+def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4) -> Figure:
     """Soft-NMS (Bodla et al. 2017), pick by pick: what overlaps one loses score, and the next best follows.
 
     Args:

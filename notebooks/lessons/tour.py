@@ -1,4 +1,4 @@
-"""The network laid open: its figure with real shapes, what its windows read, what its points see."""
+"""The network in figures: its parts with real shapes, attention windows, the reach of its points."""
 
 from __future__ import annotations
 
@@ -175,10 +175,10 @@ def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
 @torch.inference_mode()
 def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
     """(T, T) what each step of the stem's first block reads of which step; zero outside of the window."""
-    attention, heard = model.video_encoder.stem[0].self_attention, {}
+    attention, found = model.video_encoder.stem[0].self_attention, {}
     hooks = [
         getattr(attention, role).register_forward_hook(
-            lambda _m, _a, out, role=role: heard.update({role: out})
+            lambda _m, _a, out, role=role: found.update({role: out})
         )
         for role in ("query", "key")
     ]
@@ -186,7 +186,7 @@ def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
     for hook in hooks:
         hook.remove()
     query, key = (
-        heard[role].unflatten(-1, (attention.num_heads, -1))[:, :, head] for role in ("query", "key")
+        found[role].unflatten(-1, (attention.num_heads, -1))[:, :, head] for role in ("query", "key")
     )
     every = torch.eye(query.shape[1])[None]  # attending to "which step is this" gives the weights themselves
     weights = attend_window(query, key, every, batch.video_mask, 1, attention.window)

@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groundnlq.analysis.evaluation import bootstrap_means, by_unseen_words, compare, evaluate
+from groundnlq.analysis.evaluation import compare, evaluate
+from groundnlq.analysis.intervals import ClipBootstrap
+from groundnlq.analysis.sensitivity import kinds_of_query
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import recall_key, recalls, tiou
 from groundnlq.data.records import Record
@@ -49,6 +51,22 @@ def test_a_run_that_keeps_five_has_no_recall_at_ten():
     assert "R@10 IoU=0.3" not in five.strict
 
 
+def test_files_are_evaluated_as_what_is_in_them():
+    paths = GOLDEN / "metrics_predictions.json", GOLDEN / "metrics_ground_truth.json"
+    assert evaluate(*map(str, paths)).strict == evaluate(RANKED, RECORDS).strict
+
+
+def test_an_interval_of_several_columns_is_that_of_each():
+    clips, values = np.array(["b", "a", "b", "c"]), np.random.default_rng(0).random((4, 2))
+    bootstrap = ClipBootstrap(clips)
+    assert bootstrap.interval(values).T.tolist() == [
+        bootstrap.interval(column).tolist() for column in values.T
+    ]
+    low, high = np.percentile(bootstrap.means(values[:, 0]), [2.5, 97.5])
+    summary = bootstrap.summary("x", values[:, 0])
+    assert summary == {"x": values[:, 0].mean(), "95 % low": low, "95 % high": high}
+
+
 def test_predictions_of_another_split_are_refused():
     with pytest.raises(DataError, match="another split"):
         evaluate(RANKED | {"foreign_0": np.zeros((1, 3))}, RECORDS)
@@ -59,7 +77,7 @@ def test_intervals_contain_the_figure_and_narrow_with_more_clips():
     for key, (low, high) in result.intervals().items():
         assert low <= result.strict[key] <= high
     random = np.random.default_rng(0)
-    few, many = (bootstrap_means(np.arange(n), random.random((n, 1)), 0).std() for n in (20, 2000))
+    few, many = (ClipBootstrap(np.arange(n)).means(random.random(n)).std() for n in (20, 2000))
     assert many < few / 5
 
 
@@ -75,7 +93,7 @@ def test_a_run_compared_with_itself_differs_by_nothing_and_with_a_worse_one_clea
 
 def test_groups_add_up_to_the_whole():
     result = evaluate(RANKED, RECORDS)
-    table = result.by(lambda hits: hits["moment_sec"] > hits["moment_sec"].median())
+    table = result.by(result.hits["moment_sec"] > result.hits["moment_sec"].median())
     total = (table["R@1 IoU=0.3"] * table["queries"]).sum() / table["queries"].sum()
     assert total == pytest.approx(result.strict["R@1 IoU=0.3"])
 
@@ -116,7 +134,7 @@ def test_miou_is_the_mean_overlap_of_first_answers():
 def test_the_bootstrap_draws_clips_with_all_their_queries():
     clips = np.array(["b", "a", "b", "c", "a", "b"])
     values = np.random.default_rng(0).random((6, 2))
-    draws = bootstrap_means(clips, values, seed=3, num=50)
+    draws = ClipBootstrap(clips, seed=3, num=50).means(values)
     weights = np.random.default_rng(3).multinomial(3, [1 / 3] * 3, size=50)
     for draw, weight in zip(draws, weights, strict=True):
         rows = [v for c, w in zip("abc", weight, strict=True) for _ in range(w) for v in values[clips == c]]
@@ -129,8 +147,8 @@ def test_intervals_follow_the_seed_and_are_wider_where_queries_of_a_clip_hang_to
     assert result.intervals() != result.intervals(seed=1)
     random = np.random.default_rng(0)
     by_clip, alone = np.repeat(np.arange(40), 10), np.arange(400)
-    values = np.repeat(random.random(40), 10)[:, None]  # a clip is either easy or hard
-    assert bootstrap_means(by_clip, values, 0).std() > 2 * bootstrap_means(alone, values, 0).std()
+    values = np.repeat(random.random(40), 10)  # a clip is either easy or hard
+    assert ClipBootstrap(by_clip).means(values).std() > 2 * ClipBootstrap(alone).means(values).std()
 
 
 def test_groups_come_with_intervals_and_counts():
@@ -147,8 +165,9 @@ def test_queries_with_words_unseen_in_training_are_a_group_of_their_own():
         Record("v_1", "c", "Where is the zither?", 10.0, ((1.0, 2.0),)),
     ]
     hit = np.array([[1.0, 2.0, 1.0]])
-    table = evaluate({"v_0": hit, "v_1": hit + 5}, val).by(by_unseen_words(train))
-    assert table["R@1 IoU=0.3"].to_dict() == {"all words known": 100, "a word unseen in training": 0}
+    evaluation = evaluate({"v_0": hit, "v_1": hit + 5}, val)
+    table = evaluation.by(evaluation.hits["query_id"].map(kinds_of_query(val, train)["words"]))
+    assert table["R@1 IoU=0.3"].to_dict() == {"all known": 100, "one unseen in training": 0}
 
 
 def test_comparing_runs_over_other_queries_is_refused():

@@ -1,0 +1,81 @@
+"""Statistics of means over queries, with clips as the independent units: intervals, tests, design effect."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+NUM_BOOTSTRAP = 1000
+LOW, HIGH = "95 % low", "95 % high"
+
+
+class ClipBootstrap:
+    """Means over queries in random draws of clips with replacement (Efron 1979).
+
+    Queries of one clip are not independent, so whole clips are drawn, each with all of its queries.
+    The intervals cover the sampling of clips, not training variance.
+
+    Args:
+        clips: (Q,) the clip of every query.
+    """
+
+    def __init__(self, clips: ArrayLike, seed: int = 0, num: int = NUM_BOOTSTRAP):
+        _, self._clip = np.unique(clips, return_inverse=True)
+        self._num_queries = np.bincount(self._clip)
+        num_clips = len(self._num_queries)
+        share = np.full(num_clips, 1 / num_clips)
+        self._weights = np.random.default_rng(seed).multinomial(num_clips, share, size=num)
+
+    def means(self, values: ArrayLike) -> np.ndarray:
+        """(num,) means of values (Q,), or (num, K) of values (Q, K), one for every draw."""
+        values = np.asarray(values, float)
+        columns = values.reshape(len(values), -1)
+        sums = np.zeros((len(self._num_queries), columns.shape[1]))
+        np.add.at(sums, self._clip, columns)
+        means = (self._weights @ sums) / (self._weights @ self._num_queries)[:, None]
+        return means.reshape(-1, *values.shape[1:])
+
+    def interval(self, values: ArrayLike) -> np.ndarray:
+        """The 2.5th and the 97.5th percentile of `means`: (2,) of values (Q,), (2, K) of values (Q, K)."""
+        return np.percentile(self.means(values), [2.5, 97.5], axis=0)
+
+    def summary(self, name: str, values: ArrayLike) -> dict[str, float]:
+        """The mean of values (Q,), called `name`, with the ends of its interval, `LOW` and `HIGH`."""
+        low, high = self.interval(values)
+        return {name: float(np.asarray(values, float).mean()), LOW: float(low), HIGH: float(high)}
+
+
+def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int = 5000) -> float:
+    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum.
+
+    If two runs are equally good, either could have been named first, clip by clip (Fisher's randomisation).
+
+    >>> sign_flip_p(np.array(["a", "b"]), np.array([0.0, 0.0]))
+    1.0
+    """
+    _, index = np.unique(clips, return_inverse=True)
+    sums = np.bincount(index, weights=difference)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num, len(sums)))
+    num_as_far = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum()
+    return float((1 + num_as_far) / (1 + num))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p values corrected for their number (Holm 1979).
+
+    >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected
+
+
+def design_effect(clips: ArrayLike, query_ids: ArrayLike, values: ArrayLike, seed: int = 0) -> float:
+    """The variance of a mean over drawn clips, divided by its variance over drawn queries.
+
+    1 where the queries of a clip are independent; the number of queries of a clip where they all agree.
+    """
+    of_clips, of_queries = (ClipBootstrap(units, seed).means(values).var() for units in (clips, query_ids))
+    return float(of_clips / of_queries) if of_queries else 1.0
