@@ -23,11 +23,7 @@ def config_of(train: Mapping | None = None, ranges: Sequence = RANGES, **decode)
     """A second a step, by default four levels."""
     tree = {
         "name": "stub",
-        "model": {
-            "num_self_levels": len(ranges) - 1,
-            "regression_ranges_grid": ranges,
-            "max_seq_len": 64,
-        },
+        "model": {"num_self_levels": len(ranges) - 1, "regression_ranges_grid": ranges, "max_seq_len": 64},
         "data": {"fps": 30.0, "snippet_stride_frames": 30.0, "half_window": "consistent"},
         "train": dict(train or {}),
         "decode": decode,
@@ -54,9 +50,7 @@ class StubNetwork(nn.Module):
     def _row(segments: Sequence[Sequence[float]], time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         padding = [[0.5, 0.5, 1e-9]] * (len(time) - len(segments))
         start, end, score = torch.tensor([*segments, *padding], dtype=torch.float32).double().unbind(-1)
-        offsets = torch.stack(
-            [time - (start - 0.5), (end - 0.5) - time], dim=-1
-        )  # a step is half a second on
+        offsets = torch.stack([time - (start - 0.5), (end - 0.5) - time], dim=-1)  # a step is half a second on
         mask = torch.arange(len(time)) < max(1, len(segments))
         return torch.logit(score).float(), offsets.float(), mask
 

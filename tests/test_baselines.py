@@ -87,9 +87,7 @@ def test_a_template_that_lies_elsewhere_is_answered_elsewhere():
         for kind, (start, end) in kinds.items()
         for i in range(20)
     ]
-    asked = [
-        Record(f"x_{i}", "x", "q", 100.0, template=kind) for i, kind in enumerate(("late", "early", "new"))
-    ]
+    asked = [Record(f"x_{i}", "x", "q", 100.0, template=kind) for i, kind in enumerate(("late", "early", "new"))]
     ranked = constant_by_template(train, asked)
     assert list(ranked) == ["x_0", "x_1", "x_2"]
     assert ranked["x_0"][0, 0] > 70

@@ -18,9 +18,7 @@ def lines(path: Path) -> int:
 def public_names(path: Path) -> list[str]:
     """Classes and functions of a module that other modules may use."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
-    defined = [
-        node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    ]
+    defined = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     return [node.name for node in defined if not node.name.startswith("_")]
 
 
@@ -60,8 +58,6 @@ def test_no_file_of_a_room_is_longer_than_300_lines(room):
 
 def test_names_and_lines_are_counted_as_they_stand(tmp_path):
     path = tmp_path / "module.py"
-    path.write_text(
-        "class A:\n    def method(self): ...\n\n\ndef b(): ...\n\n\ndef _c(): ...\n", encoding="utf-8"
-    )
+    path.write_text("class A:\n    def method(self): ...\n\n\ndef b(): ...\n\n\ndef _c(): ...\n", encoding="utf-8")
     assert public_names(path) == ["A", "b"]
     assert lines(path) == 8

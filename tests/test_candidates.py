@@ -54,9 +54,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("best", [(3,), (8, 20), (500,)])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_cached_outputs_decode_to_what_predict_gives_however_few_candidates_enter(
-    run, monkeypatch, best, settings
-):
+def test_cached_outputs_decode_to_what_predict_gives_however_few_candidates_enter(run, monkeypatch, best, settings):
     monkeypatch.setattr(module, "BEST", best)
     settings = run.settings.model_copy(update={"top_k": module.MANY, **settings})
     expected = predicted(run, settings)

@@ -35,9 +35,7 @@ def test_every_query_is_won_lost_or_neither():
             pair, "both wrong"
         )
     counts = table["change"].value_counts()
-    assert compare(one, other)["difference"] == pytest.approx(
-        100 * (counts["won"] - counts["lost"]) / len(table)
-    )
+    assert compare(one, other)["difference"] == pytest.approx(100 * (counts["won"] - counts["lost"]) / len(table))
     assert counts.min() > 0
 
 

@@ -152,12 +152,7 @@ def test_groups_of_a_kind_hold_every_query_once_and_their_recalls_add_up(split, 
 
 
 def test_a_query_is_of_the_kinds_that_it_is_of():
-    texts = [
-        "Query Text: where is the cup?",
-        "where is the cup?",
-        "who is  there?",
-        "where is the zebra now?",
-    ]
+    texts = ["Query Text: where is the cup?", "where is the cup?", "who is  there?", "where is the zebra now?"]
     moments = [(1.0, 1.5), (5.0, 8.0), (90.0, 100.0), (40.0, 60.0)]
     records = [
         Record(f"a_{i}", "c", clean, 100.0, (moment,), raw_query=raw)

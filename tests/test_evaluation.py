@@ -59,9 +59,7 @@ def test_files_are_evaluated_as_what_is_in_them():
 def test_an_interval_of_several_columns_is_that_of_each():
     clips, values = np.array(["b", "a", "b", "c"]), np.random.default_rng(0).random((4, 2))
     bootstrap = ClipBootstrap(clips)
-    assert bootstrap.interval(values).T.tolist() == [
-        bootstrap.interval(column).tolist() for column in values.T
-    ]
+    assert bootstrap.interval(values).T.tolist() == [bootstrap.interval(column).tolist() for column in values.T]
     low, high = np.percentile(bootstrap.means(values[:, 0]), [2.5, 97.5])
     summary = bootstrap.summary("x", values[:, 0])
     assert summary == {"x": values[:, 0].mean(), "95 % low": low, "95 % high": high}

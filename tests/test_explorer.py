@@ -274,12 +274,8 @@ def test_a_figure_of_ones_own_stays_as_it_is_while_the_shown_one_is_drawn_on_aga
 
 def test_a_split_of_ego4ds_size_is_offered_by_the_page_and_every_query_can_be_reached(screen):
     """What is done at a turn is bounded: the split is decoded at once, and a page of queries is sent."""
-    many = [
-        Record(f"q_{i}", f"c{i // 11}", f"Where is thing {i}?", 100.0, ((10.0, 14.0),)) for i in range(4552)
-    ]
-    explorer = Explorer(
-        {"run": FixedPredictions(many, {r.query_id: np.array([[10.0, 14.0, 0.5]]) for r in many})}
-    )
+    many = [Record(f"q_{i}", f"c{i // 11}", f"Where is thing {i}?", 100.0, ((10.0, 14.0),)) for i in range(4552)]
+    explorer = Explorer({"run": FixedPredictions(many, {r.query_id: np.array([[10.0, 14.0, 0.5]]) for r in many})})
     assert len(explorer.query.options) == PAGE
     explorer.previous.click()
     assert explorer.query.value == "q_4551"

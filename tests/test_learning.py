@@ -97,9 +97,7 @@ def test_the_jitter_is_drawn_where_it_is_and_only_positive_points_are_lit(tmp_pa
 
 def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
     config = TrainConfig(epochs=6, warmup_epochs=2, ema_decay=0.9, learning_rate=0.01)
-    history = [
-        {"step": 4 * n, "learning_rate": learning_rate_at(4 * n - 1, 0.01, 8, 24)} for n in range(1, 7)
-    ]
+    history = [{"step": 4 * n, "learning_rate": learning_rate_at(4 * n - 1, 0.01, 8, 24)} for n in range(1, 7)]
     left, right = learning.schedule_figure(config, 4, history).axes
     curve, dots = (line.get_ydata() for line in left.lines)
     assert list(curve) == [learning_rate_at(step, 0.01, 8, 24) for step in range(24)]
@@ -121,12 +119,9 @@ def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("moment", [[20.3, 27.8], [20.1, 20.2]])
 def test_before_and_after_are_drawn_with_and_without_positive_points(model, batch, moment):
-    one = collate(
-        [batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4
-    )
+    one = collate([batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4)
     tables = {
-        name: learning.point_losses(model, one, Criterion.from_config(TrainConfig()))
-        for name in ("before", "after $")
+        name: learning.point_losses(model, one, Criterion.from_config(TrainConfig())) for name in ("before", "after $")
     }
     record = Record("a_0", "c", "C puts", 60.0, (tuple(GRID.to_sec(np.array(moment))),))
     figure = learning.losses_figure(tables, record, one.moments_grid[0], GRID)

@@ -156,9 +156,7 @@ def test_an_analysis_follows_the_decode_settings_of_the_run(make_run, field):
     assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-5)
     rows = range(len(run.records))
     own, others = ([one.decode().of(i, one.settings.top_k) for i in rows] for one in (run, usual))
-    assert any(
-        a.shape != b.shape or not np.allclose(a, b, atol=1e-4) for a, b in zip(own, others, strict=True)
-    )
+    assert any(a.shape != b.shape or not np.allclose(a, b, atol=1e-4) for a, b in zip(own, others, strict=True))
 
 
 @pytest.mark.parametrize("field", DECODING)

@@ -81,26 +81,22 @@ def test_order_is_a_slow_count_of_pairs(tmp_path):
     linear = Probe.fit(records[:4], store, tokens, GRID)
     table = linear.separation(records, store, tokens, GRID)
     for record in records:
-        similarity = linear.shares(
-            tokens.read(record.query_id).numpy(), store.read(record.clip_uid).numpy()
-        ).sum(axis=1)
+        similarity = linear.shares(tokens.read(record.query_id).numpy(), store.read(record.clip_uid).numpy()).sum(
+            axis=1
+        )
         within = probe._steps_inside(record, 60, GRID)
         pairs = [a > b for a in similarity[within] for b in similarity[~within]]
         assert table.loc[record.query_id, "order"] == pytest.approx(np.mean(pairs))
 
 
 def test_steps_inside_a_moment_are_those_whose_middle_is_and_at_least_one():
-    assert np.flatnonzero(
-        probe._steps_inside(Record("a_0", "c", "?", 9.0, ((1.2, 4.5),)), 9, GRID)
-    ).tolist() == [
+    assert np.flatnonzero(probe._steps_inside(Record("a_0", "c", "?", 9.0, ((1.2, 4.5),)), 9, GRID)).tolist() == [
         1,
         2,
         3,
         4,
     ]
-    assert np.flatnonzero(
-        probe._steps_inside(Record("a_0", "c", "?", 9.0, ((3.6, 3.7),)), 9, GRID)
-    ).tolist() == [3]
+    assert np.flatnonzero(probe._steps_inside(Record("a_0", "c", "?", 9.0, ((3.6, 3.7),)), 9, GRID)).tolist() == [3]
 
 
 def test_segments_have_the_median_length_lie_apart_and_are_ranked(tmp_path):

@@ -15,13 +15,7 @@ from groundnlq.view import report
 from groundnlq.view.report import write_report
 from tests.stub_network import live_predictions
 
-ODD = [
-    "<script>alert(1)</script>",
-    "costs $5 or $\\frac{$?",
-    "<img src=x onerror=alert(1)>",
-    "a & b",
-    "%d {x}",
-]
+ODD = ["<script>alert(1)</script>", "costs $5 or $\\frac{$?", "<img src=x onerror=alert(1)>", "a & b", "%d {x}"]
 
 
 def records(num=30):

@@ -62,9 +62,7 @@ def some_answers():
     records, answers = [record(f"q{i}") for i in range(60)], {}
     for one in records[:-1]:  # the last one is not answered
         start = random.uniform(5, 25, 5)
-        answers[one.query_id] = np.column_stack(
-            [start, start + random.uniform(2, 15, 5), np.linspace(0.9, 0.1, 5)]
-        )
+        answers[one.query_id] = np.column_stack([start, start + random.uniform(2, 15, 5), np.linspace(0.9, 0.1, 5)])
     return answers, records
 
 
@@ -117,9 +115,7 @@ def test_guessers_are_the_word_oracles_and_the_log_itself_is_right(tiny_world, t
     assert table[KEY].is_monotonic_increasing
     assert table.loc["perfect", KEY] == 100
     assert table.loc["blank", KEY] == 0
-    assert table.loc["guesser: any event of the object", KEY] == pytest.approx(
-        100 * oracles.hit_rate("object").mean()
-    )
+    assert table.loc["guesser: any event of the object", KEY] == pytest.approx(100 * oracles.hit_rate("object").mean())
     assert (table["95 % low"] <= table[KEY]).all()
     figure = scoring.oracle_bars(table)
     assert sum(bool(bar.get_hatch()) for bar in figure.axes[0].patches) == 4

@@ -45,9 +45,7 @@ def test_a_guesser_is_right_as_often_as_a_slow_count_says(oracles, tiny_world):
         events, asked = logs[record.clip_uid], oracles.meaning[record.query_id]
         hits = {e["start_sec"]: overlap(e, record.moments_sec[0]) > 0.3 for e in events}
         of_verb = [e for e in events if e["verb"] == asked["verb"]]
-        assert verb[record.query_id] == pytest.approx(
-            sum(hits[e["start_sec"]] for e in of_verb) / len(of_verb)
-        )
+        assert verb[record.query_id] == pytest.approx(sum(hits[e["start_sec"]] for e in of_verb) / len(of_verb))
         assert nothing[record.query_id] == pytest.approx(sum(hits.values()) / len(events))
     assert nothing.mean() < verb.mean() < 0.8
     assert oracles.ceiling().mean() > 0.97
@@ -113,9 +111,7 @@ def test_a_study_goes_on_where_it_was(study):
 
 def test_less_narrations_are_part_of_more(study):
     world = study.world(0)
-    ids = [
-        {r.query_id for r in read_records(world / f"narrations-{share:g}.jsonl")} for share in (0.25, 1, 4)
-    ]
+    ids = [{r.query_id for r in read_records(world / f"narrations-{share:g}.jsonl")} for share in (0.25, 1, 4)]
     assert ids[0] < ids[1] < ids[2]
     clips = [{i.split("_")[0] for i in part} for part in ids]
     assert len(clips[1]) == 4 * len(clips[0])
@@ -175,10 +171,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, capsys):
 def test_a_setting_is_held_against_the_usual_one_question_by_question(study):
     table = comparisons(study, [0], ["raw"])
     (row,) = table.to_dict("records")
-    usual, raw = (
-        study.evaluation(0, "finetune").strict[KEY],
-        study.evaluation(0, "finetune", "raw").strict[KEY],
-    )
+    usual, raw = (study.evaluation(0, "finetune").strict[KEY], study.evaluation(0, "finetune", "raw").strict[KEY])
     assert (row["setting"], row[KEY]) == ("raw", raw)
     assert row["difference"] == pytest.approx(raw - usual)
 
@@ -213,9 +206,7 @@ def pretrainings(study, monkeypatch):
         for name in arms.values():
             usual.train(0, name)
     runs = {name.removesuffix("_pretrain"): c for name, c in seen.items() if name.endswith("pretrain")}
-    return {
-        name: (c.train, len(read_records(c.data.path(c.data.train_records[0])))) for name, c in runs.items()
-    }
+    return {name: (c.train, len(read_records(c.data.path(c.data.train_records[0])))) for name, c in runs.items()}
 
 
 def test_every_amount_of_narrations_is_trained_in_about_as_many_steps(pretrainings):

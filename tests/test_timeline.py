@@ -226,9 +226,7 @@ NARRATED = [record(0, "C takes the cup"), record(1, "C puts it")]
 LOG = {
     "duration_sec": 60.0,
     "stays": [(0.0, 30.0, "kitchen"), (30.0, 60.0, "ha$ll$")],
-    "events": [
-        {"start_sec": 3.0, "end_sec": 5.0, "verb": "put", "object": "cup", "container": "", "person": ""}
-    ],
+    "events": [{"start_sec": 3.0, "end_sec": 5.0, "verb": "put", "object": "cup", "container": "", "person": ""}],
 }
 TIME = {"time in the clip [s]"}
 LENGTHS = {"clip length [s]", "clips", "moment length [s]", "queries", "share of the clip covered [%]"}
@@ -249,22 +247,15 @@ FIGURES = {  # what makes it, and the labels that its axes must have
         lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3"), scoring.PUBLISHED),
         {"strict recall [%]"},
     ),
-    "recalls by template": (
-        lambda: plots.recall_by({n: e.by("template") for n, e in evaluations().items()}),
-        RECALL,
-    ),
+    "recalls by template": (lambda: plots.recall_by({n: e.by("template") for n, e in evaluations().items()}), RECALL),
     "recalls by length": (
         lambda: plots.recall_by(
-            {n: e.by(scoring.length_groups(e.hits["moment_sec"])) for n, e in evaluations(1).items()},
-            title="$",
+            {n: e.by(scoring.length_groups(e.hits["moment_sec"])) for n, e in evaluations(1).items()}, title="$"
         ),
         RECALL,
     ),
     "moments of a clip": (lambda: inspection.moments_of_clip(MANY[:5], NARRATED), TIME),
-    "jittered": (
-        lambda: learning.jitter_timeline(NARRATED, [np.array([[9.0, 16.0], [8.0, 14.0]])] * 2),
-        TIME,
-    ),
+    "jittered": (lambda: learning.jitter_timeline(NARRATED, [np.array([[9.0, 16.0], [8.0, 14.0]])] * 2), TIME),
     "losses": (lambda: timeline.loss_curve(VALIDATED), {"epoch", "training loss", "val mean R@1 [%]"}),
     "losses before any validation": (lambda: timeline.loss_curve(HISTORY), {"epoch", "training loss"}),
     "runs": (

@@ -25,11 +25,7 @@ Row = tuple[str, float, str, float]  # claim, measured, at least or at most, bou
 
 
 def run_study(
-    study: Study,
-    seeds: Sequence[int],
-    curves: Sequence[str] = (),
-    compared: Sequence[str] = (),
-    jobs: int = 1,
+    study: Study, seeds: Sequence[int], curves: Sequence[str] = (), compared: Sequence[str] = (), jobs: int = 1
 ) -> pd.DataFrame:
     """Train what is missing and hold every claim to every seed; writes ``claims.csv`` as seeds are done.
 
@@ -81,18 +77,14 @@ def amounts(study: Study, seeds: Sequence[int], curves: Sequence[str] = tuple(AM
     )
 
 
-def comparisons(
-    study: Study, seeds: Sequence[int], compared: Sequence[str] = tuple(COMPARED)
-) -> pd.DataFrame:
+def comparisons(study: Study, seeds: Sequence[int], compared: Sequence[str] = tuple(COMPARED)) -> pd.DataFrame:
     """Settings against `finetune`, paired over the same questions; reported, whatever comes out."""
     rows = []
     for seed in seeds:
         usual = study.evaluation(seed, "finetune")
         for setting in compared:
             other = study.evaluation(seed, *COMPARED[setting])
-            rows.append(
-                {"seed": seed, "setting": setting, KEY: other.strict[KEY], **compare(usual, other, KEY)}
-            )
+            rows.append({"seed": seed, "setting": setting, KEY: other.strict[KEY], **compare(usual, other, KEY)})
     return pd.DataFrame(rows)
 
 
@@ -124,19 +116,14 @@ def _draw_amounts(axis: Axes, table: pd.DataFrame) -> None:
 
 def _of_learning(study: Study, seed: int) -> Iterator[Row]:
     train, truth = read_records(study.world(seed) / "nlq_train.jsonl"), study.truth(seed)
-    tuned, scratches = (
-        study.evaluation(seed, "finetune"),
-        [study.evaluation(seed, name) for name in FROM_SCRATCH],
-    )
+    tuned, scratches = (study.evaluation(seed, "finetune"), [study.evaluation(seed, name) for name in FROM_SCRATCH])
     for name, scratch in zip(FROM_SCRATCH, scratches, strict=True):
         yield f"{name}: recall", scratch.strict[KEY], *REPORTED
     yield "pretrain + finetune: recall", tuned.strict[KEY], *REPORTED
     gain = compare(max(scratches, key=lambda scratch: scratch.strict[KEY]), tuned, KEY)
     yield "pretrain + finetune over the better scratch [points]", gain["difference"], "at least", 5
     yield "... lower end of the interval over clips", gain[LOW], "at least", 0
-    guesses = [
-        evaluate(guess(train, truth), truth).strict[KEY] for guess in (constant_segment, random_segments)
-    ]
+    guesses = [evaluate(guess(train, truth), truth).strict[KEY] for guess in (constant_segment, random_segments)]
     yield "times the better of constant and random", tuned.strict[KEY] / max(*guesses, 1e-9), "at least", 3
     yield "not saturated: recall", tuned.strict[KEY], "at most", 90
 

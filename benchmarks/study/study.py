@@ -55,10 +55,7 @@ def _pair(
     name: str, *both: str, narrations: float = 1.0, as_often: bool = False, pretrain: tuple[str, ...] = ()
 ) -> dict[str, Arm]:
     first = Arm("sample_pretrain", (*both, *pretrain), narrations=narrations, as_often=as_often)
-    return {
-        f"{name} pretrain": first,
-        name: Arm("sample_finetune", both, start=f"{name} pretrain"),
-    }
+    return {f"{name} pretrain": first, name: Arm("sample_finetune", both, start=f"{name} pretrain")}
 
 
 ARMS: dict[str, Arm] = {
@@ -81,12 +78,7 @@ COMPARED = {  # what is held against `finetune`, paired -> arm, weights
     "raw": ("finetune", "raw"),
 }
 AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -> arm
-    "steps": {
-        0.0: "scratch",
-        0.25: "quarter of the narrations",
-        1.0: "finetune",
-        4.0: "four times the narrations",
-    },
+    "steps": {0.0: "scratch", 0.25: "quarter of the narrations", 1.0: "finetune", 4.0: "four times the narrations"},
     "passes": {
         0.0: "scratch",
         0.25: "quarter of the narrations as often",

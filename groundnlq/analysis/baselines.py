@@ -51,9 +51,7 @@ def constant_by_template(train: Sequence[Record], records: Sequence[Record], top
     return {record.query_id: ranked[record.query_id] for record in records}
 
 
-def random_segments(
-    train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K, seed: int = 0
-) -> Ranked:
+def random_segments(train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K, seed: int = 0) -> Ranked:
     """Random segments: each has the length of a random training moment, and its place as a share of the clip.
 
     Raises:

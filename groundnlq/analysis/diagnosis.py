@@ -214,9 +214,7 @@ class Diagnosis:
     def summary(self) -> str:
         """The most important numbers, in one sentence each."""
         now = self.oracle_gains.loc[AS_IT_IS]
-        gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(
-            ascending=False
-        )
+        gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(ascending=False)
         missed, top_k = self.table[self.table["outcome"] != "hit"], (self.settings or self.run.settings).top_k
         of_other = 100 * missed["answers_other"].mean() if len(missed) else 0.0
         lines = [

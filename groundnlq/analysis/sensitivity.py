@@ -104,9 +104,7 @@ def _frame(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
 
 def _cut(values: ArrayLike, edges: Sequence[float], unit: str, whole: int = 0) -> pd.Categorical:
     """Groups from edge to edge, the upper one excluded; of `whole` numbers the last one in is named."""
-    names = [
-        f"{a:g} – {b - whole:g} {unit}" if b - whole > a else f"{a:g} {unit}" for a, b in pairwise(edges)
-    ]
+    names = [f"{a:g} – {b - whole:g} {unit}" if b - whole > a else f"{a:g} {unit}" for a, b in pairwise(edges)]
     names = [f"under {edges[0]:g} {unit}", *names, f"{edges[-1]:g} {unit} or more"]
     return pd.cut(np.asarray(values, float), [-np.inf, *edges, np.inf], labels=names, right=False)
 

@@ -45,9 +45,7 @@ class Panel:
         self.query = widgets.Select(description="query", rows=6, **WIDE)
         self.previous, self.next = _button("◀ previous"), _button("next ▶")
         hint = "your own question about this clip, then Enter"
-        self.question = widgets.Text(
-            description="ask", placeholder=hint, disabled=is_off or not can_ask, **LATER
-        )
+        self.question = widgets.Text(description="ask", placeholder=hint, disabled=is_off or not can_ask, **LATER)
         self.run = widgets.Dropdown(description="run", options=list(runs), **WIDE)
         self.second_run = widgets.Dropdown(description="beside it", options=[NONE, *runs], **WIDE)
         most = max(MANY, settings.top_k)

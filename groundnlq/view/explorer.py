@@ -74,9 +74,7 @@ class Explorer(Panel):
         self._handle: DisplayHandle | None = None
         self._sheet = Sheet()
         self._is_setting = False
-        super().__init__(
-            self.runs, list(OUTCOME_NAMES.values()), encoder is not None, video_folder is not None
-        )
+        super().__init__(self.runs, list(OUTCOME_NAMES.values()), encoder is not None, video_folder is not None)
         self._connect()
         for name, run in self.runs.items():  # now, so that no change of a widget has to wait for it
             self._codes(name)

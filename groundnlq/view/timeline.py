@@ -162,9 +162,7 @@ def _draw_predictions(axis: Axes, first: int, segments: np.ndarray, overlaps: np
     _boxes(axis, segments[:, :2], rows - 0.35, rows + 0.35, facecolor=colors, edgecolor=BLACK)
 
 
-def _write_numbers(
-    axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None, threshold: float
-) -> None:
+def _write_numbers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None, threshold: float) -> None:
     """tIoU and score beside each prediction; hits are ticked and bold."""
     for row, score in enumerate(segments[:, 2]):
         is_hit = overlaps is not None and overlaps[row] > threshold
@@ -254,9 +252,7 @@ def _draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:
     row = axis.inset_axes((0, 0.18, 1, 0.82))
     row.imshow(np.concatenate(list(pictures), axis=1))
     width = pictures.shape[2]
-    row.set_xticks(
-        width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=7
-    )
+    row.set_xticks(width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=7)
     row.tick_params(axis="x", length=0, pad=2)
     row.set_yticks([])
     for edge in width * np.arange(1, len(times_sec)):

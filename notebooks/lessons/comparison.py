@@ -65,9 +65,7 @@ def memorisation_figure(
     for number, (split, (color, hatch)) in enumerate(styles):
         places = np.arange(len(recalls)) + 0.38 * number - 0.19
         values = np.array([one[split].strict[key] for one in recalls.values()])
-        errors = error_ends(
-            values, *zip(*(one[split].intervals()[key] for one in recalls.values()), strict=True)
-        )
+        errors = error_ends(values, *zip(*(one[split].intervals()[key] for one in recalls.values()), strict=True))
         bars = right.bar(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", yerr=errors,
                          capsize=3, label=f"{split} questions")  # fmt: skip
         right.bar_label(bars, fmt="%.0f", fontsize=8, label_type="center",
@@ -121,9 +119,7 @@ def changes(one: Evaluation, other: Evaluation, key: str = KEY) -> pd.DataFrame:
     return table.assign(change=pd.Categorical(names, CHANGES))
 
 
-def changes_bars(
-    table: pd.DataFrame, names: Sequence[str] = ("one", "other"), by: str = "template"
-) -> Figure:
+def changes_bars(table: pd.DataFrame, names: Sequence[str] = ("one", "other"), by: str = "template") -> Figure:
     """How many queries of each group only one of two runs answers rightly; the first one's to the left."""
     counts = pd.crosstab(table[by], table["change"]).reindex(columns=CHANGES, fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
@@ -155,9 +151,7 @@ def _clip_bubbles(axis: Axes, one: Evaluation, other: Evaluation, key: str, name
     places = np.array(list(counts.index))
     axis.plot([0, 100], [0, 100], color=GREY, linestyle=":", zorder=0)
     axis.scatter(*places.T, s=28 * counts.to_numpy(), color=BLUE, alpha=0.6, edgecolor=BLACK, linewidth=0.5)
-    axis.set(
-        xlabel=f"{names[0]}: {key} of a clip [%]", ylabel=f"{names[1]} [%]", xlim=(-8, 108), ylim=(-8, 108)
-    )
+    axis.set(xlabel=f"{names[0]}: {key} of a clip [%]", ylabel=f"{names[1]} [%]", xlim=(-8, 108), ylim=(-8, 108))
     axis.set_title("larger: more clips", fontsize=8.5)
 
 

@@ -192,9 +192,7 @@ def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
     return figure
 
 
-def draw_events(
-    axis: Axes, log: Mapping[str, Any], query: str = "", first_row: int = 0, color: str = "0.87"
-) -> None:
+def draw_events(axis: Axes, log: Mapping[str, Any], query: str = "", first_row: int = 0, color: str = "0.87") -> None:
     """Rows of a sample world's events; the words that the query names are orange and hatched."""
     axis.set_ylim(first_row + len(SLOTS) - 0.5, first_row - 0.5)
     for event in log["events"]:

@@ -88,9 +88,7 @@ def jitter_figure(
     figure.colorbar(image, ax=below, label="positive [% of draws]", pad=0.01)
     name_levels(below, num_levels)
     room = 2 * float(np.abs(draws_sec - (start + end) / 2).max())
-    below.set(
-        xlabel="time in the clip [s]", xlim=(max(0, start - room), min(record.duration_sec, end + room))
-    )
+    below.set(xlabel="time in the clip [s]", xlim=(max(0, start - room), min(record.duration_sec, end + room)))
     return figure
 
 
@@ -151,9 +149,7 @@ def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterio
     return pd.DataFrame(columns)
 
 
-def losses_figure(
-    tables: Mapping[str, pd.DataFrame], record: Record, moment_grid: Any, grid: StepGrid
-) -> Figure:
+def losses_figure(tables: Mapping[str, pd.DataFrame], record: Record, moment_grid: Any, grid: StepGrid) -> Figure:
     """A column a network: scores of all points, what each costs, and the segments of the positive ones.
 
     Args:
@@ -161,9 +157,7 @@ def losses_figure(
     """
     levels = int(next(iter(tables.values()))["level"].max()) + 1
     figure = new_figure(5.4 * len(tables), 5.6)
-    rows = figure.subplots(
-        3, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 1, 0.9)
-    )
+    rows = figure.subplots(3, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 1, 0.9))
     figure.suptitle(plain(record.query), fontsize=11)
     start, end = grid.to_sec(np.asarray(moment_grid, dtype=float).reshape(-1, 2)[0])
     most = {name: max(float(t[name].max()) for t in tables.values()) for name in ("score", "focal")}
@@ -191,9 +185,7 @@ def losses_figure(
     return figure
 
 
-def schedule_figure(
-    config: TrainConfig, steps_per_epoch: int, history: Sequence[Mapping[str, Any]] = ()
-) -> Figure:
+def schedule_figure(config: TrainConfig, steps_per_epoch: int, history: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """Left, the learning rate over the run; right, what the averaged weights (EMA) are made of.
 
     Args:
@@ -233,6 +225,4 @@ def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid
         axis.text(0.99, row, f"tIoU {point['tiou']:.2f}, loss {point['diou']:.2f}", fontsize=7.5, va="center",
                   ha="right", transform=axis.get_yaxis_transform())  # fmt: skip
     axis.set(xlabel="time in the clip [s]", ylim=(5.6, -0.6), yticks=[])
-    axis.set_title(
-        f"regression: {positive['diou'].sum():.2f} over {len(positive)} positive points", fontsize=9
-    )
+    axis.set_title(f"regression: {positive['diou'].sum():.2f} over {len(positive)} positive points", fontsize=9)

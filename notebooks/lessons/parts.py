@@ -21,14 +21,10 @@ def mark_moments(axis: Axes, moments_sec: Sequence[Sequence[float]], **style: An
 def heat_map(axis: Axes, values: np.ndarray, end_sec: float, most: float, cmap: str) -> AxesImage:
     """Rows of (R, T) values over time, coloured from 0 to `most`."""
     extent = (0, end_sec, len(values) - 0.5, -0.5)
-    return axis.imshow(
-        values, aspect="auto", extent=extent, cmap=cmap, vmin=0, vmax=most, interpolation="nearest"
-    )
+    return axis.imshow(values, aspect="auto", extent=extent, cmap=cmap, vmin=0, vmax=most, interpolation="nearest")
 
 
-def draw_spans(
-    axis: Axes, rows: Sequence[float], spans_sec: np.ndarray, label: str | None, **style: Any
-) -> None:
+def draw_spans(axis: Axes, rows: Sequence[float], spans_sec: np.ndarray, label: str | None, **style: Any) -> None:
     """A line from start to end for each of (D, 2) segments, each in its row."""
     for number, (row, (start, end)) in enumerate(zip(rows, spans_sec, strict=True)):
         axis.plot([start, end], [row, row], label=None if number else label, **style)

@@ -141,9 +141,7 @@ def similarity_figure(
     similarity, time = shares.sum(axis=1), grid.to_sec(np.arange(len(shares)))
     axes[-1].plot(time, similarity, color=BLUE, linewidth=1.2)
     best = int(similarity.argmax())
-    axes[-1].plot(
-        time[best], similarity[best], "o", color=VERMILION, markeredgecolor=BLACK, label="best step"
-    )
+    axes[-1].plot(time[best], similarity[best], "o", color=VERMILION, markeredgecolor=BLACK, label="best step")
     axes[-1].axhline(0, color=GREY, linestyle=":")
     for axis in (*axes[:-2], axes[-1]):
         mark_moments(axis, record.moments_sec, alpha=0.35)

@@ -16,19 +16,7 @@ from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, design_effect
 from groundnlq.data.recall import THRESHOLDS, best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
-from groundnlq.view.style import (
-    ABOVE,
-    BLACK,
-    BLUE,
-    CURVES,
-    GREEN,
-    GREY,
-    ORANGE,
-    SKY,
-    error_ends,
-    new_figure,
-    plain,
-)
+from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, GREEN, GREY, ORANGE, SKY, error_ends, new_figure, plain
 from groundnlq.view.timeline import overlap_color
 from notebooks.lessons.parts import mark_moments
 from notebooks.lessons.word_oracles import WordOracles
@@ -36,12 +24,7 @@ from notebooks.lessons.word_oracles import WordOracles
 # Published on Ego4D's val split (arXiv 2306.15255); not measured by this project.
 PUBLISHED = {
     "scratch": {"R@1 IoU=0.3": 16.74, "R@1 IoU=0.5": 11.47, "R@5 IoU=0.3": 39.02, "R@5 IoU=0.5": 27.39},
-    "pretrain + finetune": {
-        "R@1 IoU=0.3": 26.98,
-        "R@1 IoU=0.5": 18.83,
-        "R@5 IoU=0.3": 53.56,
-        "R@5 IoU=0.5": 40.00,
-    },
+    "pretrain + finetune": {"R@1 IoU=0.3": 26.98, "R@1 IoU=0.5": 18.83, "R@5 IoU=0.3": 53.56, "R@5 IoU=0.5": 40.00},
 }
 
 
@@ -77,9 +60,7 @@ def recall_example_figure(record: Record, segments: np.ndarray, top_k: int = TOP
         left.barh(rank, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
         left.text(1.01, rank, f"tIoU {overlap:.2f}", transform=left.get_yaxis_transform(), va="center",
                   fontsize=8.5)  # fmt: skip
-    left.set_yticks(
-        range(len(segments) + 1), ["truth", *(f"answer {n}" for n in range(1, len(segments) + 1))]
-    )
+    left.set_yticks(range(len(segments) + 1), ["truth", *(f"answer {n}" for n in range(1, len(segments) + 1))])
     left.set(xlabel="time in the clip [s]", ylim=(len(segments) + 0.6, -0.6), xlim=(0, record.duration_sec))
     left.set_title(plain(record.query), fontsize=10, loc="left")
     _hit_cells(right, overlaps)
@@ -101,9 +82,7 @@ def threshold_curves(ranked: Mapping[str, Ranked], records: Sequence[Record], k:
     return pd.DataFrame(columns, index=thresholds)
 
 
-def threshold_figure(
-    ranked: Mapping[str, Ranked], records: Sequence[Record], ks: Sequence[int] = (1, 5)
-) -> Figure:
+def threshold_figure(ranked: Mapping[str, Ranked], records: Sequence[Record], ks: Sequence[int] = (1, 5)) -> Figure:
     """`threshold_curves` for some k, side by side; dotted, the thresholds of the challenge."""
     figure = new_figure(10, 3.2)
     axes = figure.subplots(1, len(ks), sharey=True)
@@ -202,9 +181,7 @@ def coverage_curve(ranked: Ranked, evaluation: Evaluation, key: str = KEY) -> pd
     order = scores.sort_values(ascending=False, kind="stable").index
     count = np.arange(1, len(order) + 1)
     right = 100 * hits[order].cumsum().to_numpy() / count
-    return pd.DataFrame(
-        {"answered": 100 * count / len(hits), "right": right, "score": scores[order].to_numpy()}
-    )
+    return pd.DataFrame({"answered": 100 * count / len(hits), "right": right, "score": scores[order].to_numpy()})
 
 
 def coverage_figure(curves: Mapping[str, pd.DataFrame], key: str = KEY) -> Figure:
@@ -235,9 +212,7 @@ def _hit_cells(axis: Axes, overlaps: np.ndarray) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _shuffled_counts(
-    hits: pd.DataFrame, key: str, bins: np.ndarray, seed: int, times: int = 200
-) -> np.ndarray:
+def _shuffled_counts(hits: pd.DataFrame, key: str, bins: np.ndarray, seed: int, times: int = 200) -> np.ndarray:
     """Clips in each bin of recall if as many hits fell on queries at random; the mean of many deals."""
     random, (_, index) = np.random.default_rng(seed), np.unique(hits["clip_uid"], return_inverse=True)
     size = np.bincount(index)

@@ -20,9 +20,7 @@ from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, SKY, VERMILIO
 from notebooks.lessons.parts import mark_moments, name_levels
 
 
-def assignment_figure(
-    config: RunConfig, clip_sec: float, length_sec: float, center_sec: float | None = None
-) -> Figure:
+def assignment_figure(config: RunConfig, clip_sec: float, length_sec: float, center_sec: float | None = None) -> Figure:
     """All points of a clip; filled and green are those that a moment of this length makes positive.
 
     Args:
@@ -31,11 +29,7 @@ def assignment_figure(
     center, grid = clip_sec / 2 if center_sec is None else center_sec, config.data.grid
     moment = torch.tensor([[center - length_sec / 2, center + length_sec / 2]])
     points, is_positive = positive_points(moment, int(clip_sec / grid.step_sec), config)
-    time, level, is_positive = (
-        grid.to_sec(points.time_grid).numpy(),
-        points.level.numpy(),
-        is_positive.numpy(),
-    )
+    time, level, is_positive = (grid.to_sec(points.time_grid).numpy(), points.level.numpy(), is_positive.numpy())
     num_levels = config.model.num_levels
     figure = new_figure(9.5, 1.2 + 0.3 * num_levels)
     axis = figure.subplots()
@@ -62,21 +56,10 @@ def loss_figure(label_smoothing: float) -> Figure:
     for (color, dash), ratio in zip(CURVES, (1.0, 0.5, 2.0), strict=False):
         left.plot(shift, _regression_loss(shift, ratio), dash, color=color, label=f"length × {ratio:g}")
     inside = np.stack([shift - 0.5, shift + 0.5], axis=-1)
-    left.plot(
-        shift,
-        1 - tiou(inside, np.array([-0.5, 0.5])),
-        color=GREY,
-        linestyle=":",
-        label="1 − tIoU, length × 1",
-    )
-    left.set(
-        xlabel="offset of the centre, in lengths of the moment", ylabel="distance-IoU loss", ylim=(0, None)
-    )
+    left.plot(shift, 1 - tiou(inside, np.array([-0.5, 0.5])), color=GREY, linestyle=":", label="1 − tIoU, length × 1")
+    left.set(xlabel="offset of the centre, in lengths of the moment", ylabel="distance-IoU loss", ylim=(0, None))
     probability = torch.linspace(0.005, 0.995, 200)
-    cases = (
-        ("positive", 1 - label_smoothing / 2, BLUE, "-"),
-        ("negative", label_smoothing / 2, VERMILION, "--"),
-    )
+    cases = (("positive", 1 - label_smoothing / 2, BLUE, "-"), ("negative", label_smoothing / 2, VERMILION, "--"))
     for name, target, color, dash in cases:
         loss = sigmoid_focal_loss(torch.logit(probability), torch.full_like(probability, target))
         right.plot(probability, loss, dash, color=color, label=f"focal, {name} point")
@@ -112,9 +95,7 @@ def shift_figure(recall: pd.DataFrame, grid: StepGrid) -> Figure:
     for (color, dash), name in zip(CURVES, recall, strict=False):
         axis.plot(recall.index, recall[name], dash, color=color, label=name)
     for side in (-0.5, 0.5):
-        axis.axvline(
-            side * grid.step_sec, color=GREY, linestyle=":", label="half a window" if side > 0 else None
-        )
+        axis.axvline(side * grid.step_sec, color=GREY, linestyle=":", label="half a window" if side > 0 else None)
     axis.set(xlabel="all answers moved by [s]", ylabel="recall [%]", ylim=(0, None))
     axis.legend(fontsize=8)
     return figure
@@ -137,9 +118,7 @@ def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4)
         axis.vlines(centers, 0, alive, color=SKY, linewidth=1)
         axis.hlines(alive[best], *segments[best], color=VERMILION, linewidth=4)
         start, end = segments[best]
-        axis.set_title(
-            f"pick {number}: {start:.1f} – {end:.1f} s, score {alive[best]:.3f}", fontsize=9, loc="left"
-        )
+        axis.set_title(f"pick {number}: {start:.1f} – {end:.1f} s, score {alive[best]:.3f}", fontsize=9, loc="left")
         alive = alive * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
         alive[best] = 0.0
     axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None))

@@ -45,9 +45,7 @@ def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
         "text": Part("query tokens", tuple(batch.text.shape), 0),
         "query encoder": Part("query encoder", tuple(text.shape), _count(model.query_encoder)),
         "embedding": Part("video embedding", tuple(clips.skip.shape), _count(video.embedding)),
-        "stem": Part(
-            f"stem: {len(video.stem)} cross-modal blocks", tuple(levels[0].x.shape), _count(video.stem)
-        ),
+        "stem": Part(f"stem: {len(video.stem)} cross-modal blocks", tuple(levels[0].x.shape), _count(video.stem)),
     }
     blocks = [None, *video.branch]
     for number, (level, block) in enumerate(zip(levels, blocks, strict=True)):
@@ -92,9 +90,7 @@ def model_figure(found: Mapping[str, Part]) -> Figure:
 
 def _box(axis: Axes, place: tuple[float, float, float, float], part: Part, color: str) -> None:
     x, y, width, height = place
-    axis.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="0.3")
-    )
+    axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="0.3"))
     shape = " × ".join(map(str, part.shape[1:]))
     if part.name.startswith("level"):
         axis.text(x + 0.1, y + height / 2, f"{part.name.split(', ')[1]}: {shape}", fontsize=8, va="center")
@@ -148,9 +144,7 @@ def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
     places = np.arange(len(reach))
     for shift, color, hatch, name in ((-0.27, SKY, "", "window"), (0, BLUE, "//", "whole network")):
         label = "one attention window" if name == "window" else "whole network"
-        left.barh(
-            places + shift, 2 * reach[name], 0.26, color=color, hatch=hatch, edgecolor="white", label=label
-        )
+        left.barh(places + shift, 2 * reach[name], 0.26, color=color, hatch=hatch, edgecolor="white", label=label)
     low, high = 2 * ranges[:, 0].clip(min=grid.step_sec / 2), 2 * ranges[:, 1].clip(max=clip_sec / 2)
     left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="moments it may find")
     left.set_xscale("log", base=2)
@@ -177,17 +171,13 @@ def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
     """(T, T) what each step of the stem's first block reads of which step; zero outside of the window."""
     attention, found = model.video_encoder.stem[0].self_attention, {}
     hooks = [
-        getattr(attention, role).register_forward_hook(
-            lambda _m, _a, out, role=role: found.update({role: out})
-        )
+        getattr(attention, role).register_forward_hook(lambda _m, _a, out, role=role: found.update({role: out}))
         for role in ("query", "key")
     ]
     model.encode_video(batch.video, batch.video_mask)
     for hook in hooks:
         hook.remove()
-    query, key = (
-        found[role].unflatten(-1, (attention.num_heads, -1))[:, :, head] for role in ("query", "key")
-    )
+    query, key = (found[role].unflatten(-1, (attention.num_heads, -1))[:, :, head] for role in ("query", "key"))
     every = torch.eye(query.shape[1])[None]  # attending to "which step is this" gives the weights themselves
     weights = attend_window(query, key, every, batch.video_mask, 1, attention.window)
     num_steps = int(batch.video_mask[0].sum())

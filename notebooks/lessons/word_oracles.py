@@ -38,9 +38,7 @@ class WordOracles:
         self.meaning = read_world(folder)["questions"][split]
         self.records = [record for record in records if record.query_id in self.meaning]
         clips = {record.clip_uid for record in self.records}
-        self.events = {
-            log["clip_uid"]: log["events"] for log in read_events(folder) if log["clip_uid"] in clips
-        }
+        self.events = {log["clip_uid"]: log["events"] for log in read_events(folder) if log["clip_uid"] in clips}
 
     def hit_rate(self, word: str) -> pd.Series:
         """For each query, how often an oracle with perfect boundaries is right that knows one word only.
