@@ -1,7 +1,8 @@
 """Real processes that are killed, stopped, starved and hung: what the run would have been, it is, bitwise.
 
 Two processes under torchrun (gloo), faults from tests/faulty. Every test ends with the weights, the averages,
-the optimizer, the counts and the log of a calm run.
+the optimizer, the counts and the log of a calm run. Processes are forked from one that has imported torch
+(tests/forkserver.py); where starting them is what is tested, `real=True` starts interpreters, as a user would.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from groundnlq.config import load_config, save_config
 from groundnlq.engine.checkpoint import States, read_checkpoint
 from groundnlq.engine.optim import learning_rate_at
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
+from tests.forkserver import Forked
 from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, tiny_config
 
@@ -93,18 +95,15 @@ def environment(*faults):
     return os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "OMP_NUM_THREADS": "1"}
 
 
-def run(command, *faults):
-    return subprocess.run(
-        command,
-        env=environment(*faults),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
+def run(command, *faults, real=False):
+    process = start(command, *faults, real=real)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def start(command, *faults):
+def start(command, *faults, real=False):
+    if not real:
+        return Forked(command, env=environment(*faults))
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment(*faults), text=True, **quiet)
 
@@ -148,7 +147,7 @@ def is_left(folder):
 
 
 def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm, tmp_path):
-    assert run(torchrun(config, tmp_path / "same")).returncode == 0
+    assert run(torchrun(config, tmp_path / "same"), real=True).returncode == 0
     assert ending(tmp_path / "same") == calm
     state = States(tmp_path / "same" / "checkpoints").latest()
     content = torch.load(state, weights_only=True)
@@ -162,7 +161,7 @@ def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm,
 def test_processes_that_are_killed_three_times_are_restarted_by_torchrun(config, calm, tmp_path):
     """Before the first state, in the middle of an epoch, and the main process."""
     faults = [["kill", 1, 1, 0], ["kill", 1, 9, 1], ["kill", 0, 13, 2]]
-    assert run(torchrun(config, tmp_path, restarts=3), *faults).returncode == 0
+    assert run(torchrun(config, tmp_path, restarts=3), *faults, real=True).returncode == 0
     status = read_status(tmp_path)
     assert (status["state"], status["resumed_from_step"]) == ("finished", 12)
     assert ending(tmp_path) == calm
@@ -178,7 +177,7 @@ def test_a_process_killed_while_it_writes_a_state_leaves_the_one_before(config, 
 
 
 def test_when_restarts_are_used_up_the_run_says_why_and_goes_on_another_day(config, calm, tmp_path):
-    assert run(torchrun(config, tmp_path), ["kill", 1, 9, 0]).returncode != 0
+    assert run(torchrun(config, tmp_path), ["kill", 1, 9, 0], real=True).returncode != 0
     status = read_status(tmp_path)
     assert status["state"] == "failed"
     assert "process 1 hangs, or was killed" in status["reason"]
@@ -187,7 +186,7 @@ def test_when_restarts_are_used_up_the_run_says_why_and_goes_on_another_day(conf
 
 
 def test_when_torchrun_is_killed_no_process_trains_on(config, calm, tmp_path):
-    killed = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3])
+    killed = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3], real=True)
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")
     killed.kill()
     killed.wait()
@@ -268,7 +267,7 @@ def trains_beyond(folder, step):
 def test_a_run_that_is_asked_to_stop_saves_and_is_continued_by_the_same_command(config, calm, tmp_path):
     stopped_at = 0
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        running = start(kit(config, tmp_path), ["sleep", -1, -1, -1, 2])
+        running = start(kit(config, tmp_path), ["sleep", -1, -1, -1, 2], real=number == signal.SIGTERM)
         wait_for(partial(trains_beyond, tmp_path, stopped_at), "it trains on")
         if number == signal.SIGTERM:  # meanwhile, nobody else may work there
             second = run(kit(config, tmp_path))
@@ -299,7 +298,7 @@ def test_an_impatient_second_interrupt_stops_the_processes_as_well(config, tmp_p
 
 
 def test_sigterm_to_torchrun_itself_saves_as_well(config, calm, tmp_path):
-    running = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3])
+    running = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3], real=True)
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")
     running.terminate()
     running.wait(timeout=60)
@@ -431,7 +430,7 @@ def test_two_machines_meet_at_one_rendezvous(config, calm, tmp_path):
     meet = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
             "--rdzv-id=meet", "--local-addr=127.0.0.1")  # fmt: skip
     verb = ("-m", "groundnlq", "train", str(config), "--run-dir", str(tmp_path))
-    nodes = [start([*TORCHRUN, *meet, *verb]) for _ in range(2)]
+    nodes = [start([*TORCHRUN, *meet, *verb], real=True) for _ in range(2)]
     outputs = [node.communicate(timeout=200) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert read_status(tmp_path)["processes"] == 2
