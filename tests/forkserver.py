@@ -38,7 +38,7 @@ class Forked:
     """A process forked from the server, with what the tests use of `subprocess.Popen`."""
 
     def __init__(self, command, env=None, cwd=None):
-        self._files = [tempfile.TemporaryFile("w+b") for _ in range(2)]
+        self._files = [tempfile.TemporaryFile("w+b") for _ in range(2)]  # noqa: SIM115 -- what it prints
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._files]
         work = (list(command), dict(os.environ if env is None else env), str(cwd or os.getcwd()), *paths)
         self._process = _server.Process(target=_begin, args=work, daemon=True)
@@ -85,9 +85,12 @@ def _begin(command, environment, folder, output, errors):
     """First steps of a process that the server has forked."""
     os.chdir(folder)
     subprocess.Popen = _started
+    from torch.distributed.elastic.multiprocessing import PContext
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     subprocess_handler.Popen = _started
+    if patience := environment.get("FORKED_TORCHRUN_PATIENCE_SEC"):
+        PContext.close.__defaults__ = (None, int(patience))
     for number, path in ((1, output), (2, errors)):
         _redirect(number, os.open(path, os.O_WRONLY | os.O_APPEND))
     _become(command, environment)
@@ -144,8 +147,7 @@ def _become(command, environment):
         _reset_signals()
         os.environ.clear()
         os.environ.update(environment)
-        sys.stdin = open(os.devnull)
-        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
         sys.orig_argv = command
         module, *arguments = command[command.index("-m") + 1 :]
         _take_name(arguments)

@@ -2,7 +2,7 @@
 
 Two processes under torchrun (gloo), faults from tests/faulty. Every test ends with the weights, the averages,
 the optimizer, the counts and the log of a calm run. Processes are forked from one that has imported torch
-(tests/forkserver.py); where starting them is what is tested, `real=True` starts interpreters, as a user would.
+(tests/forkserver.py); where starting them is what is tested, `real=True` starts interpreters, as users do.
 """
 
 import hashlib
@@ -33,7 +33,6 @@ from tests.tiny_run import make_tiny_data, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +94,15 @@ def environment(*faults):
     return os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "OMP_NUM_THREADS": "1"}
 
 
-def run(command, *faults, real=False):
-    process = start(command, *faults, real=real)
+def run(command, *faults, real=False, **more):
+    process = start(command, *faults, real=real, **more)
     output, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def start(command, *faults, real=False):
+def start(command, *faults, real=False, **more):
     if not real:
-        return Forked(command, env=environment(*faults))
+        return Forked(command, env=environment(*faults) | more)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment(*faults), text=True, **quiet)
 
@@ -146,6 +145,7 @@ def is_left(folder):
 # ---- killed
 
 
+@pytest.mark.slow
 def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm, tmp_path):
     assert run(torchrun(config, tmp_path / "same"), real=True).returncode == 0
     assert ending(tmp_path / "same") == calm
@@ -158,6 +158,7 @@ def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm,
     assert ending(tmp_path / "same") != calm
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_three_times_are_restarted_by_torchrun(config, calm, tmp_path):
     """Before the first state, in the middle of an epoch, and the main process."""
     faults = [["kill", 1, 1, 0], ["kill", 1, 9, 1], ["kill", 0, 13, 2]]
@@ -167,6 +168,7 @@ def test_processes_that_are_killed_three_times_are_restarted_by_torchrun(config,
     assert ending(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_a_state_leaves_the_one_before(config, calm, tmp_path):
     """Before the state gets its name, and before its manifest commits it."""
     faults = [["kill_before_replace", 0, 4, 0], ["kill_before_manifest", 0, 8, 1]]
@@ -176,6 +178,7 @@ def test_a_process_killed_while_it_writes_a_state_leaves_the_one_before(config, 
     assert ending(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_when_restarts_are_used_up_the_run_says_why_and_goes_on_another_day(config, calm, tmp_path):
     assert run(torchrun(config, tmp_path), ["kill", 1, 9, 0], real=True).returncode != 0
     status = read_status(tmp_path)
@@ -185,6 +188,7 @@ def test_when_restarts_are_used_up_the_run_says_why_and_goes_on_another_day(conf
     assert ending(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_when_torchrun_is_killed_no_process_trains_on(config, calm, tmp_path):
     killed = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3], real=True)
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")
@@ -264,6 +268,7 @@ def trains_beyond(folder, step):
     return status.get("state") == "running" and status["step"] > step
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_and_is_continued_by_the_same_command(config, calm, tmp_path):
     stopped_at = 0
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
@@ -297,6 +302,7 @@ def test_an_impatient_second_interrupt_stops_the_processes_as_well(config, tmp_p
     assert read_status(tmp_path)["state"] == "preempted"
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_itself_saves_as_well(config, calm, tmp_path):
     running = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3], real=True)
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")
@@ -310,10 +316,12 @@ def test_sigterm_to_torchrun_itself_saves_as_well(config, calm, tmp_path):
 # ---- starved and hung
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_within_the_timeout(data, config, calm, tmp_path):
     impatient = write_config(data, tmp_path / "impatient.yaml", timeout_sec=4.0)
     began = time.monotonic()
-    assert run(torchrun(impatient, tmp_path / "run"), ["hang", 1, 9, 0]).returncode != 0
+    environ = {"FORKED_TORCHRUN_PATIENCE_SEC": "2"}  # for a process that heeds no SIGTERM; usually 30
+    assert run(torchrun(impatient, tmp_path / "run"), ["hang", 1, 9, 0], **environ).returncode != 0
     assert time.monotonic() - began < 120  # and not gloo's half an hour
     status = read_status(tmp_path / "run")
     assert status["state"] == "failed"
@@ -379,6 +387,7 @@ def still(path, data, **train):
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_train_as_one_of_four(data, tmp_path):
     """Equal but for the rounding of sums; the published normaliser differs as it says."""
     common = {"scale_rate_with_processes": False, "checkpoint_every_steps": 1, "keep_checkpoints": 20}
@@ -422,6 +431,7 @@ def test_two_processes_predict_exactly_what_one_does(data, calm_folder, tmp_path
     assert len({(r["annotation_uid"], r["query_idx"]) for r in together}) == len(together) == 24
 
 
+@pytest.mark.slow
 def test_two_machines_meet_at_one_rendezvous(config, calm, tmp_path):
     """Two agents on this machine, as two nodes would have them."""
     with socket.socket() as free:
@@ -447,6 +457,7 @@ def reply_to(message_id, client):
             return reply["content"]
 
 
+@pytest.mark.slow
 def test_a_notebook_cell_can_be_interrupted_its_kernel_killed_and_the_run_followed_again(
     config, calm, tmp_path
 ):

@@ -1,9 +1,12 @@
 """The notebooks, walked as a user walks them, on a tiny world."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+
+from groundnlq.runner import run_notebooks
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -25,6 +28,14 @@ def test_every_notebook_says_what_its_parameters_are_and_ends_in_exercises_with_
 def pictures(notebook):
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
     return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_first_notebook_runs_on_a_prepared_world(tiny_world, tmp_path):
+    """The one walk that `make test` takes."""
+    shutil.copytree(tiny_world, tmp_path / "data")
+    values = {"data_folder": str(tmp_path / "data"), "scale": "tiny"}
+    (executed,) = run_notebooks(["01"], tmp_path / "run", values, progress=False)
+    assert pictures(json.loads(executed.read_text(encoding="utf-8"))) == 11
 
 
 @pytest.mark.slow
