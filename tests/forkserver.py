@@ -91,8 +91,8 @@ def _begin(command, environment, folder, output, errors):
     subprocess_handler.Popen = _started
     if patience := environment.get("FORKED_TORCHRUN_PATIENCE_SEC"):
         PContext.close.__defaults__ = (None, int(patience))
-    for number, path in ((1, output), (2, errors)):
-        _redirect(number, os.open(path, os.O_WRONLY | os.O_APPEND))
+    for number, path in ((0, os.devnull), (1, output), (2, errors)):
+        _redirect(number, os.open(path, os.O_RDWR | os.O_APPEND))
     _become(command, environment)
 
 
