@@ -9,9 +9,10 @@ WORKERS ?= 2
 demo: .venv/ready
 	$(BIN)/groundnlq notebooks --run $(RUN)
 
-# What a person runs before every commit: every room, one notebook, processes that are killed.
+# What a person runs before every commit: every room, one notebook, processes that are killed. It names tests
+# that took ten seconds or more: unless the machine was busy, they are to be marked as slow.
 test: .venv/ready
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" --durations 9 --durations-min 10
 
 # Every test, and more random examples of each property; what .ci/run calls.
 test-all: .venv/ready

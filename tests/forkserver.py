@@ -1,4 +1,4 @@
-"""Real processes in a tenth of the time: forked from a server that has imported torch and the package.
+"""Real processes in a quarter of the time: forked from a server that has imported torch and the package.
 
 `Forked(command)` stands for `subprocess.Popen(command)` with a command `[sys.executable, "-m", module, ...]`.
 The process has a pid, signals, an exit code and files of its own; only the start of a new interpreter is left
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = [
     *("groundnlq.cli", "groundnlq.engine.launch", "groundnlq.engine.predictor"),
-    *("torch.distributed.launcher.api", "torch._dynamo"),  # the second by the first optimizer
+    *("torch.distributed.launcher.api", "torch._dynamo"),  # of torchrun, and of the first optimizer
 ]
 HIGHEST_FILE = 1024
 PR_SET_NAME = 15
@@ -92,7 +92,7 @@ def _begin(command, environment, folder, output, errors):
     if patience := environment.get("FORKED_TORCHRUN_PATIENCE_SEC"):
         PContext.close.__defaults__ = (None, int(patience))
     for number, path in ((0, os.devnull), (1, output), (2, errors)):
-        _redirect(number, os.open(path, os.O_RDWR | os.O_APPEND))
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
     _become(command, environment)
 
 
@@ -109,8 +109,8 @@ class _Child:
                 os.setsid()
             for number, given in enumerate((stdin, stdout, stderr)):
                 if given is not None:
-                    _redirect(number, os.open(os.devnull, os.O_RDWR) if given == subprocess.DEVNULL
-                              else given.fileno())  # fmt: skip
+                    is_nowhere = given == subprocess.DEVNULL
+                    os.dup2(os.open(os.devnull, os.O_RDWR) if is_nowhere else given.fileno(), number)
             _become(list(args), dict(os.environ if env is None else env))
 
     def poll(self):
@@ -132,11 +132,6 @@ def _started(args, *more, **options):
     """`subprocess.Popen` where a Python module is started: a fork instead."""
     is_module = args[0] == sys.executable and "-m" in args[:3]
     return (_Child if is_module else STARTED_HERE)(args, *more, **options)
-
-
-def _redirect(number, descriptor):
-    if descriptor != number:
-        os.dup2(descriptor, number)
 
 
 def _become(command, environment):
