@@ -44,7 +44,7 @@ def unreadable(trainer):
     def fail():
         raise OSError(5, "Input/output error")
 
-    trainer.task.train_set.store._open = fail
+    trainer.task.train_set.store._file = fail
 
 
 def kill_before_replace(*_):
