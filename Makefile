@@ -1,15 +1,26 @@
-# The front door: `make demo` from nothing to a table of recalls, `make test` for the tests.
+# The front door: `make demo` from nothing to a table of recalls, `make test` before every commit.
 PYTHON ?= python3
 RUN ?= runs/demo
 BIN := .venv/bin
+WORKERS ?= 2
 
-.PHONY: demo test lint docs lab clean
+.PHONY: demo test test-all test-soak lint docs lab clean
 
 demo: .venv/ready
 	$(BIN)/groundnlq notebooks --run $(RUN)
 
+# What a person runs before every commit: every room, one notebook, processes that are killed. It names tests
+# that took ten seconds or more: unless the machine was busy, they are to be marked as slow.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" --durations 9 --durations-min 10
+
+# Every test, and more random examples of each property; what .ci/run calls.
+test-all: .venv/ready
+	FUZZ_EXAMPLES=100 $(BIN)/python -m pytest -n $(WORKERS)
+
+# An hour of the endless loop, and a long run with twenty kills.
+test-soak: .venv/ready
+	SOAK_SECONDS=3600 GROUNDNLQ_SOAK_KILLS=20 $(BIN)/python -m pytest -m soak -s
 
 lint: .venv/ready
 	$(BIN)/ruff check .

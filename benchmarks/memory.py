@@ -43,10 +43,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--case", work, *case.split()]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             before, after = map(int, out.split())
-            print(
-                f"{work:11s}{case:14s} {after:6d} MB peak, {after - before:6d} MB beyond the model",
-                flush=True,
-            )
+            print(f"{work:11s}{case:14s} {after:6d} MB peak, {after - before:6d} MB beyond the model", flush=True)
 
 
 def measure(work: str, who: str, size: int) -> tuple[int, int]:

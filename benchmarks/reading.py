@@ -25,9 +25,7 @@ from groundnlq.data.features import FeatureStore, write_features
 
 
 def in_turns(
-    readers: Mapping[str, Callable[[str], torch.Tensor]],
-    order: list[str],
-    cold: Mapping[str, Callable[[str], Path]],
+    readers: Mapping[str, Callable[[str], torch.Tensor]], order: list[str], cold: Mapping[str, Callable[[str], Path]]
 ) -> dict[str, np.ndarray]:
     """Milliseconds of every reader for every clip; readers take turns, so that a busy while meets both."""
     times: dict[str, list[float]] = {name: [] for name in readers}

@@ -106,11 +106,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float = 0.999) -
 
 
 def _block(
-    block: TransformerBlock,
-    x: Tensor,
-    mask: Tensor,
-    text: Tensor | None = None,
-    text_mask: Tensor | None = None,
+    block: TransformerBlock, x: Tensor, mask: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     attention, out_mask = _self_attention(block.self_attention, _norm(block.self_norm, x), mask)
     skip = x if block.stride == 1 else F.max_pool1d(x, 3, 2, 1)
@@ -146,10 +142,7 @@ def _full_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> Tensor
 
 
 def _window_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, window: int) -> Tensor:
-    block, half = (
-        window - 1,
-        window // 2,
-    )  # chunks of 8 queries with their 16 keys; 2,560 >> 6 is a multiple of 8
+    block, half = (window - 1, window // 2)  # chunks of 8 queries with their 16 keys; 2,560 >> 6 is a multiple of 8
 
     def reachable(x: Tensor) -> Tensor:  # (..., T) -> (..., T / block, 2 block)
         return F.pad(x, (half, half)).unfold(-1, 2 * block, block)

@@ -70,9 +70,7 @@ def gradient_difference(batch: Batch) -> float:
         model = champion(drop_path=0.0).train()
         Criterion.from_config(TrainConfig())(wrap(model)(batch), batch).total.backward()
         gradients.append([p.grad for p in model.parameters()])
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(*gradients, strict=True)
-    )
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(*gradients, strict=True))
 
 
 def seconds_to_read(batch: Batch) -> float:

@@ -83,13 +83,9 @@ def site_links(markdown: str, source: str, name: str) -> str:
         place = pages.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
         if place is None:
             return text
-        return (
-            f"{found['mark']}[{text}]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{fragment})"
-        )
+        return f"{found['mark']}[{text}]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{fragment})"
 
-    return re.sub(
-        r"(?P<mark>!?)\[(?P<text>[^]]*)\]\((?P<target>[^)#\s]*)(?P<fragment>#[^)\s]*)?\)", link, markdown
-    )
+    return re.sub(r"(?P<mark>!?)\[(?P<text>[^]]*)\]\((?P<target>[^)#\s]*)(?P<fragment>#[^)\s]*)?\)", link, markdown)
 
 
 def reference() -> dict[str, str]:

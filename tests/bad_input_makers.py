@@ -64,9 +64,7 @@ def _official(records) -> dict[str, Any]:
         number = record.clip_uid.removeprefix("c")
         clip = {"clip_uid": record.clip_uid, "video_start_sec": 0.0, "video_end_sec": record.duration_sec}
         annotations = [{"annotation_uid": record.annotation_uid, "language_queries": []}]
-        video = videos.setdefault(
-            number, {"video_uid": f"v{number}", "clips": [clip | {"annotations": annotations}]}
-        )
+        video = videos.setdefault(number, {"video_uid": f"v{number}", "clips": [clip | {"annotations": annotations}]})
         start, end = record.moments_sec[0]
         query = {"query": record.query, "clip_start_sec": start, "clip_end_sec": end, "template": "kind"}
         video["clips"][0]["annotations"][0]["language_queries"].append(query)
@@ -230,9 +228,7 @@ def other_store(**options: Any) -> Callable[[], Any]:
         change = options.get("change", lambda uid, array: [(uid, array)])
         store.close()
         write_features(
-            "features.h5",
-            [pair for uid, array in kept for pair in change(uid, array)],
-            attributes=store.attributes,
+            "features.h5", [pair for uid, array in kept for pair in change(uid, array)], attributes=store.attributes
         )
 
     return make

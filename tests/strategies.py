@@ -1,17 +1,15 @@
 """Random inputs that several tests draw; FUZZ_EXAMPLES=100000 tries that many of them a test."""
 
-import os
-
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from groundnlq.data.records import Record
 
-MANY = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+MANY = settings.default.max_examples
 shared_fixture = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-quick = settings(max_examples=MANY, deadline=None, suppress_health_check=shared_fixture)
-on_disk = settings(quick, max_examples=max(25, MANY // 8))
+quick = settings(suppress_health_check=shared_fixture)
+on_disk = settings(quick, max_examples=max(min(25, MANY), MANY // 8))
 
 SECONDS = st.floats(0, 600, width=32)
 SEGMENT = st.tuples(SECONDS, st.floats(0.015625, 120, width=32)).map(lambda s: (s[0], s[0] + s[1]))

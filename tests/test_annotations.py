@@ -49,10 +49,7 @@ def test_records_keep_template_and_annotated_text_as_further_keys(tmp_path):
     write_records(tmp_path / "r.jsonl", records)
     again = read_truth(tmp_path / "r.jsonl")  # no second file is needed to evaluate by template
     assert again == records
-    assert (again[0].template, again[0].raw_query) == (
-        "Place: Where did I put X?",
-        "Query Text: where is  it?",
-    )
+    assert (again[0].template, again[0].raw_query) == ("Place: Where did I put X?", "Query Text: where is  it?")
     rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     published = ["query", "query_id", "duration", "video_id", "query_type", "timestamps"]
     assert [list(row) for row in rows] == [[*published, "template", "raw_query"], [*published, "raw_query"]]
@@ -109,10 +106,7 @@ FAULTS = {
     "no clips": ({"videos": [{}]}, r"videos\[0\]: has no list 'clips'"),
     "path as id": ({"videos": [{"clips": [{"clip_uid": "../x"}]}]}, "clip_uid"),
     "truncated": ('{"videos": [', "not valid JSON"),
-    "NaN": (
-        official(query(start=float("nan"))),
-        r"language_queries\[0\].clip_start_sec: .* expected, got nan",
-    ),
+    "NaN": (official(query(start=float("nan"))), r"language_queries\[0\].clip_start_sec: .* expected, got nan"),
     "beyond any clip": (official(query(end=10**400)), "a number expected, got 1000"),
     "half a character": (official(query(text="\ud800")), "a text expected"),
     "key twice": ('{"videos": [], "videos": []}', "duplicate key 'videos'"),
@@ -166,9 +160,7 @@ def test_broken_lines_of_records_are_all_named(tmp_path):
 def test_truth_is_read_from_both_layouts():
     from_json = read_truth(GOLDEN / "annotations_dirty.json")
     from_lines = read_truth(GOLDEN / "annotations_records.jsonl")
-    assert [(r.query_id, r.moments_sec) for r in from_json] == [
-        (r.query_id, r.moments_sec) for r in from_lines
-    ]
+    assert [(r.query_id, r.moments_sec) for r in from_json] == [(r.query_id, r.moments_sec) for r in from_lines]
 
 
 def test_narrations_are_read_and_written_in_their_own_layout(tmp_path):

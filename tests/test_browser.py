@@ -29,18 +29,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-CONTROLS = {
-    "template",
-    "outcome",
-    "clip",
-    "query",
-    "◀ previous",
-    "next ▶",
-    "ask",
-    "run",
-    "beside it",
-    "go to",
-}
+CONTROLS = {"template", "outcome", "clip", "query", "◀ previous", "next ▶", "ask", "run", "beside it", "go to"}
 CONTROLS |= {"answers k", "tIoU over", "NMS sigma", "min. score"}
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
@@ -122,10 +111,7 @@ class Desk:
         self.page.get_by_role("menuitem", name="Run All Cells").first.click()
         last = self.page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
         last.filter(has_text=re.compile(r"\[\d+\]")).wait_for()
-        assert (
-            self.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
-            == 0
-        )
+        assert self.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
 
     def rest(self) -> None:
         """Wait until the kernel has nothing to do, and so has sent all its pictures."""

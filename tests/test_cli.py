@@ -24,9 +24,7 @@ def commands(group=program, name=()) -> dict[str, click.Command]:
     found = {}
     for key, command in group.commands.items():
         found |= (
-            commands(command, (*name, key))
-            if isinstance(command, click.Group)
-            else {" ".join((*name, key)): command}
+            commands(command, (*name, key)) if isinstance(command, click.Group) else {" ".join((*name, key)): command}
         )
     return found
 
@@ -87,9 +85,7 @@ def test_the_commands_of_the_readme_are_understood(page):
 
 
 def test_the_make_targets_of_the_readme_exist():
-    found = re.findall(
-        r"(?:^|`)make ([a-z ]+?)(?:`| +#)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
-    )
+    found = re.findall(r"(?:^|`)make ([a-z ]+?)(?:`| +#)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
     named = set(" ".join(found).split())
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"demo", "test", "lab", "lint"} <= named <= set(phony[1].split())

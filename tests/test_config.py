@@ -5,14 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundnlq.config import (
-    RunConfig,
-    differing_keys,
-    load_config,
-    parse_config,
-    preset_names,
-    save_config,
-)
+from groundnlq.config import RunConfig, differing_keys, load_config, parse_config, preset_names, save_config
 from groundnlq.errors import ConfigError
 
 PUBLISHED = {  # spec of the paper's runs: batch of one process, base rate, warm-up epochs, epochs in all
@@ -56,11 +49,7 @@ def test_the_published_settings_around_the_table():
     assert (pretrain.data.jitter_max_scale, finetune.data.jitter_max_scale) == (10, 1)
     assert (pretrain.decode.top_k, finetune.decode.top_k) == (50, 5)
     assert finetune.data.half_window == "legacy"
-    assert (finetune.train.weight_decay, finetune.train.ema_decay, finetune.decode.sigma) == (
-        0.05,
-        0.999,
-        0.75,
-    )
+    assert (finetune.train.weight_decay, finetune.train.ema_decay, finetune.decode.sigma) == (0.05, 0.999, 0.75)
     assert load_config("finetune_trainval").data.train_records == ("nlq_train.jsonl", "nlq_val.jsonl")
     star = load_config("star_finetune").model
     assert (star.num_cross_levels, star.num_self_levels, star.num_levels) == (6, 0, 7)
@@ -88,15 +77,9 @@ def test_any_values_survive_a_round_trip_as_plain_yaml(epochs, rate, nms, folder
 
 def test_overrides_mean_the_same_from_the_shell_and_from_a_cell():
     from_shell = load_config("finetune", ["train.epochs=6", "train.learning_rate=1e-4", "decode.nms=hard"])
-    from_cell = load_config(
-        "finetune", {"train.epochs": 6, "train.learning_rate": 1e-4, "decode.nms": "hard"}
-    )
+    from_cell = load_config("finetune", {"train.epochs": 6, "train.learning_rate": 1e-4, "decode.nms": "hard"})
     assert from_shell == from_cell
-    assert differing_keys(from_shell, load_config("finetune")) == [
-        "decode.nms",
-        "train.epochs",
-        "train.learning_rate",
-    ]
+    assert differing_keys(from_shell, load_config("finetune")) == ["decode.nms", "train.epochs", "train.learning_rate"]
 
 
 def test_a_file_changes_only_what_it_names_of_its_base(file):

@@ -28,12 +28,7 @@ def record(query_id, clip_uid, moments=((1.0, 2.0),), duration=10.0):
 
 
 def dataset(**options):
-    records = [
-        record("q0", "a"),
-        record("q1", "b"),
-        record("q2", "a", moments=((9.0, 12.0),)),
-        record("q3", "a", ()),
-    ]
+    records = [record("q0", "a"), record("q1", "b"), record("q2", "a", moments=((9.0, 12.0),)), record("q3", "a", ())]
     clips, tokens = Store({"a": 20, "b": 31}, 3), Store({"q0": 4, "q1": 2, "q2": 6, "q3": 1}, 5)
     return QueryDataset(records, clips, tokens, GRID, row_multiple=8, **options), clips
 

@@ -18,19 +18,14 @@ def predictions(scores_at, num_queries=1, num_steps=8, offset=1.0):
     for point, score in scores_at.items():
         scores[0, point] = score
     return Outputs(
-        scores.logit(),
-        torch.full((*scores.shape, 2), offset),
-        torch.ones_like(scores, dtype=torch.bool),
-        points,
+        scores.logit(), torch.full((*scores.shape, 2), offset), torch.ones_like(scores, dtype=torch.bool), points
     )
 
 
 def test_a_point_becomes_its_segment_in_seconds():
     (moments,) = decode(predictions({3: 0.9}), GRID, [8.0], DecodeConfig())
     torch.testing.assert_close(moments, torch.tensor([[2.5, 4.5, 0.9]]))
-    (coarse,) = decode(
-        predictions({8 + 2: 0.9}), GRID, [8.0], DecodeConfig()
-    )  # second level: time 4, stride 2
+    (coarse,) = decode(predictions({8 + 2: 0.9}), GRID, [8.0], DecodeConfig())  # second level: time 4, stride 2
     torch.testing.assert_close(coarse, torch.tensor([[2.5, 6.5, 0.9]]))
 
 

@@ -16,12 +16,7 @@ import groundnlq
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
-        ROOT / "data/README.md",
-        ROOT / "benchmarks/README.md",
-    ]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data/README.md", ROOT / "benchmarks/README.md"]
 )
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 
@@ -54,9 +49,7 @@ def test_the_python_of_the_readme_names_what_exists():
     owners = {"groundnlq": groundnlq, "model": Predictor, "moment": Moment}
     used = [node for node in ast.walk(python_of_the_readme()) if isinstance(node, ast.Attribute)]
     named = [(node.value.id, node.attr) for node in used if isinstance(node.value, ast.Name)]
-    assert {("groundnlq", "load"), ("model", "ask"), ("model", "predict"), ("groundnlq", "evaluate")} <= {
-        *named
-    }
+    assert {("groundnlq", "load"), ("model", "ask"), ("model", "predict"), ("groundnlq", "evaluate")} <= {*named}
     assert [pair for pair in named if not hasattr(owners[pair[0]], pair[1])] == []
     assert hasattr(Evaluation, "table")
 
@@ -116,11 +109,7 @@ def test_the_version_stands_in_one_place():
 
 def test_the_version_is_read_without_importing_torch():
     tree = ast.parse((ROOT / "groundnlq/__init__.py").read_text(encoding="utf-8"))
-    values = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
-    ]
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"]
     assert [ast.literal_eval(value) for value in values] == [groundnlq.__version__]
     code = "import sys, groundnlq; groundnlq.__version__; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,7 +1,8 @@
 """Real processes that are killed, stopped, starved and hung: what the run would have been, it is, bitwise.
 
 Two processes under torchrun (gloo), faults from tests/faulty. Every test ends with the weights, the averages,
-the optimizer, the counts and the log of a calm run.
+the optimizer, the counts and the log of a calm run. Processes are forked from one that has imported torch
+(tests/forkserver.py); where starting them is what is tested, `real=True` starts interpreters, as users do.
 """
 
 import hashlib
@@ -26,12 +27,12 @@ from groundnlq.config import load_config, save_config
 from groundnlq.engine.checkpoint import States, read_checkpoint
 from groundnlq.engine.optim import learning_rate_at
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
+from tests.forkserver import Forked
 from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,7 @@ def config(data, tmp_path_factory):
 
 def write_config(data, path, **train):
     config = tiny_config(data, **{"batch_size": 2, "checkpoint_every_steps": 2, "timeout_sec": 60.0, **train})
-    save_config(
-        config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})}), path
-    )
+    save_config(config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})}), path)
     return path
 
 
@@ -74,18 +73,7 @@ def torchrun(config, folder, *changes, processes=2, restarts=0):
 
 def kit(config, folder, *changes):
     """The command line's own way to several processes."""
-    return [
-        sys.executable,
-        "-m",
-        "groundnlq",
-        "train",
-        str(config),
-        "--processes",
-        "2",
-        "--run",
-        str(folder),
-        *changes,
-    ]
+    return [sys.executable, "-m", "groundnlq", "train", str(config), "--processes", "2", "--run", str(folder), *changes]
 
 
 def environment(*faults):
@@ -93,18 +81,15 @@ def environment(*faults):
     return os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "OMP_NUM_THREADS": "1"}
 
 
-def run(command, *faults):
-    return subprocess.run(
-        command,
-        env=environment(*faults),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
+def run(command, *faults, real=False, **more):
+    process = start(command, *faults, real=real, **more)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def start(command, *faults):
+def start(command, *faults, real=False, **more):
+    if not real:
+        return Forked(command, env=environment(*faults) | more)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment(*faults), text=True, **quiet)
 
@@ -112,17 +97,12 @@ def start(command, *faults):
 def ending(folder):
     """A digest of all that a run leaves behind, but for what tells time, memory or the way it was reached."""
     state = read_checkpoint(States(folder / "checkpoints").latest())
-    parts = {
-        key: state[key]
-        for key in ("model", "ema", "optimizer", "loss_normaliser", "best", "step", "rate_factor")
-    }
+    parts = {key: state[key] for key in ("model", "ema", "optimizer", "loss_normaliser", "best", "step", "rate_factor")}
     rows = [{k: v for k, v in row.items() if not k.endswith(("second", "seconds", "share", "mb"))}
             for row in state["history"]]  # fmt: skip
     assert [row["step"] for row in rows] == [row["step"] for row in read_history(folder)]
     digest = hashlib.sha256()
-    for path, value in flat(
-        {**parts, "history": rows, "last": read_checkpoint(folder / "last.pt")["weights"]}
-    ):
+    for path, value in flat({**parts, "history": rows, "last": read_checkpoint(folder / "last.pt")["weights"]}):
         is_tensor = isinstance(value, torch.Tensor)
         digest.update(path.encode() + (value.numpy().tobytes() if is_tensor else repr(value).encode()))
     return digest.hexdigest()
@@ -147,8 +127,9 @@ def is_left(folder):
 # ---- killed
 
 
+@pytest.mark.slow
 def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm, tmp_path):
-    assert run(torchrun(config, tmp_path / "same")).returncode == 0
+    assert run(torchrun(config, tmp_path / "same"), real=True).returncode == 0
     assert ending(tmp_path / "same") == calm
     state = States(tmp_path / "same" / "checkpoints").latest()
     content = torch.load(state, weights_only=True)
@@ -159,15 +140,17 @@ def test_two_calm_runs_are_equal_and_their_ending_tells_runs_apart(config, calm,
     assert ending(tmp_path / "same") != calm
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_three_times_are_restarted_by_torchrun(config, calm, tmp_path):
     """Before the first state, in the middle of an epoch, and the main process."""
     faults = [["kill", 1, 1, 0], ["kill", 1, 9, 1], ["kill", 0, 13, 2]]
-    assert run(torchrun(config, tmp_path, restarts=3), *faults).returncode == 0
+    assert run(torchrun(config, tmp_path, restarts=3), *faults, real=True).returncode == 0
     status = read_status(tmp_path)
     assert (status["state"], status["resumed_from_step"]) == ("finished", 12)
     assert ending(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_a_state_leaves_the_one_before(config, calm, tmp_path):
     """Before the state gets its name, and before its manifest commits it."""
     faults = [["kill_before_replace", 0, 4, 0], ["kill_before_manifest", 0, 8, 1]]
@@ -177,8 +160,9 @@ def test_a_process_killed_while_it_writes_a_state_leaves_the_one_before(config, 
     assert ending(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_when_restarts_are_used_up_the_run_says_why_and_goes_on_another_day(config, calm, tmp_path):
-    assert run(torchrun(config, tmp_path), ["kill", 1, 9, 0]).returncode != 0
+    assert run(torchrun(config, tmp_path), ["kill", 1, 9, 0], real=True).returncode != 0
     status = read_status(tmp_path)
     assert status["state"] == "failed"
     assert "process 1 hangs, or was killed" in status["reason"]
@@ -186,18 +170,16 @@ def test_when_restarts_are_used_up_the_run_says_why_and_goes_on_another_day(conf
     assert ending(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_when_torchrun_is_killed_no_process_trains_on(config, calm, tmp_path):
-    killed = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3])
+    killed = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3], real=True)
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")
     killed.kill()
     killed.wait()
     wait_for(lambda: is_left(tmp_path), "its processes are gone", seconds=10)
     before = sorted((p.name, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
     status = read_status(tmp_path)
-    assert (status["state"], status["reason"]) == (
-        "failed",
-        "its processes were killed; the same command continues",
-    )
+    assert (status["state"], status["reason"]) == ("failed", "its processes were killed; the same command continues")
     time.sleep(1)
     assert sorted((p.name, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
     assert run(torchrun(config, tmp_path)).returncode == 0
@@ -265,10 +247,11 @@ def trains_beyond(folder, step):
     return status.get("state") == "running" and status["step"] > step
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_and_is_continued_by_the_same_command(config, calm, tmp_path):
     stopped_at = 0
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        running = start(kit(config, tmp_path), ["sleep", -1, -1, -1, 2])
+        running = start(kit(config, tmp_path), ["sleep", -1, -1, -1, 2], real=number == signal.SIGTERM)
         wait_for(partial(trains_beyond, tmp_path, stopped_at), "it trains on")
         if number == signal.SIGTERM:  # meanwhile, nobody else may work there
             second = run(kit(config, tmp_path))
@@ -298,8 +281,9 @@ def test_an_impatient_second_interrupt_stops_the_processes_as_well(config, tmp_p
     assert read_status(tmp_path)["state"] == "preempted"
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_itself_saves_as_well(config, calm, tmp_path):
-    running = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3])
+    running = start(torchrun(config, tmp_path, restarts=3), ["sleep", -1, -1, 0, 0.3], real=True)
     wait_for(lambda: read_status(tmp_path).get("step", 0) >= 3, "it trains")
     running.terminate()
     running.wait(timeout=60)
@@ -311,10 +295,12 @@ def test_sigterm_to_torchrun_itself_saves_as_well(config, calm, tmp_path):
 # ---- starved and hung
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_within_the_timeout(data, config, calm, tmp_path):
     impatient = write_config(data, tmp_path / "impatient.yaml", timeout_sec=4.0)
     began = time.monotonic()
-    assert run(torchrun(impatient, tmp_path / "run"), ["hang", 1, 9, 0]).returncode != 0
+    environ = {"FORKED_TORCHRUN_PATIENCE_SEC": "2"}  # for a process that heeds no SIGTERM; usually 30
+    assert run(torchrun(impatient, tmp_path / "run"), ["hang", 1, 9, 0], **environ).returncode != 0
     assert time.monotonic() - began < 120  # and not gloo's half an hour
     status = read_status(tmp_path / "run")
     assert status["state"] == "failed"
@@ -380,6 +366,7 @@ def still(path, data, **train):
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_train_as_one_of_four(data, tmp_path):
     """Equal but for the rounding of sums; the published normaliser differs as it says."""
     common = {"scale_rate_with_processes": False, "checkpoint_every_steps": 1, "keep_checkpoints": 20}
@@ -406,14 +393,7 @@ def test_two_processes_of_two_train_as_one_of_four(data, tmp_path):
 
 
 def test_two_processes_predict_exactly_what_one_does(data, calm_folder, tmp_path):
-    files = (
-        "--records",
-        data / "train.jsonl",
-        "--features",
-        data / "features.h5",
-        "--text",
-        data / "text.h5",
-    )
+    files = ("--records", data / "train.jsonl", "--features", data / "features.h5", "--text", data / "text.h5")
     for processes in (1, 2):
         options = ("--standalone", f"--nproc-per-node={processes}", "-m", "groundnlq", "predict")
         output = ("--output", str(tmp_path / f"{processes}.json"))
@@ -423,6 +403,7 @@ def test_two_processes_predict_exactly_what_one_does(data, calm_folder, tmp_path
     assert len({(r["annotation_uid"], r["query_idx"]) for r in together}) == len(together) == 24
 
 
+@pytest.mark.slow
 def test_two_machines_meet_at_one_rendezvous(config, calm, tmp_path):
     """Two agents on this machine, as two nodes would have them."""
     with socket.socket() as free:
@@ -431,7 +412,7 @@ def test_two_machines_meet_at_one_rendezvous(config, calm, tmp_path):
     meet = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
             "--rdzv-id=meet", "--local-addr=127.0.0.1")  # fmt: skip
     verb = ("-m", "groundnlq", "train", str(config), "--run-dir", str(tmp_path))
-    nodes = [start([*TORCHRUN, *meet, *verb]) for _ in range(2)]
+    nodes = [start([*TORCHRUN, *meet, *verb], real=True) for _ in range(2)]
     outputs = [node.communicate(timeout=200) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert read_status(tmp_path)["processes"] == 2
@@ -448,9 +429,8 @@ def reply_to(message_id, client):
             return reply["content"]
 
 
-def test_a_notebook_cell_can_be_interrupted_its_kernel_killed_and_the_run_followed_again(
-    config, calm, tmp_path
-):
+@pytest.mark.slow
+def test_a_notebook_cell_can_be_interrupted_its_kernel_killed_and_the_run_followed_again(config, calm, tmp_path):
     from jupyter_client.manager import start_new_kernel
 
     folder = tmp_path / "run"

@@ -53,9 +53,7 @@ def test_a_process_opens_the_file_for_itself(tmp_path, way):
     clips = write(tmp_path / "f.h5", (20, 300))
     store = FeatureStore(tmp_path / "f.h5")
     store.read("c0")
-    child = multiprocessing.get_context(way).Process(
-        target=read_in_child, args=(store, "c1", tmp_path / "read.npy")
-    )
+    child = multiprocessing.get_context(way).Process(target=read_in_child, args=(store, "c1", tmp_path / "read.npy"))
     child.start()
     child.join()
     assert np.array_equal(np.load(tmp_path / "read.npy"), clips["c1"].numpy())

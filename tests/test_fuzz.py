@@ -58,21 +58,12 @@ SUBMISSION = {
     "version": "1.0",
     "challenge": "ego4d_nlq_challenge",
     "results": [
-        {
-            "clip_uid": "c",
-            "annotation_uid": "a",
-            "query_idx": i,
-            "predicted_times": [[1.0, 2.0, 0.5], [3, 4, 0.1]],
-        }
+        {"clip_uid": "c", "annotation_uid": "a", "query_idx": i, "predicted_times": [[1.0, 2.0, 0.5], [3, 4, 0.1]]}
         for i in range(2)
     ],
 }
-NUMBERS = st.sampled_from(
-    [0, -1, 1e308, -1e308, 1e-320, 10**40, 2**63, float("nan"), float("inf"), -0.0, True]
-)
-STRINGS = st.sampled_from(
-    ["", " ", "../x", "\x00", "\ud800", "\u2028", "a" * 200, "<script>", "$\\frac$", "1", "null"]
-)
+NUMBERS = st.sampled_from([0, -1, 1e308, -1e308, 1e-320, 10**40, 2**63, float("nan"), float("inf"), -0.0, True])
+STRINGS = st.sampled_from(["", " ", "../x", "\x00", "\ud800", "\u2028", "a" * 200, "<script>", "$\\frac$", "1", "null"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | NUMBERS | STRINGS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -189,9 +180,7 @@ def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
     values = np.random.default_rng(0).standard_normal((5, 9, 4))
     write_features(folder / "f.h5", [(f"c{i}", array) for i, array in enumerate(values)])
-    write_tokens(
-        folder / "t.h5", ((f"q_{i}", torch.from_numpy(v)) for i, v in enumerate(values)), encoder="x"
-    )
+    write_tokens(folder / "t.h5", ((f"q_{i}", torch.from_numpy(v)) for i, v in enumerate(values)), encoder="x")
     return [(FeatureStore, (folder / "f.h5").read_bytes()), (TokenStore, (folder / "t.h5").read_bytes())]
 
 
@@ -205,9 +194,7 @@ def test_a_damaged_store_is_read_or_refused_and_never_hangs(flips, share, stores
         data = bytearray(whole)
         for place, bit in flips:
             data[int(place * len(data))] ^= 1 << bit
-        path = scratch.with_name(
-            f"{next(FILE_NUMBERS)}.h5"
-        )  # HDF5 takes one of the same place for the same file
+        path = scratch.with_name(f"{next(FILE_NUMBERS)}.h5")  # HDF5 takes one of the same place for the same file
         path.write_bytes(data[: int(share * len(data))])
         try:
             store = kind(path)
@@ -221,10 +208,7 @@ def test_a_damaged_store_is_read_or_refused_and_never_hangs(flips, share, stores
 EGOCLIP = "\n".join(
     [
         "clip_idx\tvideo_uid\tvideo_dur\tnarration_source\tnarration_ind\tclip_start\tclip_end\tclip_text",
-        *(
-            f"{i}\tv0\t900\tnarration_pass_{1 + i % 2}\t{i}\t{110 + i}\t{112 + i}\t#C C picks {i}"
-            for i in range(5)
-        ),
+        *(f"{i}\tv0\t900\tnarration_pass_{1 + i % 2}\t{i}\t{110 + i}\t{112 + i}\t#C C picks {i}" for i in range(5)),
     ]
 )
 CLIPS = {"c0": Clip("c0", 100.0, 580.0, "v0")}
@@ -240,11 +224,7 @@ def test_a_damaged_table_of_narrations_gives_sound_records_or_our_own_error(data
         assert counts["rows"] >= len(records)
 
 
-CONFIGURATION = {
-    "base": "finetune",
-    "model": {"width": 96, "window": 5},
-    "train": {"epochs": 6, "init_from": None},
-}
+CONFIGURATION = {"base": "finetune", "model": {"width": 96, "window": 5}, "train": {"epochs": 6, "init_from": None}}
 
 
 @quick

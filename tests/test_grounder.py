@@ -70,9 +70,7 @@ def test_queries_that_share_a_clip_get_what_they_get_alone():
                 8,
             )
         )
-        torch.testing.assert_close(
-            valid_outputs(shared, query), valid_outputs(alone, 0), rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(valid_outputs(shared, query), valid_outputs(alone, 0), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -150,14 +148,7 @@ def test_every_parameter_receives_a_gradient():
     )
     model = Grounder.from_config(config)
     batch = collate(
-        [torch.randn(30, 6)],
-        [torch.randn(4, 5)],
-        [0],
-        [torch.tensor([[2.0, 9.0]])],
-        ["q"],
-        ["c"],
-        [1.0],
-        4,
+        [torch.randn(30, 6)], [torch.randn(4, 5)], [0], [torch.tensor([[2.0, 9.0]])], ["q"], ["c"], [1.0], 4
     )
     predictions = model.eval()(batch)
     (predictions.logits.sum() + predictions.offsets.sum()).backward()

@@ -84,9 +84,7 @@ def test_a_longer_neighbour_and_more_padding_do_not_matter(world, tmp_path):
 def test_how_features_lie_in_their_file_does_not_matter(world, tmp_path):
     folder, run, records, expected = world
     store = FeatureStore(folder / "features.h5")
-    write_features(
-        tmp_path / "reversed.h5", [(uid, store.read(uid)) for uid in store.clip_uids[::-1]], dtype="float32"
-    )
+    write_features(tmp_path / "reversed.h5", [(uid, store.read(uid)) for uid in store.clip_uids[::-1]], dtype="float32")
     require_same(answers(folder, run, records, features=tmp_path / "reversed.h5"), expected)
     with h5py.File(tmp_path / "reversed.h5", "r+") as root:
         for uid in list(root["clips"]):

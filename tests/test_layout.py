@@ -15,13 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "groundnlq"
 ROOMS = ("data", "model", "engine", "analysis", "view")  # in the order in which data flows
 CORE = ROOMS[:3]
-FOUNDATION = {
-    "config",
-    "errors",
-    "files",
-    "provenance",
-    "config_published",
-}  # what every room may import
+FOUNDATION = {"config", "errors", "files", "provenance", "config_published"}  # what every room may import
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -60,14 +54,7 @@ def dangers(tree: ast.AST) -> list[str]:
 
 RUNNERS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput"),
-    *(
-        "pickle.load",
-        "pickle.loads",
-        "pickle.Unpickler",
-        "pd.read_pickle",
-        "torch.hub.load",
-        "torch.jit.load",
-    ),
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "pd.read_pickle", "torch.hub.load", "torch.jit.load"),
 }
 
 
@@ -153,9 +140,7 @@ def test_core_and_analysis_draw_nothing(room):
 
 def test_the_package_imports_nothing_that_lies_beside_it():
     beside = ("notebooks", "benchmarks", "tests")
-    found = {
-        (path.name, name) for path in SOURCES for name in imports(parse(path)) if name.split(".")[0] in beside
-    }
+    found = {(path.name, name) for path in SOURCES for name in imports(parse(path)) if name.split(".")[0] in beside}
     assert found == set()
 
 
@@ -203,9 +188,7 @@ def test_no_committed_file_is_larger_than_a_megabyte():
 
 
 def test_committed_text_names_no_folder_of_a_home():
-    texts = [
-        path for path in committed() if path.suffix in (".py", ".md", ".ipynb", ".yaml", ".yml", ".toml")
-    ]
+    texts = [path for path in committed() if path.suffix in (".py", ".md", ".ipynb", ".yaml", ".yml", ".toml")]
     pattern = re.compile(r"/(?:home|Users)/[a-z]")
     assert [p.name for p in texts if pattern.search(p.read_text(encoding="utf-8"))] == []
 

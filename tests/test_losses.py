@@ -15,11 +15,7 @@ def slow_targets(points, moments, radius):
     """The rule of the paper, point by point and moment by moment."""
     found = []
     for p, s, low, high in zip(
-        points.time_grid.tolist(),
-        points.stride.tolist(),
-        points.low.tolist(),
-        points.high.tolist(),
-        strict=True,
+        points.time_grid.tolist(), points.stride.tolist(), points.low.tolist(), points.high.tolist(), strict=True
     ):
         best = None
         for a, b in moments:
@@ -36,7 +32,7 @@ eighths = st.integers(0, 8 * 64).map(lambda n: n / 8)
 moments = st.lists(st.tuples(eighths, eighths).filter(lambda m: m[0] < m[1]), max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 2)
 @given(moments=moments)
 def test_targets_equal_a_slow_loop(moments):
     points = make_points([64, 32, 16, 8], RANGES)

@@ -16,8 +16,7 @@ from groundnlq.model.layers import FUSED_DTYPES
 NUM_BLOCKS, MB = 96, 2**20
 
 of_glibc = pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
-    reason="another C library is left alone",
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library is left alone"
 )
 
 

@@ -19,16 +19,12 @@ def as_rows(segments, scores):
 
 @pytest.mark.parametrize("i", range(5))
 def test_soft_nms_equals_the_published_one(i):
-    np.testing.assert_allclose(
-        as_rows(*soft_nms(*case(i), 50, 0.75, 0.001)), CASES[f"soft/{i}"], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(as_rows(*soft_nms(*case(i), 50, 0.75, 0.001)), CASES[f"soft/{i}"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("i", range(5))
 def test_hard_nms_equals_the_published_one(i):
-    np.testing.assert_allclose(
-        as_rows(*hard_nms(*case(i), 50, 0.1, 0.001)), CASES[f"hard/{i}"], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(as_rows(*hard_nms(*case(i), 50, 0.1, 0.001)), CASES[f"hard/{i}"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("i", range(5))
@@ -62,9 +58,7 @@ def test_soft_nms_equals_a_slow_loop_on_random_candidates():
         start = random.uniform(0, 50, 30)
         segments = np.stack([start, start + random.uniform(0.1, 20, 30)], axis=1).astype(np.float32)
         scores = random.uniform(0.001, 1, 30).astype(np.float32)
-        fast = as_rows(
-            *soft_nms(torch.from_numpy(segments)[None], torch.from_numpy(scores)[None], 6, 0.75, 0.001)
-        )
+        fast = as_rows(*soft_nms(torch.from_numpy(segments)[None], torch.from_numpy(scores)[None], 6, 0.75, 0.001))
         np.testing.assert_allclose(fast, slow_soft_nms(segments, scores, 6), rtol=1e-4)
 
 

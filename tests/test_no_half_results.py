@@ -5,6 +5,7 @@ import resource
 import shutil
 import stat
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,9 +131,9 @@ def without_rights():
 
 
 @pytest.fixture
-def open_folder(tmp_path_factory):
-    """A world that every user can read, and nobody but its owner can write."""
-    folder = tmp_path_factory.getbasetemp().parent.parent / f"groundnlq-{os.getpid()}"
+def open_folder():
+    """A world that every user can read, and nobody but its owner can write; pytest's folders are private."""
+    folder = Path(tempfile.gettempdir()).resolve() / f"groundnlq-{os.getpid()}"
     make_world(folder)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -184,12 +185,7 @@ def test_no_file_in_place_of_another_nor_half_of_it_is_a_fault_of_the_kit(comman
     for name in [word for word in words if (world / word).is_file()]:
         whole = (world / name).read_bytes()
         others = {other: (world / other).read_bytes() for other in FILES}
-        for kind, data in {
-            "empty": b"",
-            "half": whole[: len(whole) // 2],
-            "zeros": bytes(999),
-            **others,
-        }.items():
+        for kind, data in {"empty": b"", "half": whole[: len(whole) // 2], "zeros": bytes(999), **others}.items():
             (here / name).write_bytes(data)
             code = main(command.replace("OUT", "out").split())
             printed = capsys.readouterr().err

@@ -70,14 +70,7 @@ def test_text_from_the_shell_takes_the_type_of_the_default(project, tmp_path):
     (executed,) = run_notebooks(["01"], tmp_path / "run", values, progress=False)
     assert executed == tmp_path / "run" / "notebooks" / "01_first.ipynb"
     seen = json.loads((tmp_path / "run" / "seen.json").read_text())
-    assert seen == {
-        "epochs": 3,
-        "rate": 1e-4,
-        "scale": "7",
-        "is_loud": True,
-        "limit": 5,
-        "cwd": str(project.resolve()),
-    }
+    assert seen == {"epochs": 3, "rate": 1e-4, "scale": "7", "is_loud": True, "limit": 5, "cwd": str(project.resolve())}
     assert outputs(executed) == "done\n"
 
 
@@ -122,9 +115,7 @@ def test_each_notebook_gets_only_the_parameters_it_has(project, tmp_path):
 
 
 @pytest.mark.parametrize("backend", [None, "agg"])
-def test_live_lines_and_figures_stay_in_the_file_whatever_the_shell_says(
-    project, tmp_path, monkeypatch, backend
-):
+def test_live_lines_and_figures_stay_in_the_file_whatever_the_shell_says(project, tmp_path, monkeypatch, backend):
     monkeypatch.delenv("MPLBACKEND")
     if backend:
         monkeypatch.setenv("MPLBACKEND", backend)
@@ -163,8 +154,7 @@ def test_the_reporter_leaves_two_lines_and_one_picture_in_the_file(project, tmp_
     bar = "▰" * 10 + "▱" * 10
     assert now["data"]["text/markdown"] == f"{bar} step 5 of 10, epoch 2 of 3, loss 0.500"
     assert line["data"]["text/markdown"] == (
-        "epoch 3 of 3: loss 0.333, mean R@1 4.0; "
-        "2.0 steps a second, 1.0 % of the time waiting for data, 300 MB"
+        "epoch 3 of 3: loss 0.333, mean R@1 4.0; 2.0 steps a second, 1.0 % of the time waiting for data, 300 MB"
     )
     assert "image/png" in curve["data"]
 
@@ -214,9 +204,7 @@ def test_parameters_that_are_no_literals_are_refused(project):
         (["-p", "rate", "True"], "rate=True is of type bool, expected float"),
     ],
 )
-def test_plain_papermill_with_a_wrong_parameter_fails_in_the_first_cell(
-    project, tmp_path, arguments, message
-):
+def test_plain_papermill_with_a_wrong_parameter_fails_in_the_first_cell(project, tmp_path, arguments, message):
     source, output = project / "notebooks" / "01_first.ipynb", tmp_path / "out.ipynb"
     command = [sys.executable, "-m", "papermill", str(source), str(output), "-k", "python3", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)

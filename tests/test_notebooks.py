@@ -1,9 +1,12 @@
 """The notebooks, walked as a user walks them, on a tiny world."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+
+from groundnlq.notebook import run_notebooks
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -16,15 +19,21 @@ def test_every_notebook_says_what_its_parameters_are_and_ends_in_exercises_with_
     (exercises,) = ["".join(c["source"]) for c in cells if "".join(c["source"]).startswith("## Exercises")]
     questions, hidden = exercises.split("<details><summary>Solutions</summary>\n\n")
     assert hidden.rstrip().endswith("</details>")
-    numbered = [
-        sum(line[:3] == f"{n}. " for n in range(1, 9) for line in t.splitlines()) for t in (questions, hidden)
-    ]
+    numbered = [sum(line[:3] == f"{n}. " for n in range(1, 9) for line in t.splitlines()) for t in (questions, hidden)]
     assert numbered[0] == numbered[1] >= 2
 
 
 def pictures(notebook):
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
     return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_first_notebook_runs_on_a_prepared_world(tiny_world, tmp_path):
+    """The one walk that `make test` takes."""
+    shutil.copytree(tiny_world, tmp_path / "data")
+    values = {"data_folder": str(tmp_path / "data"), "scale": "tiny"}
+    (executed,) = run_notebooks(["01"], tmp_path / "run", values, progress=False)
+    assert pictures(json.loads(executed.read_text(encoding="utf-8"))) == 11
 
 
 @pytest.mark.slow

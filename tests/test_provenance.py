@@ -94,9 +94,7 @@ def test_weights_name_their_data_encoder_and_configuration(results, monkeypatch,
     assert shown["status"]["state"] == "finished"
     best = shown["best weights"]
     assert best["info"]["encoder"] == "directions"
-    assert best["info"]["provenance"]["inputs"]["records"] == identity_of(
-        read_records(results / "train.jsonl")
-    )
+    assert best["info"]["provenance"]["inputs"]["records"] == identity_of(read_records(results / "train.jsonl"))
     assert best["config"]["name"] == "tiny"
     state = max((results / "run" / "checkpoints").glob("*.pt"))
     assert "training state" in show(str(state), results, monkeypatch, capsys)["kind"]
@@ -137,9 +135,7 @@ def test_content_hashes_follow_values_ids_and_order_alone(tmp_path):
     assert len({first, *map(hash_of, others)}) == 4
 
     def token_hash(lengths):
-        write_tokens(
-            tmp_path / "t.h5", ((f"q_{i}", torch.ones(n, 2)) for i, n in enumerate(lengths)), encoder="x"
-        )
+        write_tokens(tmp_path / "t.h5", ((f"q_{i}", torch.ones(n, 2)) for i, n in enumerate(lengths)), encoder="x")
         return TokenStore(tmp_path / "t.h5").sha256
 
     assert token_hash([1, 2]) == token_hash([1, 2])

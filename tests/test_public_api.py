@@ -16,9 +16,7 @@ from tests.test_cli import HEAVY
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = (
-        f"import sys, groundnlq\nprint([name for name in (*{HEAVY}, 'click', 'yaml') if name in sys.modules])"
-    )
+    code = f"import sys, groundnlq\nprint([name for name in (*{HEAVY}, 'click', 'yaml') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,12 +6,7 @@ import torch
 
 from groundnlq.config import ModelConfig
 from groundnlq.errors import CheckpointError
-from groundnlq.model.checkpoint_published import (
-    from_published,
-    load_published,
-    published_ranges,
-    to_published,
-)
+from groundnlq.model.checkpoint_published import from_published, load_published, published_ranges, to_published
 from groundnlq.model.grounder import Grounder
 from tests.golden_inputs import META, golden_config, published_weights
 

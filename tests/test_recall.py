@@ -97,9 +97,7 @@ def test_recalls_rise_with_k_and_fall_with_the_threshold():
     records, ranked = world(60, 10)
     table = recalls(ranked, records)
     for threshold in (0.3, 0.5):
-        assert (
-            table[f"R@1 IoU={threshold}"] <= table[f"R@5 IoU={threshold}"] <= table[f"R@10 IoU={threshold}"]
-        )
+        assert table[f"R@1 IoU={threshold}"] <= table[f"R@5 IoU={threshold}"] <= table[f"R@10 IoU={threshold}"]
     for k in (1, 5, 10):
         assert table[f"R@{k} IoU=0.5"] <= table[f"R@{k} IoU=0.3"]
 

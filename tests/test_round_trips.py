@@ -61,22 +61,14 @@ def fill(path, entries) -> None:
             transaction.put(key.encode(), value)
 
 
-TOKENS = arrays.arrays(
-    np.float32, st.tuples(st.integers(1, 5), st.just(4)), elements=st.floats(-9, 9, width=32)
-)
+TOKENS = arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(4)), elements=st.floats(-9, 9, width=32))
 
 
 @on_disk
-@given(
-    tokens=st.dictionaries(ID, TOKENS, min_size=1, max_size=5),
-    name=st.sampled_from(["token_features", "features"]),
-)
+@given(tokens=st.dictionaries(ID, TOKENS, min_size=1, max_size=5), name=st.sampled_from(["token_features", "features"]))
 def test_tokens_come_through_store_and_importer_unchanged(tokens, name, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    with (
-        lmdb.open(str(folder / "lmdb"), map_size=1 << 22) as environment,
-        environment.begin(write=True) as writer,
-    ):
+    with lmdb.open(str(folder / "lmdb"), map_size=1 << 22) as environment, environment.begin(write=True) as writer:
         for query_id, array in tokens.items():
             writer.put(query_id.encode(), packed(**{name: array}))
     assert import_text_lmdb(folder / "lmdb", folder / "a.h5") == len(tokens)

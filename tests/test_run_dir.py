@@ -68,10 +68,7 @@ def test_a_file_system_without_flock_is_told(tmp_path, monkeypatch, number):
 
 def test_another_error_of_the_file_system_is_said(tmp_path, monkeypatch):
     without_flock(monkeypatch, errno.EIO)
-    with (
-        pytest.raises(KitError, match=r"cannot work here \(Input/output error\)"),
-        RunDirectory(tmp_path).locked(),
-    ):
+    with pytest.raises(KitError, match=r"cannot work here \(Input/output error\)"), RunDirectory(tmp_path).locked():
         pass
 
 

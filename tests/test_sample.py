@@ -105,9 +105,7 @@ def test_the_event_log_says_what_happened_when(tiny_world):
 
 
 def test_settings_have_names_and_limits_all_faults_at_once(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"(?s)num_val_clips=1.5.*objects_per_clip=5000.*cluter; did you mean"
-    ):
+    with pytest.raises(ConfigError, match=r"(?s)num_val_clips=1.5.*objects_per_clip=5000.*cluter; did you mean"):
         make_sample(tmp_path, scale="tiny", cluter=1, objects_per_clip=5000, num_val_clips=1.5)
     with pytest.raises(ConfigError, match="unknown scale 'huge'"):
         make_sample(tmp_path, scale="huge")

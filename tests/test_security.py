@@ -206,9 +206,7 @@ class Elements(HTMLParser):
 
 
 def nasty_evaluation():
-    records = [
-        Record(f"a_{i}", f"c{i}", NASTY, 10.0, ((1.0, 2.0),), template=NASTY, raw_query=NASTY) for i in (0, 1)
-    ]
+    records = [Record(f"a_{i}", f"c{i}", NASTY, 10.0, ((1.0, 2.0),), template=NASTY, raw_query=NASTY) for i in (0, 1)]
     return evaluate({r.query_id: np.array([[1.0, 2.0, 1.0]]) for r in records}, records)
 
 
@@ -258,9 +256,7 @@ def no_network(monkeypatch):
     """Any attempt to reach another machine, or to ask for its address, is an error and is noted."""
     import huggingface_hub.constants
 
-    monkeypatch.setattr(
-        huggingface_hub.constants, "HF_HUB_OFFLINE", False
-    )  # what the tests' environment sets
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # what the tests' environment sets
     tried = []
 
     def refuse(*arguments, **_):
@@ -317,9 +313,7 @@ FLAGS = re.compile(
 
 def test_nothing_that_is_documented_opens_the_notebook_server():
     pages = [p for pattern in ("*.md", "*/*.md", ".ci/*", "notebooks/*.ipynb") for p in ROOT.glob(pattern)]
-    texts = {
-        str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "Makefile", *pages]
-    }
+    texts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "Makefile", *pages]}
     assert len(texts) > 8
     assert {name: FLAGS.findall(text) for name, text in texts.items() if FLAGS.search(text)} == {}
 

@@ -29,7 +29,7 @@ def oracles(tiny_world):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """Networks that learn next to nothing: what they are held to must be able to fail."""
-    overrides = ["train.epochs=2", "train.warmup_epochs=1", "train.validate_every_epochs=2"]
+    overrides = ["train.epochs=2", "train.warmup_epochs=1", "train.validate_every_epochs=2", "model.width=32"]
     return Study(tmp_path_factory.mktemp("study"), "tiny", overrides, progress=False)
 
 
@@ -88,6 +88,7 @@ def test_unseen_objects_are_those_that_no_training_clip_has(oracles, tiny_world)
     assert 0 < oracles.is_unseen().mean() < 1
 
 
+@pytest.mark.slow
 def test_the_claims_are_measured_and_can_fail(study):
     table = claims(study, seed=0)
     holds, asked = table.set_index("claim")["holds"], table.set_index("claim")["asked"]
@@ -99,6 +100,7 @@ def test_the_claims_are_measured_and_can_fail(study):
     assert (holds.isna() == (asked == "reported")).all()
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was(study):
     first = run_study(study, [0])
     trained = sorted(study.folder.rglob("*.pt"))
@@ -168,6 +170,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_setting_is_held_against_the_usual_one_question_by_question(study):
     table = comparisons(study, [0], ["raw"])
     (row,) = table.to_dict("records")
@@ -176,11 +179,13 @@ def test_a_setting_is_held_against_the_usual_one_question_by_question(study):
     assert row["difference"] == pytest.approx(raw - usual)
 
 
+@pytest.mark.slow
 def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path):
     beside = Study(tmp_path, study.scale, study.overrides, progress=False)
     pd.testing.assert_frame_equal(run_study(beside, [0], jobs=os.cpu_count()), run_study(study, [0]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_nothing_of_a_killed_study_goes_on(tmp_path):
     command = [str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]

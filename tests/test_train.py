@@ -22,14 +22,7 @@ from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.trainer import Trainer
-from groundnlq.errors import (
-    CheckpointError,
-    ConfigError,
-    FeatureError,
-    KitError,
-    Preempted,
-    TrainingFailed,
-)
+from groundnlq.errors import CheckpointError, ConfigError, FeatureError, KitError, Preempted, TrainingFailed
 from groundnlq.model.checkpoint_published import to_published
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config, weights_of
 
@@ -96,10 +89,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_the_calm_one(data, calm, tmp_pa
     assert same_weights(calm.last, result.last)
     assert same_weights(calm.best, result.best)
     timeless = [
-        [
-            {k: v for k, v in row.items() if "second" not in k and "wait" not in k and "memory" not in k}
-            for row in h
-        ]
+        [{k: v for k, v in row.items() if "second" not in k and "wait" not in k and "memory" not in k} for row in h]
         for h in (calm.history, result.history)
     ]
     assert timeless[0] == timeless[1]
@@ -238,9 +228,7 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_queries(data, 
 
 
 def test_micro_batches_give_what_one_batch_gives(data):
-    trainers = [
-        new_trainer(still(tiny_config(data, batch_size=b, accumulate_steps=a))) for b, a in ((4, 1), (2, 2))
-    ]
+    trainers = [new_trainer(still(tiny_config(data, batch_size=b, accumulate_steps=a))) for b, a in ((4, 1), (2, 2))]
     for trainer in trainers:
         for micro_batches, _ in islice(trainer.batches_of(0), 2):
             trainer.train_step(micro_batches)
@@ -284,12 +272,8 @@ def test_missing_inputs_are_listed_before_any_work(data, tmp_path):
     foreign = [type(r)(r.query_id + "0", "x" + r.clip_uid, r.query, 40.0, r.moments_sec) for r in records[:2]]
     write_records(data / "foreign.jsonl", records + foreign)
     config = tiny_config(data)
-    config = config.model_copy(
-        update={"data": config.data.model_copy(update={"train_records": ("foreign.jsonl",)})}
-    )
-    with pytest.raises(
-        FeatureError, match=r"1 of 9 clips have no features .*xc0.*2 of 26 queries have no tokens"
-    ):
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train_records": ("foreign.jsonl",)})})
+    with pytest.raises(FeatureError, match=r"1 of 9 clips have no features .*xc0.*2 of 26 queries have no tokens"):
         train(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
@@ -388,10 +372,7 @@ def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        seen = [
-            (item, torch.get_num_threads())
-            for item, _ in read_ahead(range(3), lambda _: torch.get_num_threads())
-        ]
+        seen = [(item, torch.get_num_threads()) for item, _ in read_ahead(range(3), lambda _: torch.get_num_threads())]
         assert seen == [(1, 2)] * 3
         assert torch.get_num_threads() == 2
     finally:
@@ -408,9 +389,7 @@ def test_gradients_of_queries_that_share_a_clip_are_summed_in_order_by_several_t
     clips = ClipEncoding(skip, skip.detach(), torch.ones(1, 256, dtype=torch.bool))
     try:
         torch.set_num_threads(2)
-        found = [
-            torch.autograd.grad((clips.for_queries(index).skip * weight).sum(), skip)[0] for _ in range(20)
-        ]
+        found = [torch.autograd.grad((clips.for_queries(index).skip * weight).sum(), skip)[0] for _ in range(20)]
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[0], other) for other in found)
