@@ -63,7 +63,7 @@ def run(factor: int) -> None:
         began, opening = time.process_time(), peak_mb()
         dataset = QueryDataset(records, FeatureStore(features), TokenStore(text), DataConfig().grid, 4)
         opened, before = time.process_time(), peak_mb()
-        hits = count_hits(Grounder.from_config(MODEL), dataset)
+        hits = count_hits(Grounder(MODEL), dataset)
         seconds, after = time.process_time() - opened, peak_mb()
     print(
         f"{factor:4d} x: {len(records):7d} queries, opened in {opened - began:5.1f} s, answered in "

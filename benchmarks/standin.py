@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from groundnlq.data.dataset import Batch
 from groundnlq.model.attention import SelfAttention
-from groundnlq.model.blocks import ScaledPath, TransformerBlock
+from groundnlq.model.blocks import TransformerBlock
 from groundnlq.model.grounder import Grounder, Outputs
-from groundnlq.model.layers import DepthwiseConv, MaskedConv
+from groundnlq.model.layers import Conv
 from groundnlq.model.points import make_points
 
 PADDED_STEPS = 2560
@@ -163,11 +163,9 @@ def _head(head: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     return _conv(head.out, x, mask)[0]
 
 
-def _conv(layer: MaskedConv | DepthwiseConv, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    stride, bias = getattr(layer, "stride", 1), getattr(layer, "bias", None)
-    mask = mask[..., ::stride]
-    groups = x.shape[1] // layer.weight.shape[1]
-    return F.conv1d(x, layer.weight, bias, stride, 1, groups=groups) * mask, mask
+def _conv(layer: Conv, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    mask = mask[..., :: layer.stride[0]]
+    return F.conv1d(x, layer.weight, layer.bias, layer.stride, 1, groups=layer.groups) * mask, mask
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -180,7 +178,7 @@ def _norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
     return centred / torch.sqrt(variance + layer.eps) * layer.weight[:, None] + layer.bias[:, None]
 
 
-def _scaled(path: ScaledPath, x: Tensor) -> Tensor:
+def _scaled(path: nn.Module, x: Tensor) -> Tensor:
     x = x * path.scale[:, None]
     if not path.training or path.drop_rate == 0:
         return x

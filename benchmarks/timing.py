@@ -68,7 +68,7 @@ def show(name: str, ours: np.ndarray, bases: Mapping[str, np.ndarray] | None = N
 
 def champion(**changes: object) -> Grounder:
     """The champion's network with random weights and scales at which every path counts."""
-    return Grounder.from_config(ModelConfig(**({"scale_init": 0.5} | changes)))
+    return Grounder(ModelConfig(**({"scale_init": 0.5} | changes)))
 
 
 def make_batch(num_steps: int, num_queries: int, num_clips: int = 1) -> Batch:

@@ -24,11 +24,10 @@ from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.distributed import World
-from groundnlq.engine.grounding import bare_task
 from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.optim import make_optimizer
-from groundnlq.engine.step import Learner
-from groundnlq.model.grounder import Grounder
+from groundnlq.engine.step import Learner, _make_optimizer
+from groundnlq.engine.task import Normaliser, Task
+from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.model.losses import Criterion
 
 RATE = 1e-6
@@ -38,7 +37,9 @@ STEPS = 5  # of the kit beside one of the stand-in
 def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None]:
     """The trainer's own."""
     config = TrainConfig(precision=precision)
-    learner = Learner(bare_task(model, config, World()), config, World())
+    loss = Criterion(config)
+    task = Task(model, loss, loss.weights, Normaliser(loss.normaliser, loss.update), own_rate=bool)
+    learner = Learner(task, config, World())
 
     def step() -> None:
         learner.step([batch], RATE, seed=0)
@@ -47,19 +48,26 @@ def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None
 
 
 def published_step(model: StandIn, batch: Batch) -> Callable[[], None]:
-    criterion, average = Criterion.from_config(TrainConfig()), copy.deepcopy(model)
-    ours = make_optimizer(model, 0.05, own_rate=bool).param_groups
+    criterion, average = Criterion(TrainConfig()), copy.deepcopy(model)
+    ours = _make_optimizer(model, 0.05, own_rate=bool).param_groups
     groups = [{name: group[name] for name in ("params", "weight_decay")} for group in ours]
     optimizer = torch.optim.AdamW(groups, lr=RATE)
 
     def step() -> None:
         optimizer.zero_grad()
-        criterion(model(batch), batch).total.backward()
+        backward(criterion, model(batch), batch)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         update_average(average, model)
 
     return step
+
+
+def backward(criterion: Criterion, outputs: Outputs, batch: Batch) -> None:
+    """Gradients of the loss, divided by the running count of positives."""
+    terms, num_positives = criterion(outputs, batch)
+    criterion.update(num_positives)
+    (sum(terms.values()) / criterion.normaliser).backward()
 
 
 def gradient_difference(batch: Batch) -> float:
@@ -68,7 +76,7 @@ def gradient_difference(batch: Batch) -> float:
     for wrap in (nn.Identity(), StandIn):
         torch.manual_seed(1)
         model = champion(drop_path=0.0).train()
-        Criterion.from_config(TrainConfig())(wrap(model)(batch), batch).total.backward()
+        backward(Criterion(TrainConfig()), wrap(model)(batch), batch)
         gradients.append([p.grad for p in model.parameters()])
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(*gradients, strict=True))
 

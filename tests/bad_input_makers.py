@@ -25,8 +25,8 @@ from groundnlq.data.records import read_records
 from groundnlq.data.submission import write_submission
 from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.checkpoint import save_model
-from groundnlq.model.checkpoint_published import to_published
 from groundnlq.model.grounder import Grounder
+from tests.published_layout import to_published
 from tests.tiny_run import make_tiny_data, tiny_config
 
 
@@ -43,7 +43,7 @@ def make_world(folder: Path) -> None:
         records = read_records("val.jsonl")
         _write_json("nlq.json", _official(records))
         torch.manual_seed(0)
-        model = Grounder.from_config(config.model)
+        model = Grounder(config.model)
         weights = model.state_dict()
         save_model(Path("best.pt"), config, {"raw": weights, "ema": weights}, "raw", encoder="directions")
         torch.save({"epoch": 3, "state_dict": to_published(weights)}, "model.pth.tar")

@@ -12,7 +12,7 @@ import torch
 from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch, collate
 from groundnlq.data.grid import StepGrid
-from groundnlq.model.checkpoint_published import from_published
+from groundnlq.model.checkpoint_published import _from_published
 from groundnlq.model.grounder import Grounder
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,8 +50,8 @@ def golden_model(name: str, drop_path: float | None = None) -> Grounder:
     config = golden_config(name)
     if drop_path is not None:
         config = config.model_copy(update={"drop_path": drop_path})
-    model = Grounder.from_config(config)
-    model.load_state_dict(from_published(published_weights(name)))
+    model = Grounder(config)
+    model.load_state_dict(_from_published(published_weights(name)))
     return model
 
 

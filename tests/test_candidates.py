@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
     dataset = QueryDataset(records, *stores, config.data.grid)
     torch.manual_seed(0)
-    model = Grounder.from_config(config.model).eval()
+    model = Grounder(config.model).eval()
     for parameter in model.heads.parameters():  # an untrained head says the same of every point
         torch.nn.init.normal_(parameter, std=0.4)
     return LivePredictions(Predictor(model, config), dataset)
@@ -80,7 +80,7 @@ def test_a_setting_is_decoded_once(run, monkeypatch):
     monkeypatch.setattr(module, "suppress", lambda *a: calls.append(a) or real(*a))
     for _ in range(3):
         run.decode(run.settings.model_copy(update={"sigma": 0.33, "min_score": 0.01}))
-    assert len({len(candidates.scores) for candidates, _ in calls}) == len(calls) <= len(module.BEST) + 1
+    assert len({len(scores) for _, scores, _ in calls}) == len(calls) <= len(module.BEST) + 1
 
 
 def test_level_scores_are_the_networks(run):

@@ -25,8 +25,8 @@ import torch
 
 from groundnlq.config import load_config, save_config
 from groundnlq.engine.checkpoint import States, read_checkpoint
-from groundnlq.engine.optim import learning_rate_at
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
+from groundnlq.engine.step import learning_rate_at
 from tests.forkserver import Forked
 from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, tiny_config

@@ -5,7 +5,7 @@ import torch
 
 from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import collate
-from groundnlq.model.attention import attend, attend_window
+from groundnlq.model.attention import _attend, attend_window
 from groundnlq.model.grounder import Grounder
 from tests.golden_inputs import features, golden_batch, golden_model
 
@@ -110,8 +110,8 @@ def test_full_attention_ignores_padded_tokens():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 6, 8)
     mask = torch.tensor([[True, True, True, True, False, False]])
-    out = attend(q, k, v, mask, num_heads=2)
-    torch.testing.assert_close(out, attend(q, k[:, :4], v[:, :4], mask[:, :4], num_heads=2))
+    out = _attend(q, k, v, mask, num_heads=2)
+    torch.testing.assert_close(out, _attend(q, k[:, :4], v[:, :4], mask[:, :4], num_heads=2))
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def test_cross_attention_carried_to_the_tokens_equals_plain_attention():
     attention = golden_model("tiny").video_encoder.stem[0].cross_attention
     x, text = torch.randn(2, 7, 32), torch.randn(2, 4, 32)
     text_mask = torch.tensor([[True, True, True, False], [True, True, True, True]])
-    mixed = attend(attention.query(x), attention.key(text), attention.value(text), text_mask, num_heads=4)
+    mixed = _attend(attention.query(x), attention.key(text), attention.value(text), text_mask, num_heads=4)
     torch.testing.assert_close(attention.out(mixed), attention(x, text, text_mask), rtol=1e-4, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_every_parameter_receives_a_gradient():
         regression_ranges_grid=((0, 4), (2, 8), (4, 10000)),
         scale_init=0.5,
     )
-    model = Grounder.from_config(config)
+    model = Grounder(config)
     batch = collate(
         [torch.randn(30, 6)], [torch.randn(4, 5)], [0], [torch.tensor([[2.0, 9.0]])], ["q"], ["c"], [1.0], 4
     )
@@ -156,10 +156,10 @@ def test_every_parameter_receives_a_gradient():
 
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
-    from groundnlq.model.blocks import ScaledPath
+    from groundnlq.model.blocks import _ScaledPath
 
     torch.manual_seed(0)
-    path = ScaledPath(4, drop_rate=0.25, scale_init=1.0).train()
+    path = _ScaledPath(4, drop_rate=0.25, scale_init=1.0).train()
     out = path(torch.zeros(4000, 3, 4), torch.ones(4000, 3, 4))
     per_sample = out[:, 0, 0]
     assert torch.equal(out, per_sample[:, None, None].expand_as(out))

@@ -10,7 +10,7 @@ import torch
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import collate
 from groundnlq.data.records import Record
-from groundnlq.engine.optim import Ema, learning_rate_at
+from groundnlq.engine.step import _Ema, learning_rate_at
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
 from notebooks.lessons import learning
@@ -43,18 +43,18 @@ def drawn(figure) -> bytes:
 
 
 def test_the_losses_of_all_points_sum_to_those_of_training(model, batch):
-    criterion = Criterion.from_config(TrainConfig())
-    classification, regression, positives = criterion.sums(model(batch), batch)
+    criterion = Criterion(TrainConfig())
+    terms, positives = criterion(model(batch), batch)
     tables = [learning.point_losses(model, batch, criterion, query) for query in range(2)]
     every = pd.concat(tables)
-    assert every["focal"].sum() == pytest.approx(classification.item(), rel=1e-5)
-    assert every["diou"].sum() == pytest.approx(regression.item(), rel=1e-5)
+    assert every["focal"].sum() == pytest.approx(terms["classification"].item(), rel=1e-5)
+    assert every["diou"].sum() == pytest.approx(terms["regression"].item(), rel=1e-5)
     assert every["is_positive"].sum() == positives.item() > 0
     assert [len(table) for table in tables] == [60 + 30 + 15, 41 + 21 + 11]
 
 
 def test_a_positive_points_overlap_is_that_of_its_segment_with_the_moment(model, batch):
-    table = learning.point_losses(model, batch, Criterion.from_config(TrainConfig()))
+    table = learning.point_losses(model, batch, Criterion(TrainConfig()))
     positive = table[table["is_positive"]]
     start, end = batch.moments_grid[0][0].tolist()
     inter = np.clip(np.minimum(positive["end"], end) - np.maximum(positive["start"], start), 0, None)
@@ -64,10 +64,10 @@ def test_a_positive_points_overlap_is_that_of_its_segment_with_the_moment(model,
 
 
 def test_the_table_of_losses_adds_up_to_the_total(model, batch):
-    criterion = Criterion.from_config(TrainConfig())
-    classification, regression, positives = criterion.sums(model(batch), batch)
+    criterion = Criterion(TrainConfig())
+    terms, positives = criterion(model(batch), batch)
     column = learning.loss_table({"one": model}, batch, criterion)["one"]
-    total = (classification + regression).item() / positives.item()
+    total = sum(terms.values()).item() / positives.item()
     assert column.iloc[:3].sum() == pytest.approx(total, rel=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
     # an average over weights that are 1 at first and 0 ever after is the share of the first ones
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(network.weight)
-    average, shares = Ema(network, 0.9), []
+    average, shares = _Ema(network, 0.9), []
     torch.nn.init.zeros_(network.weight)
     for _ in range(24):
         shares.append(100 * average.module.weight.item())
@@ -121,7 +121,7 @@ def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
 def test_before_and_after_are_drawn_with_and_without_positive_points(model, batch, moment):
     one = collate([batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4)
     tables = {
-        name: learning.point_losses(model, one, Criterion.from_config(TrainConfig())) for name in ("before", "after $")
+        name: learning.point_losses(model, one, Criterion(TrainConfig())) for name in ("before", "after $")
     }
     record = Record("a_0", "c", "C puts", 60.0, (tuple(GRID.to_sec(np.array(moment))),))
     figure = learning.losses_figure(tables, record, one.moments_grid[0], GRID)

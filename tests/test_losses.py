@@ -7,6 +7,7 @@ from groundnlq.config import TrainConfig
 from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
 from groundnlq.model.points import assign_targets, make_points
 from tests.golden_inputs import golden_batch, golden_model
+from tests.learner import new_learner
 
 RANGES = ((0, 4), (2, 8), (4, 16), (8, 10000))
 
@@ -65,20 +66,21 @@ def test_distance_iou_is_zero_at_the_truth_and_grows_with_the_distance_of_centre
 
 def test_a_batch_without_positives_has_finite_gradients_and_counts_as_one_positive():
     model, batch = golden_model("tiny").train(), golden_batch("tiny", [2])
-    criterion = Criterion.from_config(TrainConfig(initial_loss_normaliser=100)).train()
-    losses = criterion(model(batch), batch)
-    losses.total.backward()
-    assert losses.num_positives == 0
-    assert losses.regression == 0
+    criterion = Criterion(TrainConfig(initial_loss_normaliser=100))
+    terms, num_positives = criterion(model(batch), batch)
+    criterion.update(num_positives)
+    (sum(terms.values()) / criterion.normaliser).backward()
+    assert num_positives == 0
+    assert terms["regression"] == 0
     assert criterion.normaliser.item() == pytest.approx(0.9 * 100 + 0.1)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_the_running_count_moves_in_training_only_and_is_part_of_the_state():
     model, batch = golden_model("tiny").eval(), golden_batch("tiny")
-    criterion = Criterion.from_config(TrainConfig())
-    criterion.eval()(model(batch), batch)
-    assert criterion.normaliser == 200
-    criterion.train()(model(batch), batch)
-    assert criterion.normaliser == pytest.approx(0.9 * 200 + 0.1 * 10)
-    assert criterion.state_dict()["normaliser"] == criterion.normaliser
+    learner = new_learner(model, TrainConfig())
+    learner.task.loss(model(batch), batch)
+    assert learner.task.normaliser.value == 200
+    learner.step([batch], rate=0.0, seed=0)
+    assert learner.task.normaliser.value == pytest.approx(0.9 * 200 + 0.1 * 10)
+    assert learner.state()["loss_normaliser"] == [learner.task.normaliser.value]

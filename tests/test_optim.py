@@ -4,21 +4,15 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from groundnlq.config import TrainConfig
-from groundnlq.engine.distributed import World
-from groundnlq.engine.grounding import bare_task
-from groundnlq.engine.optim import learning_rate_at, make_optimizer
-from groundnlq.engine.step import Learner
-from groundnlq.model.checkpoint_published import to_published
+from groundnlq.engine.step import _make_optimizer, learning_rate_at
 from groundnlq.model.losses import Criterion
 from tests.golden_inputs import GOLDEN, META, golden_batch, golden_model
+from tests.learner import new_learner
+from tests.published_layout import to_published
 
 
 def is_head(name):
     return name.startswith("heads.")
-
-
-def new_learner(model, config):
-    return Learner(bare_task(model, config, World()), config, World())
 
 
 def test_the_rate_of_every_step_is_the_published_one():
@@ -31,7 +25,7 @@ def test_the_rate_of_every_step_is_the_published_one():
 @pytest.mark.parametrize("name", ["tiny", "tiny_star"])
 def test_only_the_published_weights_decay(name):
     model = golden_model(name)
-    groups = make_optimizer(model, 0.05, is_head).param_groups
+    groups = _make_optimizer(model, 0.05, is_head).param_groups
     decaying = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     ours = {key: p for key, p in model.named_parameters() if id(p) in decaying}
     assert sorted(to_published(ours)) == sorted(META["weight_decay_parameters"][name])
@@ -73,13 +67,17 @@ def test_two_micro_batches_give_the_gradient_of_their_mean_loss_clipped(publishe
     config = TrainConfig(clip_grad_norm=limit, published_normaliser=published_normaliser)
     learner = new_learner(golden_model("tiny", drop_path=0.0), config)
     _, norm = learner.step([batch, batch], rate=0.0, seed=0)
-    criterion = Criterion.from_config(TrainConfig()).train()
+    criterion = Criterion(TrainConfig())
+    terms, positives = criterion(model(batch), batch)
+    total = sum(terms.values())
     if published_normaliser:  # the count runs on between the two
-        loss = sum(criterion(model(batch), batch).total for _ in range(2)) / 2
+        loss = torch.zeros(())
+        for _ in range(2):
+            criterion.update(positives)
+            loss = loss + total / criterion.normaliser.item() / 2
     else:
-        *losses, positives = criterion.sums(model(batch), batch)
-        criterion.count(2 * positives)
-        loss = 2 * sum(losses) / criterion.normaliser
+        criterion.update(2 * positives)
+        loss = 2 * total / criterion.normaliser
     loss.backward()
     assert norm == pytest.approx(clip_grad_norm_(model.parameters(), limit).item(), rel=1e-5)
     assert (norm > limit) == (limit < 1)

@@ -80,7 +80,7 @@ def network_and_batch():
 def test_the_losses_of_points_follow_the_training_of_the_run(network_and_batch, number):
     changes, column = CRITERIA[number]
     own, usual = (
-        learning.point_losses(*network_and_batch, Criterion.from_config(TrainConfig(**settings)))[column]
+        learning.point_losses(*network_and_batch, Criterion(TrainConfig(**settings)))[column]
         for settings in (changes, {})
     )
     assert not own.equals(usual)
@@ -90,7 +90,7 @@ def test_the_table_of_losses_weighs_regression_as_training_does(network_and_batc
     model, batch = network_and_batch
     row = "regression: positive points"
     once, thrice = (
-        learning.loss_table({"run": model}, batch, Criterion.from_config(TrainConfig(regression_weight=w)))
+        learning.loss_table({"run": model}, batch, Criterion(TrainConfig(regression_weight=w)))
         for w in (1.0, 3.0)
     )
     assert thrice.loc[row, "run"] == pytest.approx(3 * once.loc[row, "run"])
@@ -128,7 +128,7 @@ def make_run(tmp_path_factory):
     stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
     dataset = QueryDataset(read_records(folder / "val.jsonl"), *stores, config.data.grid)
     torch.manual_seed(0)
-    model = Grounder.from_config(config.model).eval()
+    model = Grounder(config.model).eval()
     for parameter in model.heads.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
 

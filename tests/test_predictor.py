@@ -22,7 +22,7 @@ def world(tmp_path_factory):
     folder = make_tiny_data(tmp_path_factory.mktemp("predict"))
     config = tiny_config(folder)
     torch.manual_seed(0)
-    model = Grounder.from_config(config.model)
+    model = Grounder(config.model)
     records = read_records(folder / "val.jsonl")
     stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
     return model, QueryDataset(records, *stores, config.data.grid), config

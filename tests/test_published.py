@@ -6,9 +6,10 @@ import torch
 
 from groundnlq.config import ModelConfig
 from groundnlq.errors import CheckpointError
-from groundnlq.model.checkpoint_published import from_published, load_published, published_ranges, to_published
+from groundnlq.model.checkpoint_published import _from_published, _published_ranges, load_published
 from groundnlq.model.grounder import Grounder
 from tests.golden_inputs import META, golden_config, published_weights
+from tests.published_layout import to_published
 
 
 def checkpoint(tmp_path, state, **more):
@@ -20,7 +21,7 @@ def checkpoint(tmp_path, state, **more):
 @pytest.mark.parametrize("name", ["tiny", "tiny_star", "champion"])
 def test_our_parameters_in_the_published_layout_have_its_names_and_shapes(name):
     with torch.device("meta"):
-        model = Grounder.from_config(golden_config(name))
+        model = Grounder(golden_config(name))
     layout = {key: list(value.shape) for key, value in to_published(model.state_dict()).items()}
     assert layout == dict(META["parameters"][name])
 
@@ -32,7 +33,7 @@ def test_a_published_checkpoint_loads_and_shows_its_architecture(tmp_path, name,
     path = checkpoint(tmp_path, {prefix + key: value for key, value in weights.items()})
     config, state = load_published(path, ModelConfig(max_seq_len=256))
     assert config == golden_config(name)
-    Grounder.from_config(config).load_state_dict(state)
+    Grounder(config).load_state_dict(state)
     back = to_published(state)
     assert back.keys() == weights.keys()
     assert all(torch.equal(back[key], weights[key]) for key in weights)
@@ -47,7 +48,7 @@ def test_missing_unexpected_and_misshapen_parameters_are_named(tmp_path):
     assert "missing: neck.norms.1.bias" in str(error.value)
     assert "heads.regression.out.bias is (3,), expected (2,)" in str(error.value)
     with pytest.raises(CheckpointError, match=r"backbone.foo.weight"):
-        from_published({"backbone.foo.weight": torch.zeros(1)})
+        _from_published({"backbone.foo.weight": torch.zeros(1)})
 
 
 class Evil:
@@ -85,5 +86,5 @@ def test_damaged_and_foreign_files_are_clear_errors(tmp_path):
 
 
 def test_ranges_double_and_end_open():
-    assert published_ranges(7) == ((0, 4), (4 / 2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
-    assert published_ranges(4) == tuple(map(tuple, META["archs"]["tiny"]["model"]["regression_range"]))
+    assert _published_ranges(7) == ((0, 4), (4 / 2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
+    assert _published_ranges(4) == tuple(map(tuple, META["archs"]["tiny"]["model"]["regression_range"]))

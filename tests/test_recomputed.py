@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from groundnlq.model.kernels import gelu_linear, normed_linear
-from groundnlq.model.layers import LayerNorm, Linear
+from groundnlq.model.layers import LayerNorm, Linear, _gelu_linear, normed_linear
 
 
 def layers(width=6, out=5, dtype=torch.float32):
@@ -19,7 +18,7 @@ def layers(width=6, out=5, dtype=torch.float32):
 def ways(norm, linear):
     return {
         "norm": (lambda x: normed_linear(x, norm, linear), lambda x: linear(norm(x))),
-        "gelu": (lambda x: gelu_linear(x, linear), lambda x: linear(nn.functional.gelu(x))),
+        "gelu": (lambda x: _gelu_linear(x, linear), lambda x: linear(nn.functional.gelu(x))),
     }
 
 

@@ -18,12 +18,11 @@ from groundnlq.engine.checkpoint import States, load_model, read_checkpoint
 from groundnlq.engine.distributed import StopRequest, World
 from groundnlq.engine.grounding import start_from, task
 from groundnlq.engine.launch import train
-from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.trainer import Trainer
 from groundnlq.errors import CheckpointError, ConfigError, FeatureError, KitError, Preempted, TrainingFailed
-from groundnlq.model.checkpoint_published import to_published
+from tests.published_layout import to_published
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config, weights_of
 
 
@@ -368,12 +367,14 @@ def test_leaving_out_any_random_number_changes_the_end(data, calm, tmp_path, mon
     assert not same_weights(whole.last, train(config, tmp_path / "parts").last)
 
 
-def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs():
+def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs(data, monkeypatch):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        seen = [(item, torch.get_num_threads()) for item, _ in read_ahead(range(3), lambda _: torch.get_num_threads())]
-        assert seen == [(1, 2)] * 3
+        trainer = new_trainer(tiny_config(data))
+        monkeypatch.setattr(trainer, "_micro_batches", lambda indices, epoch: torch.get_num_threads())
+        seen = [(item, torch.get_num_threads()) for item, _ in trainer.batches_of(0)]
+        assert seen == [(1, 2)] * 6
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

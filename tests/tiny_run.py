@@ -101,4 +101,4 @@ def small_network(num_stem_layers: int) -> Grounder:
     shape = {"video_dim": 8, "text_dim": 8, "width": 16, "num_heads": 2, "window": 5, "scale_init": 0.5}
     layers = {"num_text_layers": 1, "num_self_levels": 2, "max_seq_len": 128}
     layers |= {"num_stem_layers": num_stem_layers, "regression_ranges_grid": SMALL_RANGES}
-    return Grounder.from_config(ModelConfig(**shape, **layers)).eval()
+    return Grounder(ModelConfig(**shape, **layers)).eval()

@@ -18,7 +18,7 @@ from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.engine.predictor import Predictor
-from groundnlq.model.decode import Candidates, find_candidates, suppress
+from groundnlq.model.decode import find_candidates, suppress
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.nms import vote
 from groundnlq.model.points import Points, assign_targets, make_points
@@ -109,12 +109,12 @@ class LivePredictions:
         """For each query scores, segments, whether they are candidates, levels, and the order by score."""
         outputs = self.predictor.outputs(self.dataset.batch(indices))
         scores = outputs.logits.float().sigmoid()
-        candidates = find_candidates(outputs, self.settings.model_copy(update={"min_score": 0.0}))
+        segments, candidate_scores = find_candidates(outputs, self.settings.model_copy(update={"min_score": 0.0}))
         for query, valid in enumerate(outputs.mask):
-            allowed = candidates.scores[query][valid]
+            allowed = candidate_scores[query][valid]
             order = allowed.argsort(descending=True, stable=True)
             level = outputs.points.level[valid].to(torch.int8)
-            row = (scores[query][valid], candidates.segments_grid[query][valid], allowed > 0, level, order)
+            row = (scores[query][valid], segments[query][valid], allowed > 0, level, order)
             yield tuple(field.cpu() for field in row)
 
     def decode(self, settings: DecodeConfig | None = None) -> Decoded:
@@ -138,24 +138,23 @@ class LivePredictions:
         rows = every = torch.arange(len(self.records))
         for width in (*(count * many for many in BEST), longest):
             find = self._best_of_all if len(rows) == len(every) else partial(self._best_candidates, rows)
-            best, left_out = find(width)
-            segments[rows], scores[rows] = suppress(best, settings)
+            best, best_scores, left_out = find(width)
+            segments[rows], scores[rows] = suppress(best, best_scores, settings)
             rows = rows[((scores[rows] <= left_out[:, None]) & (left_out[:, None] > cut)).any(dim=1)]
             if len(rows) == 0:
                 break
         if settings.nms == "none":  # the others apply the minimum score themselves
             scores[scores <= cut] = 0.0
         for rows in every.split(QUERIES_AT_ONCE) if settings.voting_iou > 0 else ():
-            found, _ = self._best_candidates(rows, longest)
-            weights = found.scores * (found.scores > cut)
-            segments[rows] = vote(segments[rows], found.segments_grid, weights, settings.voting_iou)
+            found, weights, _ = self._best_candidates(rows, longest)
+            segments[rows] = vote(segments[rows], found, weights * (weights > cut), settings.voting_iou)
         is_empty = scores[:, 0] <= 0
         segments[is_empty, 0] = self._segments[self._top][is_empty]
         scores[is_empty, 0] = self._scores[self._top][is_empty].clamp(min=TINY)
         ranked = torch.cat([self._to_sec(segments, torch.arange(len(scores))), scores[..., None]], -1).numpy()
         return Decoded(ranked, _overlaps(ranked, self._moments))
 
-    def _best_candidates(self, rows: Tensor, width: int) -> tuple[Candidates, Tensor]:
+    def _best_candidates(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best `width` candidates of R queries, score 0 behind the last; the best score left out (R,).
 
         Starts lie apart from ends in memory: suppression takes a fifth less time than over pairs.
@@ -165,7 +164,7 @@ class LivePredictions:
         index = self._order[place.clamp(max=len(self._order) - 1)]
         scores = self._scores[index] * (self._is_candidate[index] & is_there)
         segments = self._segments.T[:, index[:, :-1]].movedim(0, -1)
-        return Candidates(segments, scores[:, :-1]), scores[:, -1]
+        return segments, scores[:, :-1], scores[:, -1]
 
     def _to_sec(self, segments_grid: Tensor, rows: Tensor) -> Tensor:
         end = self._durations_sec[rows].reshape(-1, *[1] * (segments_grid.dim() - 1))

@@ -112,7 +112,7 @@ def load_model(
         config, info = preset if isinstance(preset, RunConfig) else load_config(preset), {}
         shape, state = load_published(path, config.model)
         config = config.model_copy(update={"model": shape})
-    model = Grounder.from_config(config.model)
+    model = Grounder(config.model)
     model.load_state_dict(state)
     return model.eval(), config, info
 

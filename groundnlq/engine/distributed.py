@@ -39,11 +39,13 @@ class World:
 
     @classmethod
     @contextmanager
-    def join(cls, timeout_sec: float = 600.0) -> Iterator[World]:
+    def join(cls, timeout_sec: float = 600.0, tf32: bool = False) -> Iterator[World]:
         """The world that torchrun's environment describes; a world of one without it.
 
-        A process that lets the others wait for longer than `timeout_sec` is taken for dead.
+        A process that lets the others wait for longer than `timeout_sec` is taken for dead. `tf32` says whether CUDA
+        may round float32 to 10 bits in products and convolutions; PyTorch would round in the latter.
         """
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         if launcher is not None:
@@ -52,9 +54,11 @@ class World:
         if size == 1:
             yield cls(device=device, launcher=launcher)
             return
-        timeout = timedelta(seconds=timeout_sec)
-        store = _store_of_this_attempt(rank, size, timeout)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        timeout, backend = timedelta(seconds=timeout_sec), "nccl" if device.type == "cuda" else "gloo"
+        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        # The server of torchrun's store outlives a restart, keys and all, and new processes would look for each other
+        # at the addresses of dead ones (torch 2.13; it says that the store is new each time).
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         try:
             yield cls(rank, size, device, dist.PrefixStore("kit", store), launcher)
@@ -77,11 +81,8 @@ class World:
         return total
 
     def max(self, number: int) -> int:
-        """The largest number of any process; all processes get the same answer."""
-        largest = torch.tensor(number, device=self.device)
-        if self.size > 1:
-            dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return int(largest)
+        """The largest number of any process."""
+        return max(self.gather(number))
 
     def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order of rank, on every process."""
@@ -93,18 +94,15 @@ class World:
 
     def from_main(self, act: Callable[[], Value]) -> Value:
         """What `act` gives in the main process, on every process; a `KitError` of it is raised in all."""
-        if self.size == 1:
-            return act()
-        result: list[Any] = [None, None]  # value and error
-        if self.is_main:
-            try:
-                result[0] = act()
-            except KitError as error:
-                result[1] = error
-        dist.broadcast_object_list(result, src=0)
-        if result[1] is not None:
-            raise result[1]
-        return result[0]
+        result: Any = None
+        try:
+            result = act() if self.is_main else None
+        except KitError as error:
+            result = error
+        result = self.gather(result)[0]
+        if isinstance(result, KitError):
+            raise result
+        return result
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over all processes; to be called once per run."""
@@ -150,24 +148,6 @@ def _own_device() -> torch.device:
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
-
-
-def _store_of_this_attempt(rank: int, size: int, timeout: timedelta) -> dist.Store:
-    """torchrun's store with the number of its restarts before every key.
-
-    Its server outlives a restart, keys and all, and new processes would look for each other at the addresses
-    of dead ones (torch 2.13; it says that the store is new each time).
-    """
-    has_server = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        size,
-        is_master=rank == 0 and not has_server,
-        timeout=timeout,
-        multi_tenant=True,
-    )
-    return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 class StopRequest:

@@ -1,7 +1,7 @@
 """Training in a run directory: in this process, or in several that torchrun starts and that are watched here.
 
-The processes outlive the one that started them (a notebook's kernel that dies, a closed terminal); a later
-call finds them by their run directory.
+The processes outlive the one that started them (a notebook's kernel that dies, a closed terminal); a later call finds
+them by their run directory.
 """
 
 from __future__ import annotations
@@ -43,19 +43,14 @@ class TrainResult:
 
 
 def train(
-    config: RunConfig,
-    run_dir: str | Path,
-    *,
-    processes: int = 1,
-    reporter: Reporter | None = None,
-    max_restarts: int = 3,
-    attach: bool = True,
-) -> TrainResult:
+    config: RunConfig, run_dir: str | Path, *, processes: int = 1, reporter: Reporter | None = None,
+    max_restarts: int = 3, attach: bool = True,
+) -> TrainResult:  # fmt: skip
     """Train, or resume the run of this directory; a finished run does nothing.
 
     Args:
-        processes: of this machine that train as one; their output goes to ``log.txt``. Under torchrun its
-            processes train as one instead.
+        processes: of this machine that train as one; their output goes to ``log.txt``. Under torchrun its processes
+            train as one instead.
         reporter: told about progress; progress bars in a terminal by default.
         max_restarts: how often processes that died are started again, from the newest checkpoint.
         attach: follow several processes that already train here; without it they are an error.
@@ -71,22 +66,20 @@ def train(
         return _train_here(config, folder, reporter)
     if attach and folder.is_held():
         folder.open(config)
-        watch = _Watch(folder, None, reporter)
-    else:
-        with folder.locked():
-            folder.open(config)
-        watch = _Watch(folder, _start(folder, processes, max_restarts), reporter)
-    with StopRequest() as stop:
-        watch.until_the_end(stop)
-    return _result(folder, stop)
+        return _follow(folder, None, reporter)
+    with folder.locked():
+        folder.open(config)
+    return _follow(folder, _start(folder, processes, max_restarts), reporter)
 
 
 # ---- in this process
 
 
 def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter) -> TrainResult:
-    _choose_kernels(config)
-    with ExitStack() as held, World.join(config.train.timeout_sec) as world:
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    with ExitStack() as held, World.join(config.train.timeout_sec, config.train.tf32) as world:
         world.from_main(lambda: _enter(folder, config, held))
         with StopRequest() as stop, memory_kept():
             trainer = _run(config, folder, world, reporter if world.is_main else Reporter(), stop)
@@ -120,13 +113,6 @@ def _enter(folder: RunDirectory, config: RunConfig, held: ExitStack) -> None:
         raise TrainingFailed(f"{status['reason']} (not tried again: it would fail again)")
 
 
-def _choose_kernels(config: RunConfig) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-    torch.use_deterministic_algorithms(config.train.deterministic)
-
-
 # ---- in several processes
 
 
@@ -146,60 +132,49 @@ def _start(folder: RunDirectory, processes: int, max_restarts: int) -> subproces
         )
 
 
-class _Watch:
-    """Reports from a run directory until its processes have ended, and hands a request to stop on to them."""
-
-    def __init__(self, folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, reporter: Reporter):
-        self.folder, self.torchrun, self.reporter = folder, torchrun, reporter
-        self.num_epochs, self.reported_at, self.is_told = 0, 0.0, False
-
-    def until_the_end(self, stop: StopRequest) -> None:
+def _follow(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, reporter: Reporter) -> TrainResult:
+    """Report from a run directory until its processes have ended; hand a request to stop on to them."""
+    num_epochs, reported_at, is_told, is_running = 0, 0.0, False, True
+    with StopRequest() as stop:
         try:
-            while self._is_running():
-                self._report()
-                if stop.signal_number:
-                    self._hand_on_stop()
-                time.sleep(LOOK_EVERY_SEC)
+            while is_running:
+                is_running = _is_running(folder, torchrun)
+                status, history = read_status(folder.path), read_history(folder.path)
+                if status.get("time", 0.0) > reported_at:
+                    reporter.status(status)
+                if len(history) > num_epochs:
+                    reporter.epoch(history)
+                num_epochs, reported_at = len(history), status.get("time", 0.0)
+                if stop.signal_number and not is_told:
+                    is_told = _ask_to_stop(folder, torchrun)
+                time.sleep(LOOK_EVERY_SEC * is_running)
         except KeyboardInterrupt:  # a second Ctrl-C waits for nothing, but may not leave them training
-            self._hand_on_stop()
+            if not is_told:
+                _ask_to_stop(folder, torchrun)
             raise
-        self._report()
-
-    def _report(self) -> None:
-        status, history = read_status(self.folder.path), read_history(self.folder.path)
-        if status.get("time", 0.0) > self.reported_at:
-            self.reporter.status(status)
-        if len(history) > self.num_epochs:
-            self.reporter.epoch(history)
-        self.num_epochs, self.reported_at = len(history), status.get("time", 0.0)
-
-    def _is_running(self) -> bool:
-        if self.torchrun is not None:
-            return self.torchrun.poll() is None
-        # while torchrun starts its processes again, nobody holds the directory
-        launcher = self._launcher()
-        return self.folder.is_held() or (launcher is not None and Path(f"/proc/{launcher}").exists())
-
-    def _hand_on_stop(self) -> None:
-        launcher = self._launcher()
-        if self.is_told or launcher is None:  # or its processes have not said yet who started them
-            return
-        with suppress(ProcessLookupError):
-            os.kill(launcher, signal.SIGTERM)
-        self.is_told = True
-
-    def _launcher(self) -> int | None:
-        return self.torchrun.pid if self.torchrun else read_status(self.folder.path).get("launcher")
-
-
-def _result(folder: RunDirectory, stop: StopRequest) -> TrainResult:
-    status: dict[str, Any] = read_status(folder.path)
     if status.get("state") == "finished":
-        resumed = status["resumed_from_step"]
-        return TrainResult(folder.path, folder.best, folder.last, read_history(folder.path), resumed)
+        return TrainResult(folder.path, folder.best, folder.last, history, status["resumed_from_step"])
     if stop.signal_number == signal.SIGINT:
         raise KeyboardInterrupt
     if status.get("state") == "preempted":
         raise Preempted(f"{folder.path}: stopped at step {status['step']}; the same command continues")
     reason = status.get("reason") or "its processes did not start"
     raise TrainingFailed(f"{folder.path}: {reason} -- what they printed is in {folder.log}")
+
+
+def _is_running(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None) -> bool:
+    if torchrun is not None:
+        return torchrun.poll() is None
+    # while torchrun starts its processes again, nobody holds the directory
+    launcher = read_status(folder.path).get("launcher")
+    return folder.is_held() or (launcher is not None and Path(f"/proc/{launcher}").exists())
+
+
+def _ask_to_stop(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None) -> bool:
+    """Whether torchrun could be told; its processes may not have said yet who started them."""
+    launcher = torchrun.pid if torchrun else read_status(folder.path).get("launcher")
+    if launcher is None:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(launcher, signal.SIGTERM)
+    return True

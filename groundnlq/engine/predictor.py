@@ -49,6 +49,21 @@ class Moment(NamedTuple):
     score: float
 
 
+def open_dataset(
+    config: RunConfig, records: Sequence[Record], features: str | Path | None = None, text: str | Path | None = None,
+    **training: Any,
+) -> QueryDataset:  # fmt: skip
+    """Records with features and tokens from these stores, by default those of the run; `training` as `QueryDataset`.
+
+    Raises:
+        FeatureError: clips without features or queries without tokens, all by name.
+    """
+    data, model = config.data, config.model
+    store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
+    require_inputs(records, store, tokens, model.video_dim, model.text_dim)
+    return QueryDataset(records, store, tokens, data.grid, **training)
+
+
 @dataclass(eq=False, repr=False)
 class Predictor:
     """A trained network with its configuration, ready to answer queries.
@@ -81,14 +96,9 @@ class Predictor:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        *,
-        preset: str | RunConfig = "finetune",
-        weights: str | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
-        top_k: int | None = None,
-    ) -> Predictor:
+        cls, path: str | Path, *, preset: str | RunConfig = "finetune", weights: str | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32", top_k: int | None = None,
+    ) -> Predictor:  # fmt: skip
         """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``.
 
         Args:
@@ -102,19 +112,14 @@ class Predictor:
         model, config, info = load_model(path, preset, weights)
         if top_k is not None:
             config = config.model_copy(update={"decode": config.decode.model_copy(update={"top_k": top_k})})
-        path = RunDirectory.weights_of(path)
-        return cls(model, config, precision, encoder=info.get("encoder"), info=info, path=path)
+        return cls(model, config, precision, encoder=info.get("encoder"), info=info, path=RunDirectory.weights_of(path))
 
     # ---- a split
 
     def predict(
-        self,
-        records: str | Path | Sequence[Record],
-        features: str | Path | None = None,
-        text: str | Path | None = None,
-        *,
-        allow_other_encoder: bool = False,
-    ) -> Predictions:
+        self, records: str | Path | Sequence[Record], features: str | Path | None = None,
+        text: str | Path | None = None, *, allow_other_encoder: bool = False,
+    ) -> Predictions:  # fmt: skip
         """Ranked moments for all records; under torchrun, each process predicts its share of the clips.
 
         Args:
@@ -126,23 +131,18 @@ class Predictor:
                 features for which the network's outputs are NaN.
             CheckpointError: the tokens are of another encoder.
         """
-        data, width = self.config.data, self.config.model
-        records = read_records(records) if isinstance(records, str | Path) else list(records)
-        store = FeatureStore(features or data.path(data.features))
-        tokens = TokenStore(text or data.path(data.text))
-        require_inputs(records, store, tokens, width.video_dim, width.text_dim)
+        records = read_records(records) if isinstance(records, str | Path) else records
+        dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
-            self.require_encoder(tokens.encoder, f"{self.path} with {tokens.path}")
-        dataset = QueryDataset(records, store, tokens, data.grid)
-        with World.join() as self.world, memory_kept():
+            self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
+        with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
             ranked = self.predict_dataset(dataset)
         self.world = World(device=self.world.device)
         checkpoint = {"checkpoint": file_identity(self.path)} if self.path else {}
-        sources = made_by(**checkpoint, **dataset.sources())
         used = {"precision": self.precision, "configuration": self.config.model_dump(mode="json")}
-        return Predictions(ranked, sources | used)
+        return Predictions(ranked, made_by(**checkpoint, **dataset.sources()) | used)
 
     def predict_dataset(self, dataset: QueryDataset) -> Ranked:
         """Ranked moments for all records, in their order; to be called by all processes."""
@@ -156,21 +156,32 @@ class Predictor:
         for number, indices in enumerate(batches, 1):
             yield from self.answer(dataset.batch(indices), str(dataset.store.path)).items()
             if self.world.is_main:
-                done = {"step": number, "total_steps": len(batches)}
-                self.reporter.status({"state": "predicting"} | done)
+                self.reporter.status({"state": "predicting", "step": number, "total_steps": len(batches)})
 
-    def answer(self, batch: Batch, source: str = "features") -> Ranked:
+    def answer(self, batch: Batch, source: str = "features", clips: ClipEncoding | None = None) -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
 
-        Clips are encoded once; the queries then pass a few at a time, so that memory depends neither on their
-        number nor, beyond one query, on the clips' length.
+        Clips are encoded once, if that was not done before; the queries then pass a few at a time, so that memory
+        depends neither on their number nor, beyond one query, on the clips' length.
 
         Raises:
             FeatureError: the network's outputs are not finite; names the queries and the `source`.
         """
+        ranked: Ranked = {}
         with self._evaluating() as model:
             batch = self._on_device(batch)
-            return self._ranked(batch, model.encode_video(batch.video, batch.video_mask), source)
+            clips = clips or model.encode_video(batch.video, batch.video_mask)
+            text = model.encode_text(batch.text, batch.text_mask)
+            bytes_each = batch.video.shape[1] * batch.video.element_size()
+            at_once = max(1, BYTES_AT_ONCE[batch.video.device.type != "cpu"] // bytes_each)
+            for first in range(0, len(text), at_once):
+                part = slice(first, first + at_once)
+                query_ids = batch.query_ids[part]
+                outputs = model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
+                _require_finite(outputs, query_ids, batch.clip_uids[0], source)
+                moments = decode(outputs, self.config.data.grid, batch.durations_sec[part], self.config.decode)
+                ranked |= zip(query_ids, (m.numpy() for m in moments), strict=True)
+        return ranked
 
     def outputs(self, batch: Batch) -> Outputs:
         """Raw outputs of the network for a batch, in evaluation mode and without gradients."""
@@ -195,25 +206,22 @@ class Predictor:
             FeatureError: no such clip, features of another width, an encoder that is not installed.
             CheckpointError: the encoder is not the one of the training, or that one is not known by name.
         """
-        data, model = self.config.data, self.config.model
+        data, width = self.config.data, self.config.model.video_dim
         if isinstance(clip, str):
-            source = str(data.path(data.features))
+            name, source = clip, str(data.path(data.features))
             features = FeatureStore(source).read(clip)
         else:
-            source, features = "features", torch.as_tensor(clip, dtype=torch.float32)
-        if features.dim() != 2 or features.shape[1] != model.video_dim or not len(features):
+            name, source, features = "given", "features", torch.as_tensor(clip, dtype=torch.float32)
+        if features.dim() != 2 or features.shape[1] != width or not len(features):
             shape = tuple(features.shape)
-            raise FeatureError(f"{source}: (T, {model.video_dim}) features of a clip expected, got {shape}")
+            raise FeatureError(f"{source}: (T, {width}) features of a clip expected, got {shape}")
         (tokens,) = self._text_encoder(encoder).encode([clean_query(question)])
-        name, duration_sec = clip if isinstance(clip, str) else "given", len(features) * data.grid.step_sec
-        nothing = torch.zeros(0, 2)  # no moment is known
-        batch = collate([features], [tokens], [0], [nothing], ["question"], [name], [duration_sec])
-        with self._evaluating():
-            batch = self._on_device(batch)
-            if self._clip is None or not torch.equal(self._clip[0], batch.video):
-                self._clip = batch.video, self.model.encode_video(batch.video, batch.video_mask)
-            ranked = self._ranked(batch, self._clip[1], source)
-        return [Moment(*row) for row in ranked["question"].tolist()]
+        names = ["question"], [name], [len(features) * data.grid.step_sec]
+        batch = self._on_device(collate([features], [tokens], [0], [torch.zeros(0, 2)], *names))
+        if self._clip is None or not torch.equal(self._clip[0], batch.video):
+            with self._evaluating() as model:
+                self._clip = batch.video, model.encode_video(batch.video, batch.video_mask)
+        return [Moment(*row) for row in self.answer(batch, source, self._clip[1])["question"].tolist()]
 
     def require_encoder(self, encoder: str, where: str | Path) -> None:
         """Refuse tokens of another text encoder: of the same width they would be misread without a word.
@@ -226,37 +234,6 @@ class Predictor:
                 f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
                 "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
             )
-
-    # ---- details
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[Grounder]:
-        """The network in evaluation mode and without gradients; afterwards in the mode it was in."""
-        was_training = self.model.training
-        try:
-            with torch.inference_mode():
-                yield self.model.eval()
-        finally:
-            self.model.train(was_training)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        parameter = next(self.model.parameters())
-        return batch.to(parameter.device, dtype=parameter.dtype)
-
-    def _ranked(self, batch: Batch, clips: ClipEncoding, source: str) -> Ranked:
-        text = self.model.encode_text(batch.text, batch.text_mask)
-        bytes_each = batch.video.shape[1] * batch.video.element_size()
-        at_once = max(1, BYTES_AT_ONCE[batch.video.device.type != "cpu"] // bytes_each)
-        ranked: Ranked = {}
-        for first in range(0, len(text), at_once):
-            part = slice(first, first + at_once)
-            query_ids = batch.query_ids[part]
-            outputs = self.model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
-            _require_finite(outputs, query_ids, batch.clip_uids[0], source)
-            durations_sec = batch.durations_sec[part]
-            moments = decode(outputs, self.config.data.grid, durations_sec, self.config.decode)
-            ranked |= zip(query_ids, (m.numpy() for m in moments), strict=True)
-        return ranked
 
     def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:
         chosen = given or ENCODERS.get((self.encoder or "").partition(" ")[0])
@@ -271,6 +248,22 @@ class Predictor:
                 f"{encoder.name} ({encoder.width} wide) -- give the encoder of the training"
             )
         return encoder
+
+    # ---- the network
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[Grounder]:
+        """The network in evaluation mode and without gradients; afterwards in the mode it was in."""
+        was_training = self.model.training
+        try:
+            with torch.inference_mode():
+                yield self.model.eval()
+        finally:
+            self.model.train(was_training)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        parameter = next(self.model.parameters())
+        return batch.to(parameter.device, dtype=parameter.dtype)
 
 
 @cache

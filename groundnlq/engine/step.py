@@ -1,8 +1,10 @@
-"""One training step: weights, their average, optimizer and loss normaliser."""
+"""One training step: weights, their average, optimizer, learning rate and loss normaliser."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 
 from groundnlq.config import TrainConfig
 from groundnlq.engine.distributed import World
-from groundnlq.engine.optim import Ema, make_optimizer
 from groundnlq.engine.task import Task
 from groundnlq.errors import TrainingFailed
+
+FINAL_RATE = 1e-8
 
 
 class Learner:
@@ -26,15 +29,10 @@ class Learner:
     def __init__(self, task: Task, config: TrainConfig, world: World):
         self.task, self.config, self.world = task, config, world
         self.model = task.model.to(world.device)
-        self.ema = Ema(self.model, config.ema_decay)
-        factor = config.backbone_rate_factor
-        self.optimizer = make_optimizer(self.model, config.weight_decay, task.own_rate, factor)
+        self.ema = _Ema(self.model, config.ema_decay)
+        self.optimizer = _make_optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)
         self.network: Any = world.wrap(self.model)
-
-    @property
-    def loss_names(self) -> tuple[str, ...]:
-        """Names of the losses that `step` returns."""
-        return (*(f"loss {name}" for name in self.task.loss_weights), "loss total")
+        self.loss_names = (*(f"loss {name}" for name in task.loss_weights), "loss total")  # that `step` returns
 
     def step(self, micro_batches: list[Any], rate: float, seed: int) -> tuple[dict[str, float], float]:
         """One update by the gradients of all micro-batches of all processes.
@@ -84,11 +82,11 @@ class Learner:
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         values = state["loss_normaliser"] if "loss_normaliser" in state else state["positives"]  # of 0.1
-        normaliser, size = self.task.normaliser, self.world.size
-        if len(values) == size:
-            normaliser.value.fill_(values[self.world.rank])
+        if len(values) == self.world.size:
+            value = values[self.world.rank]
         else:  # one value for all, or as published one for each process, of its own share of the batch
-            normaliser.value.fill_(sum(values) / size if normaliser.per_process else values[0])
+            value = sum(values) / self.world.size if self.task.normaliser.per_process else values[0]
+        self.task.normaliser.value.fill_(value)
 
     def _backward(self, batch: Any) -> Tensor:
         """Add this batch's gradients; returns its loss terms and what they count."""
@@ -135,3 +133,44 @@ class Learner:
             f"loss {loss:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
             "and the last checkpoint is intact; look at these queries' features, or lower train.learning_rate"
         )
+
+
+def _make_optimizer(
+    model: nn.Module, weight_decay: float, own_rate: Callable[[str], bool], backbone_rate_factor: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW; weights of linear and convolution layers decay, biases, norms and scales do not.
+
+    The rate of a group is the step's own times its ``rate_factor``, which is `backbone_rate_factor` for all parameters
+    but those of which `own_rate` says that they keep the full rate.
+    """
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        is_own, decays = own_rate(name), parameter.dim() >= 2
+        settings = {"weight_decay": weight_decay * decays, "rate_factor": 1.0 if is_own else backbone_rate_factor}
+        groups.setdefault((is_own, decays), {"params": []} | settings)["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=0.0, fused=True)
+
+
+def learning_rate_at(step: int, base: float, warmup_steps: int, total_steps: int) -> float:
+    """The rate of a step, counted from 0: linear from 0 over the warm-up, then cosine to 1e-8.
+
+    >>> [round(learning_rate_at(s, 1.0, 3, 7), 4) for s in (0, 1, 2, 3, 5)]
+    [0.0, 0.5, 1.0, 1.0, 0.5]
+    """
+    if step < warmup_steps:
+        return base * step / max(1, warmup_steps - 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return FINAL_RATE + (base - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class _Ema:
+    """Exponential moving average of a model's weights, itself a model that can predict."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """``average <- decay * average + (1 - decay) * weights``, after every step."""
+        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], 1 - self.decay)

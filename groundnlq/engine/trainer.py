@@ -1,7 +1,7 @@
 """A run: epochs of steps, validation, checkpoints.
 
-The learning rate, the order of samples and every random number are functions of the seed and the global step;
-all else that shapes the future (what the learner holds, history, best score) is saved.
+The learning rate, the order of samples and every random number are functions of the seed and the global step; all else
+that shapes the future (what the learner holds, history, best score) is saved.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,9 @@ from groundnlq.config import RunConfig
 from groundnlq.data.dataset import shuffled_batches
 from groundnlq.engine.checkpoint import States, read_checkpoint, save_model
 from groundnlq.engine.distributed import StopRequest, World
-from groundnlq.engine.optim import learning_rate_at
-from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory
-from groundnlq.engine.step import Learner
+from groundnlq.engine.step import Learner, learning_rate_at
 from groundnlq.engine.task import Task
 from groundnlq.errors import CheckpointError, ConfigError, Preempted
 
@@ -95,7 +95,7 @@ class Trainer:
             self.folder.write_history(self.history)
             if self.config.tensorboard:
                 self.folder.write_tensorboard(row)
-            self._export(self.folder.last, self.best.get("use", "ema"), epoch)
+        self._export(self.folder.last, self.best.get("use", "ema"), epoch)
         self.save()
         self.reporter.epoch(self.history)
 
@@ -110,8 +110,7 @@ class Trainer:
         use = max(scores, key=lambda name: scores[name][key])
         if not self.best or scores[use][key] > self.best[key]:
             self.best = {"epoch": epoch, "use": use, key: scores[use][key]}
-            if self.world.is_main:
-                self._export(self.folder.best, use, epoch)
+            self._export(self.folder.best, use, epoch)
         return row
 
     def learning_rate(self, step: int) -> float:
@@ -121,8 +120,22 @@ class Trainer:
         return learning_rate_at(step, self.config.learning_rate * factor, warmup_steps, self.total_steps)
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Any], float]]:
-        """This process's micro-batches of every step from `first` on, and the seconds waited for them."""
-        return read_ahead(self._batches(epoch)[first:], lambda indices: self._micro_batches(indices, epoch))
+        """This process's micro-batches of every step from `first` on, and the seconds waited for them.
+
+        The next ones are read while the network computes.
+        """
+        steps, threads = iter(self._batches(epoch)[first:]), torch.get_num_threads()
+        with ThreadPoolExecutor(1) as reader:
+            # OpenMP would give the reader threads of its own, whose idle ones spin where the network computes
+            reader.submit(_use_one_thread).result()
+            torch.set_num_threads(threads)  # that also set what other threads begin with
+            pending = [reader.submit(self._micro_batches, indices, epoch) for indices in islice(steps, 1)]
+            while pending:
+                began = time.perf_counter()
+                micro_batches = pending.pop().result()
+                waited = time.perf_counter() - began
+                pending = [reader.submit(self._micro_batches, indices, epoch) for indices in islice(steps, 1)]
+                yield micro_batches, waited
 
     # ---- what is saved
 
@@ -210,11 +223,11 @@ class Trainer:
         return [self.task.train_set.batch(mine[i : i + size], epoch) for i in range(0, len(mine), size)]
 
     def _require_enough_samples(self) -> None:
-        number = len(self.task.train_set)
-        if number < self.world.size * self.config.accumulate_steps:
+        number, accumulate = len(self.task.train_set), self.config.accumulate_steps
+        if number < self.world.size * accumulate:
             raise ConfigError(
                 f"{number} training records are too few for {self.world.size} processes and "
-                f"train.accumulate_steps={self.config.accumulate_steps} -- use fewer of them"
+                f"train.accumulate_steps={accumulate} -- use fewer of them"
             )
 
     def _after_step(self, stop: StopRequest) -> None:
@@ -246,11 +259,17 @@ class Trainer:
 
     def _export(self, path: Path, use: str, epoch: int) -> None:
         weights = {"raw": self.learner.model.state_dict(), "ema": self.learner.ema.module.state_dict()}
-        save_model(path, self.run_config, weights, use, epoch=epoch, step=self.step, **self.task.info)
+        if self.world.is_main:
+            save_model(path, self.run_config, weights, use, epoch=epoch, step=self.step, **self.task.info)
 
     def _is_patience_over(self) -> bool:
         patience = self.config.patience_epochs
         return bool(patience and self.best and len(self.history) - self.best["epoch"] >= patience)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes up its number when it first asks for it
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.kernels import normed_linear
-from groundnlq.model.layers import DepthwiseConv, LayerNorm, Linear
+from groundnlq.model.layers import Conv, LayerNorm, Linear, normed_linear
 
 MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is no NaN
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor, num_heads: int) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor, num_heads: int) -> Tensor:
     """Full attention of (B, T, D) over the valid ones of (B, L, D) keys; heads split D evenly."""
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask[:, None, None, :])
@@ -24,8 +23,8 @@ def attend_window(
 ) -> Tensor:
     """Attention of every step to the `window` steps around it, never past either end.
 
-    Queries are taken in blocks with the `block + window - 1` keys that they can reach, so cost and memory
-    grow linearly with T.
+    Queries are taken in blocks with the `block + window - 1` keys that they can reach, so cost and memory grow
+    linearly with T.
     """
     num_steps, half = query.shape[1], window // 2
     block = max(block, half)
@@ -54,6 +53,9 @@ def _window_bias(key_mask: Tensor, block: int, half: int) -> Tensor:
 class SelfAttention(nn.Module):
     """Convolutional multi-head self-attention: query, key and value each pass a depthwise convolution first.
 
+    The convolutions have no mask: the rows that they leave behind the valid ones are masked keys, or dropped at the
+    end of the block.
+
     Args:
         window: odd number of steps that a step attends to; 0 attends to the whole sequence.
         stride: 2 halves the length.
@@ -65,29 +67,28 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads, self.window = num_heads, window
         for role in self.ROLES:
-            self.add_module(f"{role}_conv", DepthwiseConv(width, stride))
+            self.add_module(f"{role}_conv", Conv(width, width, stride, groups=width))
             self.add_module(f"{role}_norm", LayerNorm(width))
             self.add_module(role, Linear(width, width))
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, out_mask: Tensor) -> Tensor:
         """(B, T, D) and the mask of the result -> (B, T / stride, D); its invalid rows hold anything."""
-        q, k, v = (self._project(x, role) for role in self.ROLES)
+        q, k, v = (
+            normed_linear(getattr(self, f"{role}_conv")(x), getattr(self, f"{role}_norm"), getattr(self, role))
+            for role in self.ROLES
+        )
         if self.window:
             return self.out(attend_window(q, k, v, out_mask, self.num_heads, self.window))
-        return self.out(attend(q, k, v, out_mask, self.num_heads))
-
-    def _project(self, x: Tensor, role: str) -> Tensor:
-        conv, norm, linear = (getattr(self, name) for name in (f"{role}_conv", f"{role}_norm", role))
-        return normed_linear(conv(x), norm, linear)
+        return self.out(_attend(q, k, v, out_mask, self.num_heads))
 
 
 class CrossAttention(nn.Module):
     """Every video step asks, the query's valid tokens answer; no convolutions.
 
-    A query has so few tokens (L) that it is cheaper to carry them to the steps than the steps to them: the
-    query map is applied to the keys and the output map to the values, once per query, and what is left for
-    every step are two products of width H x L in place of two of width D.
+    A query has so few tokens (L) that it is cheaper to carry them to the steps than the steps to them: the query map is
+    applied to the keys and the output map to the values, once per query, and what is left for every step are two
+    products of width H x L in place of two of width D.
     """
 
     def __init__(self, width: int, num_heads: int):

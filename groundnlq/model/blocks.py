@@ -10,7 +10,7 @@ from groundnlq.model.attention import CrossAttention, SelfAttention
 from groundnlq.model.layers import MLP, LayerNorm, halve
 
 
-class ScaledPath(nn.Module):
+class _ScaledPath(nn.Module):
     """Residual connection with a learned scale per channel and stochastic depth per sample.
 
     In training a branch is left out with probability `drop_rate`, else divided by ``1 - drop_rate``.
@@ -32,8 +32,8 @@ class ScaledPath(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block: self-attention, cross-attention to the query where `cross`, then an MLP.
 
-    Behind the self-attention every row is computed by itself, so one product with the mask at the end does
-    what the published program's products behind every part do.
+    Behind the self-attention every row is computed by itself, so one product with the mask at the end does what the
+    published program's products behind every part do.
 
     Args:
         stride: 2 halves the length (the skip is then a max-pooling of width 3).
@@ -56,10 +56,10 @@ class TransformerBlock(nn.Module):
         self.self_attention = SelfAttention(width, num_heads, window, stride)
         self.cross_norm = LayerNorm(width) if cross else None
         self.cross_attention = CrossAttention(width, num_heads) if cross else None
-        self.attention_path = ScaledPath(width, drop_path, scale_init)
+        self.attention_path = _ScaledPath(width, drop_path, scale_init)
         self.mlp_norm = LayerNorm(width)
         self.mlp = MLP(width)
-        self.mlp_path = ScaledPath(width, drop_path, scale_init)
+        self.mlp_path = _ScaledPath(width, drop_path, scale_init)
 
     def attend_self(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """skip and attention, both (B, T / stride, D), and the new mask; independent of the query."""

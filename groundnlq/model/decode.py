@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,25 +13,17 @@ from groundnlq.model.grounder import Outputs
 from groundnlq.model.nms import hard_nms, soft_nms, vote
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """All segments that enter suppression; a score of 0 marks those that were cut."""
-
-    segments_grid: Tensor  # (Q, N, 2)
-    scores: Tensor  # (Q, N)
-
-
 def decode(outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], settings: DecodeConfig) -> list[Tensor]:
     """The `settings.top_k` best moments of every query.
 
     Returns:
-        Q tensors (K, 3), 1 <= K <= top_k: start_sec, end_sec (within [0, duration]), score, best first. A
-        query without any candidate is answered by its best point with its score, however low.
+        Q tensors (K, 3), 1 <= K <= top_k: start_sec, end_sec (within [0, duration]), score, best first. A query
+        without any candidate is answered by its best point with its score, however low.
     """
     candidates = find_candidates(outputs, settings)
-    segments, scores = suppress(candidates, settings)
+    segments, scores = suppress(*candidates, settings)
     if settings.voting_iou > 0:
-        segments = vote(segments, candidates.segments_grid, candidates.scores, settings.voting_iou)
+        segments = vote(segments, *candidates, settings.voting_iou)
     segments, scores = _answer_always(segments, scores, outputs)
     return [
         _to_moments(s[score > 0], score[score > 0], grid, duration)
@@ -40,9 +31,12 @@ def decode(outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], set
     ]
 
 
-def find_candidates(outputs: Outputs, settings: DecodeConfig) -> Candidates:
-    """Segments of all points. Scores of at most `min_score`, beyond a level's `pre_nms_topk` best, and of
-    segments that last no longer than `min_duration_grid` become 0."""
+def find_candidates(outputs: Outputs, settings: DecodeConfig) -> tuple[Tensor, Tensor]:
+    """Segments (Q, N, 2) on the step grid and scores (Q, N) of all points, as they enter suppression.
+
+    Scores of at most `min_score`, beyond a level's `pre_nms_topk` best, and of segments that last no longer than
+    `min_duration_grid` become 0.
+    """
     scores = outputs.logits.float().sigmoid() * outputs.mask
     scores = torch.where(scores > settings.min_score, scores, 0.0)
     lengths = torch.bincount(outputs.points.level).tolist()
@@ -51,7 +45,7 @@ def find_candidates(outputs: Outputs, settings: DecodeConfig) -> Candidates:
         scores = torch.cat([_top_only(level, settings.pre_nms_topk) for level in levels], dim=1)
     segments = to_segments(outputs)
     is_long = (segments[..., 1] - segments[..., 0]) > settings.min_duration_grid
-    return Candidates(segments, scores * is_long)
+    return segments, scores * is_long
 
 
 def to_segments(outputs: Outputs) -> Tensor:
@@ -61,9 +55,8 @@ def to_segments(outputs: Outputs) -> Tensor:
     return torch.stack([time - left * stride, time + right * stride], dim=-1)
 
 
-def suppress(candidates: Candidates, settings: DecodeConfig) -> tuple[Tensor, Tensor]:
+def suppress(segments: Tensor, scores: Tensor, settings: DecodeConfig) -> tuple[Tensor, Tensor]:
     """The first `top_k` segments (Q, K, 2) and scores (Q, K) after non-maximum suppression."""
-    segments, scores = candidates.segments_grid, candidates.scores
     if settings.nms == "soft":
         return soft_nms(segments, scores, settings.top_k, settings.sigma, settings.min_score)
     if settings.nms == "hard":

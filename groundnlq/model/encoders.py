@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundnlq.model.blocks import TransformerBlock
-from groundnlq.model.layers import LayerNorm, Linear, MaskedConv
+from groundnlq.model.layers import Conv, LayerNorm, Linear
 
 
 @dataclass(frozen=True)
@@ -46,35 +46,30 @@ class VideoEmbedding(nn.Module):
     def __init__(self, in_dim: int, width: int, num_layers: int, max_seq_len: int):
         super().__init__()
         dims = [in_dim] + [width] * num_layers
-        self.convs = nn.ModuleList(MaskedConv(i, o) for i, o in itertools.pairwise(dims))
+        self.convs = nn.ModuleList(Conv(i, o) for i, o in itertools.pairwise(dims))
         self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_layers))
-        self.register_buffer("position_table", sinusoidal_positions(max_seq_len, width), persistent=False)
+        self.register_buffer("position_table", _sinusoidal_positions(max_seq_len, width), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = norm(conv(x, mask)).relu_()
-        return x + self.positions(mask) * mask[..., None]
+        return x + self._positions(mask) * mask[..., None]
 
-    def positions(self, mask: Tensor) -> Tensor:
+    def _positions(self, mask: Tensor) -> Tensor:
         """(V, T) -> (1 or V, T, D). A clip beyond `max_seq_len` gets the table stretched to its own length.
 
-        Each clip's stretch depends on its own number of steps, never on its neighbours in the batch. The
-        published program has no answer for such clips.
+        The stretch depends on the clip's own number of steps, never on its neighbours in the batch. The published
+        program has no answer for such clips.
         """
-        num_rows, max_seq_len = mask.shape[1], len(self.position_table)
-        if num_rows <= max_seq_len:
+        num_rows, table = mask.shape[1], self.position_table.T[None]
+        if num_rows <= table.shape[2]:
             return self.position_table[None, :num_rows]
-        tables = [self._stretched(int(n)) for n in mask.sum(1)]
-        return torch.stack([F.pad(t, (0, 0, 0, num_rows))[:num_rows] for t in tables])
-
-    def _stretched(self, num_steps: int) -> Tensor:
-        if num_steps <= len(self.position_table):
-            return self.position_table
-        table = self.position_table.T[None]
-        return F.interpolate(table, num_steps, mode="linear", align_corners=False)[0].T
+        lengths = mask.sum(1).clamp(min=table.shape[2]).tolist()
+        tables = [F.interpolate(table, n, mode="linear", align_corners=False)[0].T for n in lengths]
+        return torch.stack([F.pad(t, (0, 0, 0, num_rows - len(t))) for t in tables])
 
 
-def sinusoidal_positions(num_steps: int, width: int) -> Tensor:
+def _sinusoidal_positions(num_steps: int, width: int) -> Tensor:
     """(num_steps, width): sine on even, cosine on odd channels, all divided by sqrt(width)."""
     channel = torch.arange(width)
     rate = 10000.0 ** (-2 * (channel // 2) / width)
@@ -114,7 +109,7 @@ class VideoEncoder(nn.Module):
     def embed(self, video: Tensor, mask: Tensor) -> ClipEncoding:
         """All that does not depend on the query: embedding and the first self-attention of the stem."""
         x = self.embedding(video, mask)
-        return ClipEncoding(*self._first.attend_self(x, mask))
+        return ClipEncoding(*cast(TransformerBlock, self.stem[0]).attend_self(x, mask))
 
     def fuse(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> list[Level]:
         """Levels of the pyramid of each query with its clip, finest first."""
@@ -127,11 +122,7 @@ class VideoEncoder(nn.Module):
             levels.append(Level(x, mask))
         return levels
 
-    @property
-    def _first(self) -> TransformerBlock:
-        return cast(TransformerBlock, self.stem[0])
-
     def _first_block(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The first block's result; in a function of its own, so that the copies for each query are freed."""
-        x = self._first.finish(clips.skip, clips.attention, clips.mask, text, text_mask)
-        return x, clips.mask
+        first = cast(TransformerBlock, self.stem[0])
+        return first.finish(clips.skip, clips.attention, clips.mask, text, text_mask), clips.mask

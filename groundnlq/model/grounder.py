@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.model.blocks import TransformerBlock
 from groundnlq.model.encoders import ClipEncoding, Level, QueryEncoder, VideoEmbedding, VideoEncoder
-from groundnlq.model.heads import Heads, Neck, Rows
+from groundnlq.model.heads import Heads, Neck
 from groundnlq.model.points import Points, make_points
 
 
@@ -28,52 +29,24 @@ class Outputs:
 class Grounder(nn.Module):
     """GroundNLQ (arXiv 2306.15255); with `num_cross_levels` > 0 its starred variant.
 
-    Args:
-        video_dim, text_dim: widths of the features; `width` of the embedding.
-        window: odd number of steps that video self-attention sees.
-        num_cross_levels, num_self_levels: pyramid levels above the stem with and without the query.
-        max_seq_len: steps of the position table; longer clips work at inference.
-        regression_ranges_grid: for each level the distances in steps that it is responsible for.
-        drop_path: rate of stochastic depth; `scale_init`: first value of the per-channel scales.
+    Clips that are longer than the position table (`max_seq_len`) work at inference.
     """
 
-    def __init__(
-        self,
-        *,
-        video_dim: int,
-        text_dim: int,
-        width: int,
-        num_heads: int,
-        window: int,
-        num_embed_layers: int,
-        num_text_layers: int,
-        num_stem_layers: int,
-        num_cross_levels: int,
-        num_self_levels: int,
-        max_seq_len: int,
-        regression_ranges_grid: Sequence[Sequence[float]],
-        drop_path: float,
-        scale_init: float,
-    ):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-
-        def block(**kind) -> TransformerBlock:
-            return TransformerBlock(width, num_heads, drop_path=drop_path, scale_init=scale_init, **kind)
-
-        self.ranges_grid = regression_ranges_grid
-        text_blocks = [block() for _ in range(num_text_layers)]
-        stem = [block(window=window, cross=True) for _ in range(num_stem_layers)]
-        branch = [block(window=window, stride=2, cross=True) for _ in range(num_cross_levels)]
-        branch += [block(window=window, stride=2) for _ in range(num_self_levels)]
-        embedding = VideoEmbedding(video_dim, width, num_embed_layers, max_seq_len)
-        self.query_encoder = QueryEncoder(text_dim, width, num_embed_layers, text_blocks)
+        width, window, num_embed_layers = config.width, config.window, config.num_embed_layers
+        rates: Any = {"drop_path": config.drop_path, "scale_init": config.scale_init}
+        block = partial(TransformerBlock, width, config.num_heads, **rates)
+        self.ranges_grid = config.regression_ranges_grid
+        text_blocks = [block() for _ in range(config.num_text_layers)]
+        stem = [block(window=window, cross=True) for _ in range(config.num_stem_layers)]
+        branch = [block(window=window, stride=2, cross=True) for _ in range(config.num_cross_levels)]
+        branch += [block(window=window, stride=2) for _ in range(config.num_self_levels)]
+        embedding = VideoEmbedding(config.video_dim, width, num_embed_layers, config.max_seq_len)
+        self.query_encoder = QueryEncoder(config.text_dim, width, num_embed_layers, text_blocks)
         self.video_encoder = VideoEncoder(embedding, stem, branch)
-        self.neck = Neck(width, 1 + len(branch))
-        self.heads = Heads(width, 1 + len(branch))
-
-    @classmethod
-    def from_config(cls, config: ModelConfig) -> Grounder:
-        return cls(**config.model_dump())
+        self.neck = Neck(width, config.num_levels)
+        self.heads = Heads(width, config.num_levels)
 
     def forward(self, batch: Batch) -> Outputs:
         text = self.encode_text(batch.text, batch.text_mask)  # (Q, L, D)
@@ -100,6 +73,6 @@ class Grounder(nn.Module):
     def ground(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> Outputs:
         """Scores and offsets of encoded queries in encoded clips; arguments as in `fuse`."""
         # what has no name here is freed before the heads begin, where memory peaks
-        rows = Rows.join(self.neck(self.fuse(clips, clip_index, text, text_mask)))
-        logits, offsets, mask = self.heads(rows)
-        return Outputs(logits, offsets, mask, make_points(rows.lengths, self.ranges_grid, logits.device))
+        x, mask, lengths = self.neck(self.fuse(clips, clip_index, text, text_mask))
+        logits, offsets, point_mask = self.heads(x, mask, lengths)
+        return Outputs(logits, offsets, point_mask, make_points(lengths, self.ranges_grid, logits.device))

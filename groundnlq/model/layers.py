@@ -1,79 +1,63 @@
 """Building blocks on (B, T, D) sequences with a bool mask (B, T), True = valid.
 
-Only dense convolutions and the end of a block mask their result. LayerNorm and ReLU do not: a row behind the
-last valid one then holds the LayerNorm's bias, and the next convolution reads it. The published weights were
-trained with that, so masking more would change every answer.
+Only dense convolutions and the end of a block mask their result. LayerNorm and ReLU do not: a row behind the last
+valid one then holds the LayerNorm's bias, and the next convolution reads it. The published weights were trained with
+that, so masking more would change every answer.
 """
 
 from __future__ import annotations
 
 import os
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from groundnlq.model.kernels import autocast, gelu_linear
+from torch.autograd.function import once_differentiable
 
 # Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 of
 # them unless told otherwise, and with many lengths would make them again and again. Read at the first kernel.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
-class MaskedConv(nn.Module):
-    """Convolution of width 3 over time with zero padding, its result times the mask."""
+class Conv(nn.Conv1d):
+    """Convolution of width 3 over time with zero padding; its bias starts at 0.
 
-    def __init__(self, in_dim: int, out_dim: int, bias: bool = False):
-        super().__init__()
-        template = nn.Conv1d(in_dim, out_dim, 3, bias=bias)  # PyTorch's initialisation
-        self.weight = template.weight
-        self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
+    Depthwise with `groups` = width. `stride` 2 halves the length.
+    """
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, in_dim), (B, T) -> (B, T, out_dim)."""
-        return convolve(x, self.weight, self.bias, mask=mask)
+    def __init__(self, in_dim: int, out_dim: int, stride: int = 1, groups: int = 1, bias: bool = False):
+        super().__init__(in_dim, out_dim, 3, stride, padding=1, groups=groups, bias=bias)
 
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
-class DepthwiseConv(nn.Module):
-    """A kernel of width 3 for each channel, without mask: the rows that it leaves behind the valid ones are
-    masked keys, or dropped at the end of the block. `stride` 2 halves the length."""
-
-    def __init__(self, width: int, stride: int = 1):
-        super().__init__()
-        self.stride = stride
-        self.weight = nn.Conv1d(width, width, 3, groups=width, bias=False).weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, ceil(T / stride), D)."""
-        return convolve(x, self.weight, stride=self.stride, groups=x.shape[-1])
-
-
-def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1, mask: Tensor | None = None
-) -> Tensor:
-    """Convolution of width 3 on (B, T, D), times the mask (B, T / stride) if one is given."""
-    out = F.conv2d(as_image(x), weight.unsqueeze(2), bias, (1, stride), (0, 1), groups=groups)
-    if mask is not None:
-        out = out.mul_(mask[:, None, None])
-    return out.squeeze(2).transpose(1, 2)
-
-
-def as_image(x: Tensor) -> Tensor:
-    """(B, T, D) -> (B, D, 1, T), channels-last as it lies in memory: nothing is copied either way."""
-    return x.transpose(1, 2).unsqueeze(2)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, in_dim) -> (B, ceil(T / stride), out_dim), times the mask of the result if one is given."""
+        weight = self.weight.unsqueeze(2)
+        out = F.conv2d(_as_image(x), weight, self.bias, (1, *self.stride), (0, 1), groups=self.groups)
+        if mask is not None:
+            out = out.mul_(mask[:, None, None])
+        return out.squeeze(2).transpose(1, 2)
 
 
 def halve(x: Tensor) -> Tensor:
     """(B, T, D) -> (B, T / 2, D): the maximum of three neighbours at every second step."""
-    return F.max_pool2d(as_image(x), (1, 3), (1, 2), (0, 1)).squeeze(2).transpose(1, 2)
+    return F.max_pool2d(_as_image(x), (1, 3), (1, 2), (0, 1)).squeeze(2).transpose(1, 2)
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, D, 1, T), channels-last as it lies in memory: nothing is copied either way."""
+    return x.transpose(1, 2).unsqueeze(2)
 
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm whose result has autocast's precision: its several readers would each cast it again."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return autocast(super().forward(x))
+        return _autocast(super().forward(x))
 
 
 def _find_fused_dtypes() -> frozenset[torch.dtype]:
@@ -92,8 +76,8 @@ FUSED_DTYPES = _find_fused_dtypes()
 class Linear(nn.Linear):
     """A linear map, followed by GELU if asked; its bias starts at 0.
 
-    Without gradients a CPU adds the bias and applies GELU within the product, which is up to a quarter
-    faster; tests hold both ways to the same result.
+    Without gradients a CPU adds the bias and applies GELU within the product, which is up to a quarter faster; tests
+    hold both ways to the same result.
     """
 
     def reset_parameters(self) -> None:
@@ -127,5 +111,71 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         widen, narrow = cast(Linear, self[0]), cast(Linear, self[2])
         if torch.is_grad_enabled():
-            return gelu_linear(widen(x), narrow)
+            return _gelu_linear(widen(x), narrow)
         return narrow(widen(x, gelu=True))
+
+
+# ---- Linear maps whose input is computed again in the backward pass instead of being kept until then.
+# LayerNorm and GELU are cheap beside the product that reads their result, and that result is large: not keeping it
+# saves an eighth of a training step's memory. The derivatives are written out because `torch.utils.checkpoint`, which
+# would do the same, costs a twelfth of a bfloat16 step.
+
+
+def normed_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
+    """`linear(norm(x))` of (..., D)."""
+    if not torch.is_grad_enabled():
+        return linear(norm(x))
+    if x.device.type != "cpu":  # a CPU normalises bfloat16 with float32 parameters; elsewhere both must be the same
+        x = x.to(norm.weight.dtype)
+    return _NormedLinear.apply(x, norm.weight, norm.bias, _autocast(linear.weight), _autocast(linear.bias), norm.eps)
+
+
+def _gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(gelu(x))` of (..., D) with the exact GELU; with gradients only."""
+    weight, bias = _autocast(linear.weight), _autocast(linear.bias)
+    return _GeluLinear.apply(x.to(weight.dtype), weight, bias)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """`x` in autocast's precision where that is on; it does not reach into a function of one's own."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
+class _NormedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        normed, mean, deviation = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
+        ctx.save_for_backward(x, scale, shift, weight, mean, deviation)
+        ctx.eps = eps
+        return F.linear(normed.to(weight.dtype), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, weight, mean, deviation = ctx.saved_tensors
+        normed = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)[0].to(weight.dtype)
+        grad_normed = (grad @ weight).to(x.dtype)
+        grads = torch.ops.aten.native_layer_norm_backward(
+            grad_normed, x, scale.shape, mean, deviation, scale, shift, [True, True, True]
+        )
+        return *grads, *_parameter_grads(grad, normed), None
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, weight = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward(grad @ weight, x), *_parameter_grads(grad, F.gelu(x))
+
+
+def _parameter_grads(grad: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the weight and the bias of a linear map that read `read`."""
+    rows = grad.flatten(0, -2)
+    return rows.T @ read.flatten(0, -2), rows.sum(0)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch
@@ -14,60 +12,24 @@ from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import assign_targets
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Scalars of one batch; the loss terms are divided by the running count of positives."""
-
-    classification: Tensor
-    regression: Tensor
-    total: Tensor
-    num_positives: Tensor
-
-
-class Criterion(nn.Module):
+class Criterion:
     """Sigmoid focal loss over all valid points plus distance-IoU over the positive ones.
 
-    Both sums are divided by a running count of positives, `n <- 0.9 n + 0.1 max(#positives, 1)`, updated
-    before the division and in training mode only. It is part of the saved state: a resumed run that forgot
-    it would train with another loss scale.
-
-    Args:
-        center_radius: positive points lie within this many strides of the moment's centre.
+    Both sums are to be divided by `normaliser`, a running count of positives `n <- 0.9 n + 0.1 max(#positives, 1)`,
+    updated before the division and in training only. It belongs to the saved state of a run: one that forgot it would
+    train with another loss scale.
     """
 
-    normaliser: Tensor  # the running count of positive points
-
-    def __init__(
-        self, center_radius: float, label_smoothing: float, initial_loss_normaliser: float, regression_weight: float
-    ):
-        super().__init__()
-        self.center_radius, self.label_smoothing = center_radius, label_smoothing
-        self.regression_weight = regression_weight
+    def __init__(self, config: TrainConfig, device: torch.device | str = "cpu"):
+        self.center_radius, self.label_smoothing = config.center_radius, config.label_smoothing
+        self.weights = {"classification": 1.0, "regression": config.regression_weight}
         # float64: the count of a long run must not depend on how its sum was rounded
-        self.register_buffer("normaliser", torch.tensor(initial_loss_normaliser, dtype=torch.float64))
+        self.normaliser = torch.tensor(config.initial_loss_normaliser, dtype=torch.float64, device=device)
 
-    @classmethod
-    def from_config(cls, config: TrainConfig) -> Criterion:
-        return cls(
-            config.center_radius, config.label_smoothing, config.initial_loss_normaliser, config.regression_weight
-        )
-
-    def forward(self, outputs: Outputs, batch: Batch) -> Losses:
-        classification, regression, num_positives = self.sums(outputs, batch)
-        if self.training:
-            self.count(num_positives)
-        count = self.normaliser.float()
-        classification, regression = classification / count, regression / count
-        total = classification + self.regression_weight * regression
-        return Losses(classification, regression, total, num_positives)
-
-    def count(self, num_positives: Tensor) -> None:
-        """Move the running count by the positives of one step (of all processes, to count like one)."""
-        self.normaliser.mul_(0.9).add_(num_positives.clamp(min=1), alpha=0.1)
-
-    def sums(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Undivided classification and regression losses and the number of positives of this batch."""
-        targets = [assign_targets(outputs.points, m, self.center_radius) for m in batch.moments_grid]
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Undivided sums of the two loss terms, and the number of positives of this batch (float64)."""
+        moments = (m.to(outputs.logits.device) for m in batch.moments_grid)
+        targets = [assign_targets(outputs.points, m, self.center_radius) for m in moments]
         labels = torch.stack([label for label, _ in targets])  # (Q, N)
         distances = torch.stack([distance for _, distance in targets])  # (Q, N, 2)
         is_positive = (labels > 0) & outputs.mask
@@ -76,7 +38,11 @@ class Criterion(nn.Module):
         classification = (focal * outputs.mask).sum()
         # with no positive point this is an empty sum: zero, but connected to the graph
         regression = distance_iou_loss(outputs.offsets[is_positive].float(), distances[is_positive]).sum()
-        return classification, regression, is_positive.sum().double()
+        return {"classification": classification, "regression": regression}, is_positive.sum().double()
+
+    def update(self, num_positives: Tensor) -> None:
+        """Move the running count by the positives of one step (of all processes, to count like one)."""
+        self.normaliser.mul_(0.9).add_(num_positives.clamp(min=1), alpha=0.1)
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

@@ -20,22 +20,14 @@ def soft_nms(segments: Tensor, scores: Tensor, top_k: int, sigma: float, min_sco
     Returns:
         segments (Q, top_k, 2) and scores (Q, top_k) in the order picked; score 0 where nothing was left.
     """
-
-    def fade(iou: Tensor) -> Tensor:
-        return torch.exp(-(iou**2) / sigma)
-
-    return _pick(segments, scores, top_k, fade, min_score, DURATION_FLOOR)
+    return _pick(segments, scores, top_k, lambda iou: torch.exp(-(iou**2) / sigma), min_score, DURATION_FLOOR)
 
 
 def hard_nms(
     segments: Tensor, scores: Tensor, top_k: int, iou_threshold: float, min_score: float
 ) -> tuple[Tensor, Tensor]:
     """Hard NMS: each pick removes what overlaps it by `iou_threshold` or more. Shapes as in `soft_nms`."""
-
-    def fade(iou: Tensor) -> Tensor:
-        return (iou < iou_threshold).to(iou.dtype)
-
-    return _pick(segments, scores, top_k, fade, min_score, 0.0)
+    return _pick(segments, scores, top_k, lambda iou: (iou < iou_threshold).to(iou.dtype), min_score, 0.0)
 
 
 def vote(picked: Tensor, segments: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -53,12 +45,7 @@ def vote(picked: Tensor, segments: Tensor, scores: Tensor, iou_threshold: float)
 
 
 def _pick(
-    segments: Tensor,
-    scores: Tensor,
-    top_k: int,
-    fade: Callable[[Tensor], Tensor],
-    min_score: float,
-    duration_floor: float,
+    segments: Tensor, scores: Tensor, top_k: int, fade: Callable[[Tensor], Tensor], min_score: float, floor: float
 ) -> tuple[Tensor, Tensor]:
     alive = torch.where(scores > min_score, scores, 0.0)
     query = torch.arange(len(segments), device=segments.device)
@@ -68,7 +55,7 @@ def _pick(
         chosen = segments[query, best]  # (Q, 2)
         picked.append(chosen)
         picked_scores.append(score)
-        alive = alive * fade(_iou(chosen[:, None], segments, duration_floor))
+        alive = alive * fade(_iou(chosen[:, None], segments, floor))
         alive = alive.masked_fill(alive < min_score, 0.0)
         alive.scatter_(1, best[:, None], 0.0)  # an index assignment would copy a number to the GPU
     return torch.stack(picked, dim=1), torch.stack(picked_scores, dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,11 +25,17 @@ class Points:
 
 
 def make_points(lengths: Sequence[int], ranges_grid: Sequence[Sequence[float]], device=None) -> Points:
-    """Points of levels of the given lengths; level l has points at 0, s, 2 s ... with s = 2 ** l.
+    """Points of levels of the given lengths; level l has points at 0, s, 2 s ... with s = 2 ** l. Not to be changed.
 
     >>> make_points([4, 2], [(0, 4), (2, 100)]).time_grid.tolist()
     [0.0, 1.0, 2.0, 3.0, 0.0, 2.0]
     """
+    return _make_points(tuple(lengths), tuple((low, high) for low, high in ranges_grid), device)
+
+
+@lru_cache(maxsize=64)  # clips have few padded lengths; nothing is copied to a GPU again
+@torch.inference_mode(False)  # whoever asks first, training may use them
+def _make_points(lengths: tuple[int, ...], ranges_grid: tuple[tuple[float, float], ...], device) -> Points:
     level = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
     stride = 2.0**level
     time = torch.cat([torch.arange(n) for n in lengths]) * stride
@@ -40,9 +47,9 @@ def make_points(lengths: Sequence[int], ranges_grid: Sequence[Sequence[float]], 
 def assign_targets(points: Points, moments_grid: Tensor, center_radius: float) -> tuple[Tensor, Tensor]:
     """Labels (N,) float 0/1 and distances (N, 2) in strides to start and end of the assigned moment.
 
-    A point p of stride s is positive for a moment when it lies strictly within both the moment and
-    `center_radius * s` around its centre, and its larger distance to an end lies in the level's range. Of
-    several moments it takes the shortest. Distances of negative points have no meaning.
+    A point p of stride s is positive for a moment when it lies strictly within both the moment and `center_radius * s`
+    around its centre, and its larger distance to an end lies in the level's range. Of several moments it takes the
+    shortest. Distances of negative points have no meaning.
 
     Args:
         moments_grid: (M, 2) start and end on the step grid; M may be 0.

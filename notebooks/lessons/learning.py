@@ -17,7 +17,7 @@ from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
-from groundnlq.engine.optim import learning_rate_at
+from groundnlq.engine.step import learning_rate_at
 from groundnlq.model.decode import to_segments
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss

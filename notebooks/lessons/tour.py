@@ -17,7 +17,6 @@ from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.model.attention import attend_window
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.heads import Rows
 from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
 
 KERNEL_REACH = 1  # steps that a convolution of width 3 sees to each side
@@ -39,7 +38,7 @@ def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
     text = model.encode_text(batch.text, batch.text_mask)
     clips = model.encode_video(batch.video, batch.video_mask)
     levels = model.fuse(clips, batch.clip_index, text, batch.text_mask)
-    logits, offsets, _ = model.heads(Rows.join(model.neck(levels)))
+    logits, offsets, _ = model.heads(*model.neck(levels))
     found = {
         "video": Part("video features", tuple(batch.video.shape), 0),
         "text": Part("query tokens", tuple(batch.text.shape), 0),
