@@ -382,7 +382,7 @@ def test_reading_ahead_has_one_thread_and_leaves_the_others_theirs(data, monkeyp
 
 def test_gradients_of_queries_that_share_a_clip_are_summed_in_order_by_several_threads():
     """In parallel they would be added as they come, and two runs of one seed would differ."""
-    from groundnlq.model.encoders import ClipEncoding
+    from groundnlq.model.blocks import ClipEncoding
 
     before, index = torch.get_num_threads(), torch.zeros(64, dtype=torch.int64)
     torch.manual_seed(0)

@@ -39,10 +39,9 @@ class States:
             KitError: it cannot be written; earlier states stay as they are.
         """
         path = self.folder / f"step-{step:08d}.pt"
-        with atomic_path(path) as temporary:
-            _write({"format": FORMAT, "step": step, **state}, temporary)
-            manifest = {"step": step, "bytes": temporary.stat().st_size, "sha256": sha256_of(temporary)}
-        write_json(path.with_suffix(".json"), manifest | {"version": __version__})
+        _write(path, {"step": step, **state})
+        manifest = {"step": step, "bytes": path.stat().st_size, "sha256": sha256_of(path), "version": __version__}
+        write_json(path.with_suffix(".json"), manifest)
         for old in self.committed()[keep:]:
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
@@ -60,8 +59,7 @@ class States:
         """
         reasons = []
         for path in self.committed():
-            reason = _damage(path)
-            if reason is None:
+            if (reason := _damage(path)) is None:
                 return path
             reasons.append(f"{path.name}: {reason}")
             warnings.warn(f"{path} is not usable ({reason}); the one before it is taken", stacklevel=2)
@@ -80,10 +78,8 @@ def save_model(
     Args:
         weights: ``raw`` and ``ema`` states; `use` names the one that is better by validation.
     """
-    content = {"format": FORMAT, "config": config.model_dump(mode="json"), "use": use, "info": info}
     states = {name: dict(state) for name, state in weights.items()}
-    with atomic_path(path) as temporary:
-        _write(content | {"weights": states}, temporary)
+    _write(path, {"config": config.model_dump(mode="json"), "use": use, "info": info, "weights": states})
 
 
 def load_model(
@@ -93,13 +89,11 @@ def load_model(
 
     Args:
         path: our file, our run directory (its best weights) or a published file.
-        preset: the run that a published file is of, since it has no configuration of its own: what its
-            shapes do not tell (heads, window, position table) and how to decode are taken from there.
+        preset: of a published file: what its shapes do not tell (heads, window, position table) and how to decode.
         weights: ``raw`` or ``ema``; by default what the file names as the better one.
 
     Returns:
-        network; configuration; ``encoder`` (of its query tokens, name and hash), ``epoch``, ``step`` and
-        ``provenance``, as far as the file tells.
+        the last: ``encoder`` (of its query tokens), ``epoch``, ``step``, ``provenance``, as far as the file tells.
 
     Raises:
         CheckpointError: damaged, refused or of another architecture; with the file's name.
@@ -140,10 +134,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(content: Mapping[str, Any], path: Path) -> None:
-    with open(path, "wb") as file:
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
-            torch.save(content, file)
+            torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:  # torch says where it broke off; what the system said is behind it
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 

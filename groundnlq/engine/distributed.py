@@ -46,7 +46,7 @@ class World:
         may round float32 to 10 bits in products and convolutions; PyTorch would round in the latter.
         """
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         if launcher is not None:
             die_with_parent(signal.SIGKILL)
@@ -80,10 +80,6 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def max(self, number: int) -> int:
-        """The largest number of any process."""
-        return max(self.gather(number))
-
     def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order of rank, on every process."""
         if self.size == 1:
@@ -108,12 +104,10 @@ class World:
         """The model with gradients averaged over all processes; to be called once per run."""
         if self.size == 1:
             return model
-        ids = [self.device.index] if self.device.type == "cuda" else None
         # a dimension of size 1 has no order; nothing is copied for it
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        network = nn.parallel.DistributedDataParallel(model, device_ids=ids)
-        network.broadcast_buffers = False  # the position table never changes
-        return network
+        # the only buffer, the position table, never changes
+        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """Why a run failed, as far as the processes can tell each other, and whether it would fail again.
@@ -124,19 +118,20 @@ class World:
         mine, is_lasting = f"{type(error).__name__}: {error}", isinstance(error, KitError)
         if self.store is None:
             return mine, is_lasting
+        mine = f"process {self.rank}: {mine}"
         with suppress(RuntimeError):  # the store is gone when its host is
             self.store.set(f"failure/{self.rank}", json.dumps([is_lasting, mine]))
         if is_lasting:
-            return f"process {self.rank}: {mine}", True
+            return mine, True
         causes, silent = [], []
         for rank in range(self.size):
             try:
                 self.store.wait([f"failure/{rank}"], timedelta(seconds=PATIENCE_SEC))
                 is_cause, reason = json.loads(self.store.get(f"failure/{rank}"))
-                causes += [f"process {rank}: {reason}"] if is_cause else []
+                causes += [reason] if is_cause else []
             except RuntimeError:
                 silent.append(f"process {rank} hangs, or was killed")
-        return "; ".join(causes or [*silent, f"process {self.rank}: {mine}"]), bool(causes)
+        return "; ".join(causes or [*silent, mine]), bool(causes)
 
 
 def _own_device() -> torch.device:
@@ -184,7 +179,6 @@ def die_with_parent(number: int) -> None:
     """
     if sys.platform != "linux":
         return
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
+    ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG of <sys/prctl.h>
     if os.getppid() == 1:  # it died before the call above
         os.kill(os.getpid(), number)

@@ -81,11 +81,8 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
 def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -> dict[str, list[str]]:
     """Load the weights of `train.init_from` but the heads, which start fresh on purpose.
 
-    Args:
-        encoder: of the query tokens at hand; None does not check it.
-
-    Returns:
-        names of the parameters that were ``loaded`` and that start ``fresh``.
+    `encoder` is of the query tokens at hand; None does not check it. Returns the names of the parameters that were
+    ``loaded`` and that start ``fresh``.
 
     Raises:
         CheckpointError: no such file, another architecture, or trained with another encoder's tokens.

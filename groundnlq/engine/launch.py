@@ -135,22 +135,25 @@ def _start(folder: RunDirectory, processes: int, max_restarts: int) -> subproces
 def _follow(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, reporter: Reporter) -> TrainResult:
     """Report from a run directory until its processes have ended; hand a request to stop on to them."""
     num_epochs, reported_at, is_told, is_running = 0, 0.0, False, True
+    launcher = torchrun.pid if torchrun else read_status(folder.path).get("launcher")
     with StopRequest() as stop:
         try:
             while is_running:
-                is_running = _is_running(folder, torchrun)
+                # while torchrun starts its processes again, nobody holds the directory
+                is_running = torchrun.poll() is None if torchrun else folder.is_held() or _exists(launcher)
                 status, history = read_status(folder.path), read_history(folder.path)
                 if status.get("time", 0.0) > reported_at:
                     reporter.status(status)
                 if len(history) > num_epochs:
                     reporter.epoch(history)
                 num_epochs, reported_at = len(history), status.get("time", 0.0)
-                if stop.signal_number and not is_told:
-                    is_told = _ask_to_stop(folder, torchrun)
+                launcher = launcher or status.get("launcher")  # the processes may not have said yet who started them
+                if stop.signal_number and launcher and not is_told:
+                    is_told = _ask_to_stop(launcher)
                 time.sleep(LOOK_EVERY_SEC * is_running)
         except KeyboardInterrupt:  # a second Ctrl-C waits for nothing, but may not leave them training
-            if not is_told:
-                _ask_to_stop(folder, torchrun)
+            if launcher and not is_told:
+                _ask_to_stop(launcher)
             raise
     if status.get("state") == "finished":
         return TrainResult(folder.path, folder.best, folder.last, history, status["resumed_from_step"])
@@ -162,19 +165,11 @@ def _follow(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, repo
     raise TrainingFailed(f"{folder.path}: {reason} -- what they printed is in {folder.log}")
 
 
-def _is_running(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None) -> bool:
-    if torchrun is not None:
-        return torchrun.poll() is None
-    # while torchrun starts its processes again, nobody holds the directory
-    launcher = read_status(folder.path).get("launcher")
-    return folder.is_held() or (launcher is not None and Path(f"/proc/{launcher}").exists())
+def _exists(process: int | None) -> bool:
+    return process is not None and Path(f"/proc/{process}").exists()
 
 
-def _ask_to_stop(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None) -> bool:
-    """Whether torchrun could be told; its processes may not have said yet who started them."""
-    launcher = torchrun.pid if torchrun else read_status(folder.path).get("launcher")
-    if launcher is None:
-        return False
+def _ask_to_stop(process: int) -> bool:
     with suppress(ProcessLookupError):
-        os.kill(launcher, signal.SIGTERM)
+        os.kill(process, signal.SIGTERM)
     return True

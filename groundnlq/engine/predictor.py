@@ -29,8 +29,8 @@ from groundnlq.engine.malloc import memory_kept
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, FeatureError, sample_of
+from groundnlq.model.blocks import ClipEncoding
 from groundnlq.model.decode import decode
-from groundnlq.model.encoders import ClipEncoding
 from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.provenance import file_identity, made_by
 
@@ -213,8 +213,7 @@ class Predictor:
         else:
             name, source, features = "given", "features", torch.as_tensor(clip, dtype=torch.float32)
         if features.dim() != 2 or features.shape[1] != width or not len(features):
-            shape = tuple(features.shape)
-            raise FeatureError(f"{source}: (T, {width}) features of a clip expected, got {shape}")
+            raise FeatureError(f"{source}: (T, {width}) features of a clip expected, got {tuple(features.shape)}")
         (tokens,) = self._text_encoder(encoder).encode([clean_query(question)])
         names = ["question"], [name], [len(features) * data.grid.step_sec]
         batch = self._on_device(collate([features], [tokens], [0], [torch.zeros(0, 2)], *names))
@@ -241,11 +240,11 @@ class Predictor:
             reason = f"no known name for its text encoder ({self.encoder or 'not recorded'})"
             raise CheckpointError(f"{self.path}: {reason} -- give encoder=, as 'text encode' takes it")
         encoder = _load_encoder(chosen) if isinstance(chosen, str) else chosen
-        if self.encoder not in (None, encoder.name) or encoder.width != self.config.model.text_dim:
-            trained_with = f"{self.encoder or 'an encoder'} ({self.config.model.text_dim} wide)"
+        width = self.config.model.text_dim
+        if self.encoder not in (None, encoder.name) or encoder.width != width:
             raise CheckpointError(
-                f"{self.path}: trained with tokens of {trained_with}, the question would be encoded by "
-                f"{encoder.name} ({encoder.width} wide) -- give the encoder of the training"
+                f"{self.path}: trained with tokens of {self.encoder or 'an encoder'} ({width} wide), the question "
+                f"would be encoded by {encoder.name} ({encoder.width} wide) -- give the encoder of the training"
             )
         return encoder
 

@@ -101,37 +101,31 @@ class RunDirectory:
         write_json(self.path / "status.json", status)
         return status
 
-    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """One line for each epoch so far."""
+    def write_history(self, history: Sequence[Mapping[str, Any]], tensorboard: bool = False) -> None:
+        """One line for each epoch so far; if asked the newest one's numbers as scalars, too, in ``tensorboard/``."""
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in history))
-
-    def write_tensorboard(self, row: Mapping[str, Any]) -> None:
-        """The numbers of an epoch as scalars for TensorBoard, in ``tensorboard/``."""
+        if not tensorboard:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError("train.tensorboard needs pip install 'groundnlq[tensorboard]'") from None
         with SummaryWriter(self.path / "tensorboard") as writer:
-            for name, value in row.items():
-                writer.add_scalar(name, value, row["step"])
+            for name, value in history[-1].items():
+                writer.add_scalar(name, value, history[-1]["step"])
 
     def _acquire(self, timeout_sec: float) -> Any:
         """A held lock, to be released by ``with``."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                return UnixFileLock(self.path / ".lock").acquire(timeout_sec, POLL_SEC)
-            except OSError as error:
-                if error.errno not in NO_FLOCK:
-                    raise
-            except NotImplementedError:
-                pass
-            warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
-            return SoftFileLock(self.path / ".lock.marker").acquire(timeout_sec, POLL_SEC)
+            return UnixFileLock(self.path / ".lock").acquire(timeout_sec, POLL_SEC)
         except Timeout:
             raise
-        except OSError as error:
-            raise KitError(f"{self.path}: cannot work here ({error.strerror}) -- choose another") from None
+        except (OSError, NotImplementedError) as error:  # the latter where filelock knows by itself
+            if isinstance(error, OSError) and error.errno not in NO_FLOCK:
+                raise KitError(f"{self.path}: cannot work here ({error.strerror}) -- choose another") from None
+        warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
+        return SoftFileLock(self.path / ".lock.marker").acquire(timeout_sec, POLL_SEC)
 
 
 def read_status(run_dir: str | Path) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-NO_DATA: Any = ()
-
 
 class Batches(Protocol):
     """Training samples, collated by index.
@@ -62,7 +60,7 @@ class Task:
     normaliser: Normaliser
     own_rate: Callable[[str], bool]
     initialise: Callable[[], str] = lambda: ""
-    train_set: Batches = NO_DATA
+    train_set: Any = ()  # `Batches`; none where a `Learner` alone takes single steps
     validate: Callable[[Any], dict[str, float]] = lambda network: {}
     select_by: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -42,7 +42,11 @@ class Trainer:
         # the main process chooses, so that all go on from the same state
         saved = world.from_main(self.states.latest)
         self.batch_size = self.config.batch_size * self.config.accumulate_steps * world.size
-        self._require_enough_samples()
+        if len(task.train_set) < world.size * self.config.accumulate_steps:
+            raise ConfigError(
+                f"{len(task.train_set)} training records are too few for {world.size} processes and "
+                f"train.accumulate_steps={self.config.accumulate_steps} -- use fewer of them"
+            )
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = self.steps_per_epoch * self.config.epochs
         if saved is None and (text := task.initialise()):
@@ -53,6 +57,8 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.sums: Any = Counter()  # over the steps of the current epoch
         self.reported_at = 0.0
+        threads, device = torch.get_num_threads(), world.device.type
+        self.made_with = {"torch": str(torch.__version__), "threads": threads, "device": device}
         if saved is not None:
             self.restore(read_checkpoint(saved))
 
@@ -92,9 +98,7 @@ class Trainer:
         self.history.append(row)
         self.sums.clear()
         if self.world.is_main:
-            self.folder.write_history(self.history)
-            if self.config.tensorboard:
-                self.folder.write_tensorboard(row)
+            self.folder.write_history(self.history, self.config.tensorboard)
         self._export(self.folder.last, self.best.get("use", "ema"), epoch)
         self.save()
         self.reporter.epoch(self.history)
@@ -120,10 +124,7 @@ class Trainer:
         return learning_rate_at(step, self.config.learning_rate * factor, warmup_steps, self.total_steps)
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Any], float]]:
-        """This process's micro-batches of every step from `first` on, and the seconds waited for them.
-
-        The next ones are read while the network computes.
-        """
+        """This process's micro-batches of a step, read while the network computes, and the seconds waited for them."""
         steps, threads = iter(self._batches(epoch)[first:]), torch.get_num_threads()
         with ThreadPoolExecutor(1) as reader:
             # OpenMP would give the reader threads of its own, whose idle ones spin where the network computes
@@ -139,9 +140,9 @@ class Trainer:
 
     # ---- what is saved
 
-    def state(self) -> dict[str, Any]:
-        """Everything that shapes the future, as plain values and tensors; to be called by all processes."""
-        return self.learner.state() | {
+    def save(self) -> None:
+        """Commit all that shapes the future; returns in all processes when it is on disk, or raises in all."""
+        state = self.learner.state() | {
             "history": self.history,
             "best": self.best,
             "sums": dict(self.sums),
@@ -149,8 +150,9 @@ class Trainer:
             "batch_size": self.batch_size,
             "num_processes": self.world.size,
             "records": self.task.train_set.fingerprint(),
-            "made_with": self._made_with(),
+            "made_with": self.made_with,
         }
+        self.world.from_main(lambda: self.states.save(self.step, state, self.config.keep_checkpoints))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -161,11 +163,6 @@ class Trainer:
         old_losses = self.sums.pop("losses", ())  # as 0.1 saved them
         self.sums.update(dict(zip(self.learner.loss_names, old_losses, strict=False)))
         self.step = self.resumed_from_step = state["step"]
-
-    def save(self) -> None:
-        """Commit the state; returns in all processes when it is on disk, or raises in all."""
-        state = self.state()
-        self.world.from_main(lambda: self.states.save(self.step, state, self.config.keep_checkpoints))
 
     def write_status(self, state: str, reason: str = "") -> None:
         """Say how the run stands, in ``status.json`` and to the reporter."""
@@ -183,10 +180,6 @@ class Trainer:
         )
         self.reporter.status(status)
 
-    def _made_with(self) -> dict[str, Any]:
-        device = self.world.device.type
-        return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device}
-
     def _check_same_run(self, state: dict[str, Any]) -> None:
         where, before, now = self.folder.path, state["num_processes"], self.world.size
         if state["records"] != self.task.train_set.fingerprint():
@@ -200,17 +193,15 @@ class Trainer:
             )
         if state["batch_size"] != self.batch_size:
             raise CheckpointError(
-                f"{where}: batches had {state['batch_size']} queries over all processes, now "
-                f"{self.batch_size} -- set train.batch_size and train.accumulate_steps to make them equal"
+                f"{where}: batches had {state['batch_size']} queries over all processes, now {self.batch_size} "
+                "-- set train.batch_size and train.accumulate_steps to make them equal"
             )
-        old, new = state["made_with"] | {"processes": before}, self._made_with() | {"processes": now}
+        old, new = state["made_with"] | {"processes": before}, self.made_with | {"processes": now}
         changes = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         if changes and state["step"] < self.total_steps and self.world.is_main:
             # samples and rates stay the same; sums are rounded in another order, dropped paths are drawn anew
-            warnings.warn(
-                f"{where}: {', '.join(changes)}: goes on at the same sample, but no longer bitwise as before",
-                stacklevel=2,
-            )
+            text = f"{where}: {', '.join(changes)}: goes on at the same sample, but no longer bitwise as before"
+            warnings.warn(text, stacklevel=2)
 
     # ---- details
 
@@ -222,17 +213,9 @@ class Trainer:
         size = -(-len(mine) // self.config.accumulate_steps)
         return [self.task.train_set.batch(mine[i : i + size], epoch) for i in range(0, len(mine), size)]
 
-    def _require_enough_samples(self) -> None:
-        number, accumulate = len(self.task.train_set), self.config.accumulate_steps
-        if number < self.world.size * accumulate:
-            raise ConfigError(
-                f"{number} training records are too few for {self.world.size} processes and "
-                f"train.accumulate_steps={accumulate} -- use fewer of them"
-            )
-
     def _after_step(self, stop: StopRequest) -> None:
         every = self.config.checkpoint_every_steps
-        if number := self.world.max(stop.signal_number):
+        if number := max(self.world.gather(stop.signal_number)):
             self.save()
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

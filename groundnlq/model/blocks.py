@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundnlq.model.attention import CrossAttention, SelfAttention
 from groundnlq.model.layers import MLP, LayerNorm, halve
+
+
+@dataclass(frozen=True)
+class ClipEncoding:
+    """Result of a self-attention, before the query is read; that of the stem's first is shared by a clip's queries."""
+
+    skip: Tensor  # (V, T, D)
+    attention: Tensor  # (V, T, D)
+    mask: Tensor  # (V, T) bool
+
+    def for_queries(self, clip_index: Tensor) -> ClipEncoding:
+        """The encoding of each query's clip: (V, ...) -> (Q, ...)."""
+        # the gradient of index_select is summed in order; that of [clip_index] is not, with several threads
+        parts = (self.skip, self.attention, self.mask)
+        return ClipEncoding(*(part.index_select(0, clip_index) for part in parts))
 
 
 class _ScaledPath(nn.Module):
@@ -40,16 +57,9 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        *,
-        drop_path: float,
-        scale_init: float,
-        window: int = 0,
-        stride: int = 1,
-        cross: bool = False,
-    ):
+        self, width: int, num_heads: int, *, drop_path: float, scale_init: float,
+        window: int = 0, stride: int = 1, cross: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.stride = stride
         self.self_norm = LayerNorm(width)
@@ -61,27 +71,24 @@ class TransformerBlock(nn.Module):
         self.mlp = MLP(width)
         self.mlp_path = _ScaledPath(width, drop_path, scale_init)
 
-    def attend_self(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """skip and attention, both (B, T / stride, D), and the new mask; independent of the query."""
+    def attend_self(self, x: Tensor, mask: Tensor) -> ClipEncoding:
+        """Skip and attention, both (B, T / stride, D), and the new mask; independent of the query."""
         if x.shape[1] % self.stride:  # the last step that is kept reads a row behind the valid ones
             x, mask = F.pad(x, (0, 0, 0, 1)), F.pad(mask, (0, 1))
         skip = x if self.stride == 1 else halve(x)
         mask = mask[:, :: self.stride]
-        return skip, self.self_attention(self.self_norm(x), mask), mask
+        return ClipEncoding(skip, self.self_attention(self.self_norm(x), mask), mask)
 
-    def finish(
-        self, skip: Tensor, attention: Tensor, mask: Tensor, text: Tensor | None, text_mask: Tensor | None
-    ) -> Tensor:
+    def finish(self, clips: ClipEncoding, text: Tensor | None, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Everything behind the self-attention."""
-        x = self.attention_path(skip, attention)
+        x = self.attention_path(clips.skip, clips.attention)
         if self.cross_attention is not None and self.cross_norm is not None:
             # one LayerNorm and one scale serve both sides and both attentions, as published
             answer = self.cross_attention(self.cross_norm(x), self.cross_norm(text), text_mask)
             x = self.attention_path(x, answer)
-        return self.mlp_path(x, self.mlp(self.mlp_norm(x))).mul_(mask[..., None])
+        return self.mlp_path(x, self.mlp(self.mlp_norm(x))).mul_(clips.mask[..., None]), clips.mask
 
     def forward(
         self, x: Tensor, mask: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        skip, attention, mask = self.attend_self(x, mask)
-        return self.finish(skip, attention, mask, text, text_mask), mask
+        return self.finish(self.attend_self(x, mask), text, text_mask)

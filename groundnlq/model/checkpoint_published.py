@@ -142,11 +142,8 @@ def check_state(state: Mapping[str, Tensor], config: ModelConfig, where: str) ->
         expected = {name: value.shape for name, value in Grounder(config).state_dict().items()}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{where}: holds no named tensors -- restore the file, or train again")
-    faults = []
-    if missing := expected.keys() - state.keys():
-        faults.append(f"missing: {sample_of(sorted(missing))}")
-    if unexpected := state.keys() - expected.keys():
-        faults.append(f"unexpected: {sample_of(sorted(unexpected))}")
+    apart = {"missing": expected.keys() - state.keys(), "unexpected": state.keys() - expected.keys()}
+    faults = [f"{what}: {sample_of(sorted(names))}" for what, names in apart.items() if names]
     for name in sorted(expected.keys() & state.keys()):
         if expected[name] != state[name].shape:
             faults.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name])}")

@@ -26,7 +26,7 @@ def decode(outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], set
         segments = vote(segments, *candidates, settings.voting_iou)
     segments, scores = _answer_always(segments, scores, outputs)
     return [
-        _to_moments(s[score > 0], score[score > 0], grid, duration)
+        torch.cat([grid.to_sec(s).clamp(0, duration), score[:, None]], dim=1)[score > 0].cpu()
         for s, score, duration in zip(segments, scores, durations_sec, strict=True)
     ]
 
@@ -66,9 +66,7 @@ def suppress(segments: Tensor, scores: Tensor, settings: DecodeConfig) -> tuple[
 
 
 def _top_only(scores: Tensor, k: int) -> Tensor:
-    if scores.shape[1] <= k:
-        return scores
-    values, best = scores.topk(k, dim=1)
+    values, best = scores.topk(min(k, scores.shape[1]), dim=1)
     return torch.zeros_like(scores).scatter(1, best, values)
 
 
@@ -82,8 +80,3 @@ def _answer_always(segments: Tensor, scores: Tensor, outputs: Outputs) -> tuple[
         segments[:, 0] = torch.where(is_empty[:, None], fallback, segments[:, 0])
         scores[:, 0] = torch.where(is_empty, score.clamp(min=tiny), scores[:, 0])
     return segments, scores
-
-
-def _to_moments(segments_grid: Tensor, scores: Tensor, grid: StepGrid, duration_sec: float) -> Tensor:
-    seconds = grid.to_sec(segments_grid).clamp(0, duration_sec)
-    return torch.cat([seconds, scores[:, None]], dim=1).cpu()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundnlq.model.blocks import TransformerBlock
+from groundnlq.model.blocks import ClipEncoding, TransformerBlock
 from groundnlq.model.layers import Conv, LayerNorm, Linear
 
 
@@ -21,21 +21,6 @@ class Level:
 
     x: Tensor  # (Q, T / stride, D)
     mask: Tensor  # (Q, T / stride) bool
-
-
-@dataclass(frozen=True)
-class ClipEncoding:
-    """Result of the video stem up to its first cross-attention; shared by all queries of a clip."""
-
-    skip: Tensor  # (V, T, D)
-    attention: Tensor  # (V, T, D)
-    mask: Tensor  # (V, T) bool
-
-    def for_queries(self, clip_index: Tensor) -> ClipEncoding:
-        """The encoding of each query's clip: (V, ...) -> (Q, ...)."""
-        # the gradient of index_select is summed in order; that of [clip_index] is not, with several threads
-        parts = (self.skip, self.attention, self.mask)
-        return ClipEncoding(*(part.index_select(0, clip_index) for part in parts))
 
 
 class VideoEmbedding(nn.Module):
@@ -108,12 +93,13 @@ class VideoEncoder(nn.Module):
 
     def embed(self, video: Tensor, mask: Tensor) -> ClipEncoding:
         """All that does not depend on the query: embedding and the first self-attention of the stem."""
-        x = self.embedding(video, mask)
-        return ClipEncoding(*cast(TransformerBlock, self.stem[0]).attend_self(x, mask))
+        return cast(TransformerBlock, self.stem[0]).attend_self(self.embedding(video, mask), mask)
 
     def fuse(self, clips: ClipEncoding, clip_index: Tensor, text: Tensor, text_mask: Tensor) -> list[Level]:
         """Levels of the pyramid of each query with its clip, finest first."""
-        x, mask = self._first_block(clips.for_queries(clip_index), text, text_mask)
+        first = cast(TransformerBlock, self.stem[0])
+        # the copies for each query have no name here, so that they are freed behind the first block
+        x, mask = first.finish(clips.for_queries(clip_index), text, text_mask)
         for block in self.stem[1:]:
             x, mask = block(x, mask, text, text_mask)
         levels = [Level(x, mask)]
@@ -121,8 +107,3 @@ class VideoEncoder(nn.Module):
             x, mask = block(x, mask, text, text_mask)
             levels.append(Level(x, mask))
         return levels
-
-    def _first_block(self, clips: ClipEncoding, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The first block's result; in a function of its own, so that the copies for each query are freed."""
-        first = cast(TransformerBlock, self.stem[0])
-        return first.finish(clips.skip, clips.attention, clips.mask, text, text_mask), clips.mask

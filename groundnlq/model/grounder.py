@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch
-from groundnlq.model.blocks import TransformerBlock
-from groundnlq.model.encoders import ClipEncoding, Level, QueryEncoder, VideoEmbedding, VideoEncoder
+from groundnlq.model.blocks import ClipEncoding, TransformerBlock
+from groundnlq.model.encoders import Level, QueryEncoder, VideoEmbedding, VideoEncoder
 from groundnlq.model.heads import Heads, Neck
 from groundnlq.model.points import Points, make_points
 
