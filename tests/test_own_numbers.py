@@ -90,8 +90,7 @@ def test_the_table_of_losses_weighs_regression_as_training_does(network_and_batc
     model, batch = network_and_batch
     row = "regression: positive points"
     once, thrice = (
-        learning.loss_table({"run": model}, batch, Criterion(TrainConfig(regression_weight=w)))
-        for w in (1.0, 3.0)
+        learning.loss_table({"run": model}, batch, Criterion(TrainConfig(regression_weight=w))) for w in (1.0, 3.0)
     )
     assert thrice.loc[row, "run"] == pytest.approx(3 * once.loc[row, "run"])
 

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
-
-
-class Batches(Protocol):
-    """Training samples, collated by index.
-
-    Samples of about equal `lengths` share a batch. A batch moves by ``.to(device, non_blocking=True)`` and
-    names its samples in ``.query_ids``; random changes of samples depend on the epoch only. A run is not
-    resumed with samples of another `fingerprint`.
-    """
-
-    lengths: list[int]
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int], epoch: int) -> Any: ...
-
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +33,9 @@ class Task:
             `train.backbone_rate_factor` times that.
         initialise: loads the weights that a new run starts from; returns what to tell about them. It is not
             called when a run is resumed.
+        train_set: samples: ``len()``; `lengths` (about equal ones share a batch); ``fingerprint()`` (a run is not
+            resumed with another); ``batch(indices, epoch)``, which moves by ``.to(device, non_blocking=True)`` and
+            names its samples in ``.query_ids``. Random changes of samples depend on the epoch only.
         select_by: the number of `validate` by which the best weights are chosen, higher is better.
         info: plain values saved beside the exported weights.
     """
@@ -60,7 +46,7 @@ class Task:
     normaliser: Normaliser
     own_rate: Callable[[str], bool]
     initialise: Callable[[], str] = lambda: ""
-    train_set: Any = ()  # `Batches`; none where a `Learner` alone takes single steps
+    train_set: Any = ()  # none where a `Learner` alone takes single steps
     validate: Callable[[Any], dict[str, float]] = lambda network: {}
     select_by: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)

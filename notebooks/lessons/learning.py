@@ -140,7 +140,7 @@ def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterio
         columns[name] = {
             "classification: positive points": positive["focal"].sum() / count,
             "classification: all other points": negative["focal"].sum() / count,
-            "regression: positive points": criterion.regression_weight * positive["diou"].sum() / count,
+            "regression: positive points": criterion.weights["regression"] * positive["diou"].sum() / count,
             "score, mean of positive points": positive["score"].mean(),
             "score, mean of all others": negative["score"].mean(),
             "tIoU of positive points' segments": positive["tiou"].mean(),
