@@ -1,0 +1,50 @@
+"""What must be right on a GPU: checks of `benchmarks/gpu.py`, which says more of them, as tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+DEVICE = torch.device("cuda", 0)
+NAMES = ["tiny", "tiny_star", "champion"]
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """The modules with the checks; what they change for child processes is changed back."""
+    for name in ("PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import gpu_right
+    import gpu_runs
+
+    return gpu_right, gpu_runs
+
+
+def require(found):
+    assert found["passed"], found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_and_moments_equal_the_published_ones(checks, name):
+    require(checks[0].outputs(name, DEVICE))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients_equal_the_published_ones(checks, name):
+    require(checks[0].losses(name, DEVICE))
+
+
+def test_decoding_equals_the_published_one_and_the_cpus(checks):
+    require(checks[0].suppression(DEVICE))
+    require(checks[0].decoding(DEVICE))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_with_deterministic_kernels(checks, tmp_path):
+    require(checks[1].resume(tmp_path, DEVICE, deterministic=True))
+
+
+def test_prediction_equals_the_cpus(checks):
+    require(checks[0].prediction("champion", DEVICE))
