@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def run(setting: Setting, names: list[str]) -> None:
     patience = 1 if setting.device.type == "cuda" else 10
     for name in names:
         act, seconds = PARTS[name]
-        setting.report.part(name, patience * seconds, lambda act=act: act(setting))
+        setting.report.part(name, patience * seconds, partial(act, setting))
 
 
 def about(device: torch.device, is_quick: bool) -> dict[str, Any]:

@@ -47,7 +47,11 @@ def check_right(setting: Setting) -> None:
     report.check(f"batch compositions, {largest}", lambda: compositions(largest, device))
     report.check("dropped paths", lambda: dropped(device))
     report.check("window attention, float64", lambda: window(device))
-    report.check("one step twice, batch 4", lambda: repeated(setting))
+
+
+def stored(name: str) -> Any:
+    """A golden file."""
+    return np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
 
 
 def predicted(model: Grounder, batch: Batch, precision: str) -> Outputs:
@@ -58,7 +62,7 @@ def predicted(model: Grounder, batch: Batch, precision: str) -> Outputs:
 
 def outputs(name: str, device: torch.device) -> dict[str, Any]:
     """Pyramid, logits, offsets and moments against the golden file; TF32 and bfloat16 against float32."""
-    golden, batch, model = np.load(GOLDEN / f"{name}.npz"), golden_batch(name), golden_model(name).to(device)
+    golden, batch, model = stored(name), golden_batch(name), golden_model(name).to(device)
     answers = {precision: predicted(model, batch, precision) for precision in PRECISIONS}
     exact, worst = answers["float32"], {"pyramid": 0.0, "logits": 0.0, "offsets": 0.0}
     found = _by_level(model, batch, exact, golden_config(name).num_levels)
@@ -108,7 +112,7 @@ def _moments_off(moments: Iterable[Any], wanted: Iterable[Any]) -> float:
 
 def losses(name: str, device: torch.device) -> dict[str, Any]:
     """Losses and every parameter's gradient norm against the golden file, then in the other precisions."""
-    golden, found, gradients = np.load(GOLDEN / f"{name}.npz"), {}, {}
+    golden, found, gradients = stored(name), {}, {}
     for precision in PRECISIONS:
         values, gradients[precision] = _loss_and_gradients(name, device, precision)
         if precision == "float32":
@@ -138,7 +142,7 @@ def _loss_and_gradients(name: str, device: torch.device, precision: str) -> tupl
 
 def trace(name: str, device: torch.device) -> dict[str, Any]:
     """Eighteen steps of the trainer's own, with the sums of weights and of their average."""
-    golden, found, others = np.load(GOLDEN / f"{name}.npz"), {}, {}
+    golden, found, others = stored(name), {}, {}
     for precision in PRECISIONS:
         with in_tf32(precision == "tf32"):
             steps, sums = _eighteen(name, device, kit_precision(precision))
@@ -167,7 +171,7 @@ def _eighteen(name: str, device: torch.device, precision: str) -> tuple[list[Any
 
 def targets(name: str, device: torch.device) -> dict[str, Any]:
     """Labels and distances of all points."""
-    config, golden, worst = golden_config(name), np.load(GOLDEN / f"{name}.npz"), 0.0
+    config, golden, worst = golden_config(name), stored(name), 0.0
     lengths = [config.max_seq_len >> level for level in range(config.num_levels)]
     points = make_points(lengths, config.regression_ranges_grid, device)
     for b, moments in enumerate(golden_batch(name).moments_grid):
@@ -179,7 +183,7 @@ def targets(name: str, device: torch.device) -> dict[str, Any]:
 
 def suppression(device: torch.device) -> dict[str, Any]:
     """Soft and hard NMS, and voting, against the golden file."""
-    cases, worst = np.load(GOLDEN / "nms.npz"), {"soft": 0.0, "hard": 0.0, "voted": 0.0}
+    cases, worst = stored("nms"), {"soft": 0.0, "hard": 0.0, "voted": 0.0}
     for i in range(5):
         segments = torch.from_numpy(cases[f"segments/{i}"])[None].to(device)
         scores = torch.from_numpy(cases[f"scores/{i}"])[None].to(device)
@@ -195,7 +199,7 @@ def suppression(device: torch.device) -> dict[str, Any]:
 def decoding(device: torch.device) -> dict[str, Any]:
     """The same random scores decoded here and there, by every kind of NMS; one query without candidates."""
     random, lengths = torch.Generator().manual_seed(0), [2304 >> level for level in range(7)]
-    ranges = [(0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000)]
+    ranges = golden_config("champion").regression_ranges_grid
     logits = torch.randn(6, sum(lengths), generator=random)
     logits[5] = -20.0 + 0.1 * logits[5]
     offsets = 8 * torch.rand(6, sum(lengths), 2, generator=random)
@@ -271,28 +275,3 @@ def window(device: torch.device) -> dict[str, Any]:
         with in_tf32(precision == "tf32"):
             found[precision] = apart([attend_window(q, k, v, mask, 4, 9)[mask]], [true[mask]])
     return verdict({"float32": found["float32"] / 1e-5}, relative=found)
-
-
-def repeated(setting: Setting) -> dict[str, Any]:
-    """Two steps of the same seed from the same weights: are they bitwise equal?"""
-    batch, found = setting.batch(4), {}
-
-    def two_steps() -> list[Tensor]:
-        learner = setting.learner()
-        for seed in (1, 2):
-            learner.step([batch], 1e-4, seed)
-        return [p.detach().clone() for p in learner.model.parameters()]
-
-    plain = two_steps()
-    found["by default"] = all(_equal(plain, two_steps()) for _ in range(2))
-    torch.use_deterministic_algorithms(True)  # raises where an operation has no such kernel
-    try:
-        strict = two_steps()
-        found["deterministic"] = _equal(strict, two_steps())
-    finally:
-        torch.use_deterministic_algorithms(False)
-    return {"passed": found["deterministic"], "bitwise": found, "apart": apart(strict, plain)}
-
-
-def _equal(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +17,9 @@ from unittest.mock import patch
 import gpu_site
 import torch
 import torch.distributed as dist
+from gpu_report import apart
 from gpu_setting import Setting, learner_of
-from torch import nn
+from torch import Tensor, nn
 
 from groundnlq.config import RunConfig, save_config
 from groundnlq.engine import launch
@@ -37,6 +38,7 @@ def check_runs(setting: Setting) -> None:
     """All checks; the one with processes of its own comes last, since their start takes longest."""
     report, device, folder = setting.report, setting.device, setting.folder
     report.check("collectives with one process", lambda: collectives(device))
+    report.check("one step twice, batch 4", lambda: repeated(setting))
     report.check("resume, deterministic kernels", lambda: resume(folder / "strict", device, True))
     if not setting.is_quick:
         report.check("resume, default kernels", lambda: resume(folder / "default", device, False))
@@ -66,7 +68,7 @@ class ProcessGroup(World):
     def _as_two(self) -> World:
         return World(self.rank, 2, self.device, self.store)
 
-    def sum(self, value: torch.Tensor) -> torch.Tensor:
+    def sum(self, value: Tensor) -> Tensor:
         return self._as_two().sum(value)
 
     def gather(self, value: Any) -> list[Any]:
@@ -173,3 +175,28 @@ def torchrun(home: Path, device: torch.device) -> dict[str, Any]:
         raise RuntimeError(log.read_text(encoding="utf-8")[-1200:])
     off, resumed = same(run / "last.pt", train(config, home / "calm", device)), status["resumed_from_step"]
     return {"passed": off == 0 and resumed > 0, "resumed from step": resumed, "largest difference of a weight": off}
+
+
+def repeated(setting: Setting) -> dict[str, Any]:
+    """Two steps of the same seed from the same weights: are they bitwise equal?"""
+    batch, found = setting.batch(4), {}
+
+    def two_steps() -> list[Tensor]:
+        learner = setting.learner()
+        for seed in (1, 2):
+            learner.step([batch], 1e-4, seed)
+        return [p.detach().clone() for p in learner.model.parameters()]
+
+    plain = two_steps()
+    found["by default"] = all(_equal(plain, two_steps()) for _ in range(2))
+    torch.use_deterministic_algorithms(True)  # raises where an operation has no such kernel
+    try:
+        strict = two_steps()
+        found["deterministic"] = _equal(strict, two_steps())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return {"passed": found["deterministic"], "bitwise": found, "apart": apart(strict, plain)}
+
+
+def _equal(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
