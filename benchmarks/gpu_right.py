@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import gpu_site  # noqa: F401  (first: the import path)
@@ -13,7 +15,7 @@ from gpu_setting import PRECISIONS, Setting, in_tf32, kit_precision, learner_of,
 from gpu_timing import first_use
 from torch import Tensor
 
-from groundnlq.config import DecodeConfig, RunConfig, TrainConfig
+from groundnlq.config import DecodeConfig, TrainConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.engine.optim import learning_rate_at
 from groundnlq.model.attention import attend_window
@@ -54,6 +56,16 @@ def stored(name: str) -> Any:
     return np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
 
 
+def fresh(name: str, drop_path: float | None = None) -> Grounder:
+    """The golden file's network; its weights, which take seconds to draw, are drawn once."""
+    return copy.deepcopy(_drawn(name, drop_path))
+
+
+@cache
+def _drawn(name: str, drop_path: float | None) -> Grounder:
+    return golden_model(name, drop_path)
+
+
 def predicted(model: Grounder, batch: Batch, precision: str) -> Outputs:
     """As prediction does it: every tensor in bfloat16, or float32 with and without TF32."""
     with in_tf32(precision == "tf32"):
@@ -62,7 +74,7 @@ def predicted(model: Grounder, batch: Batch, precision: str) -> Outputs:
 
 def outputs(name: str, device: torch.device) -> dict[str, Any]:
     """Pyramid, logits, offsets and moments against the golden file; TF32 and bfloat16 against float32."""
-    golden, batch, model = stored(name), golden_batch(name), golden_model(name).to(device)
+    golden, batch, model = stored(name), golden_batch(name), fresh(name).to(device)
     answers = {precision: predicted(model, batch, precision) for precision in PRECISIONS}
     exact, worst = answers["float32"], {"pyramid": 0.0, "logits": 0.0, "offsets": 0.0}
     found = _by_level(model, batch, exact, golden_config(name).num_levels)
@@ -129,7 +141,7 @@ def losses(name: str, device: torch.device) -> dict[str, Any]:
 
 
 def _loss_and_gradients(name: str, device: torch.device, precision: str) -> tuple[list[float], dict[str, Tensor]]:
-    model, batch = golden_model(name, drop_path=0.0).to(device).train(), golden_batch(name).to(device)
+    model, batch = fresh(name, drop_path=0.0).to(device).train(), golden_batch(name).to(device)
     criterion = Criterion.from_config(TrainConfig()).to(device).train()
     with in_tf32(precision == "tf32"):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -156,7 +168,7 @@ def trace(name: str, device: torch.device) -> dict[str, Any]:
 
 
 def _eighteen(name: str, device: torch.device, precision: str) -> tuple[list[Any], dict[str, list[float]]]:
-    learner = learner_of(golden_model(name, drop_path=0.0), device, precision=precision)
+    learner = learner_of(fresh(name, drop_path=0.0), device, precision=precision)
     steps, batch = [], golden_batch(name)
     for step in range(18):
         rate = learning_rate_at(step, 1e-3, 6, 18)
@@ -241,8 +253,7 @@ def prediction(name: str, device: torch.device) -> dict[str, Any]:
 
 def ranks(name: str, device: torch.device, precision: str, parts: Iterable[list[int]] | None = None) -> dict[str, Any]:
     """Ranked moments of the golden queries, part by part or all at once."""
-    config = RunConfig(name=name, model=golden_config(name))
-    predictor = predictor_of(golden_model(name).to(device), precision, config)
+    predictor = predictor_of(fresh(name).to(device), precision)
     found: dict[str, Any] = {}
     with in_tf32(precision == "tf32"):
         for part in parts or [None]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from groundnlq.config import RunConfig, save_config
 from groundnlq.engine import launch
-from groundnlq.engine.distributed import StopRequest, World
+from groundnlq.engine.distributed import StopRequest, World, die_with_parent
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import read_status
@@ -158,7 +159,8 @@ def torchrun(home: Path, device: torch.device) -> dict[str, Any]:
     with open(log, "wb") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         pipes = {"stdout": file, "stderr": file, "env": environment, "cwd": gpu_site.ROOT}
-        process = subprocess.Popen(command, start_new_session=True, **pipes)
+        ends = partial(die_with_parent, signal.SIGKILL)
+        process = subprocess.Popen(command, start_new_session=True, preexec_fn=ends, **pipes)
     try:
         while read_status(run).get("step", 0) <= 5:
             if process.poll() is not None:
