@@ -17,16 +17,15 @@ from torch import Tensor
 
 from groundnlq.config import DecodeConfig, TrainConfig
 from groundnlq.data.dataset import Batch
-from groundnlq.engine.optim import learning_rate_at
+from groundnlq.engine.step import learning_rate_at
 from groundnlq.model.attention import attend_window
-from groundnlq.model.blocks import ScaledPath
-from groundnlq.model.checkpoint_published import to_published
+from groundnlq.model.blocks import TransformerBlock
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder, Outputs
-from groundnlq.model.losses import Criterion
 from groundnlq.model.nms import hard_nms, soft_nms, vote
 from groundnlq.model.points import assign_targets, make_points
 from tests.golden_inputs import GOLDEN, GRID, META, golden_batch, golden_config, golden_model
+from tests.published_layout import to_published
 
 DECODE = DecodeConfig()
 NAMES = ("tiny", "tiny_star", "champion")
@@ -104,13 +103,14 @@ def _by_level(model: Grounder, batch: Batch, exact: Outputs, num_levels: int) ->
         batch = batch.to(next(model.parameters()).device)
         text = model.encode_text(batch.text, batch.text_mask)
         clips = model.encode_video(batch.video, batch.video_mask)
-        levels = model.neck(model.fuse(clips, batch.clip_index, text, batch.text_mask))
+        x, mask, lengths = model.neck(model.fuse(clips, batch.clip_index, text, batch.text_mask))
+    rows, masks = (joined.split([n + 2 for n in lengths], dim=1) for joined in (x, mask))
     for b in range(len(batch.query_ids)):
         for i in range(num_levels):
             valid = exact.mask[b] & (exact.points.level == i)
             found[f"logits/{b}/{i}"] = exact.logits[b, valid]
             found[f"offsets/{b}/{i}"] = exact.offsets[b, valid]
-            found[f"pyramid/{b}/{i}"] = levels[i].x[b][levels[i].mask[b]]
+            found[f"pyramid/{b}/{i}"] = rows[i][b][masks[i][b]]
     return found
 
 
@@ -141,15 +141,12 @@ def losses(name: str, device: torch.device) -> dict[str, Any]:
 
 
 def _loss_and_gradients(name: str, device: torch.device, precision: str) -> tuple[list[float], dict[str, Tensor]]:
-    model, batch = fresh(name, drop_path=0.0).to(device).train(), golden_batch(name).to(device)
-    criterion = Criterion.from_config(TrainConfig()).to(device).train()
+    model, options = fresh(name, drop_path=0.0), {"clip_grad_norm": 1e9}  # of which nothing is clipped
+    learner = learner_of(model, device, precision=kit_precision(precision), **options)
     with in_tf32(precision == "tf32"):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            predictions = model(batch)
-        found = criterion(predictions, batch)
-        found.total.backward()
-    values = [found.classification.item(), found.regression.item(), found.total.item()]
-    return [*values, criterion.normaliser.item()], {key: p.grad for key, p in model.named_parameters()}
+        found, _ = learner.step([golden_batch(name)], rate=0.0, seed=0)
+    values = [found[f"loss {kind}"] for kind in ("classification", "regression", "total")]
+    return [*values, learner.task.normaliser.value.item()], {key: p.grad for key, p in model.named_parameters()}
 
 
 def trace(name: str, device: torch.device) -> dict[str, Any]:
@@ -230,7 +227,7 @@ def decoding(device: torch.device) -> dict[str, Any]:
 
 def dropped(device: torch.device) -> dict[str, Any]:
     """The share of kept paths, their scale, and that the seed alone decides."""
-    path = ScaledPath(8, 0.1, 1.0).to(device).train()
+    path = TransformerBlock(8, 1, drop_path=0.1, scale_init=1.0).attention_path.to(device).train()
     x, branch = torch.zeros(20000, 1, 8, device=device), torch.ones(20000, 1, 8, device=device)
     drawn = []
     for seed in (1, 1, 2):

@@ -20,11 +20,12 @@ from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.distributed import World
-from groundnlq.engine.grounding import bare_task
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.step import Learner
+from groundnlq.engine.task import Normaliser, Task
 from groundnlq.model.grounder import Grounder
+from groundnlq.model.losses import Criterion
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 CHAMPION = RunConfig(name="champion")
@@ -60,7 +61,7 @@ class Setting:
         """The champion's network (narrow in a quick run) with scales at which every path counts."""
         torch.manual_seed(0)
         with self.device:
-            return Grounder.from_config(ModelConfig(**({"scale_init": 0.5} | self.narrow))).to(self.device)
+            return Grounder(ModelConfig(**({"scale_init": 0.5} | self.narrow))).to(self.device)
 
     def learner(self, precision: str = "float32") -> Learner:
         return learner_of(self.model(), self.device, precision=kit_precision(precision))
@@ -113,7 +114,9 @@ class Setting:
 def learner_of(model: Grounder, device: torch.device, world: World | None = None, **train: Any) -> Learner:
     """A learner of single steps."""
     config, world = TrainConfig(**train), world or World(device=device)
-    return Learner(bare_task(model, config, world), config, world)
+    loss = Criterion(config, world.device)
+    task = Task(model, loss, loss.weights, Normaliser(loss.normaliser, loss.update), own_rate=bool)
+    return Learner(task, config, world)
 
 
 def predictor_of(model: Grounder, precision: str, config: RunConfig = CHAMPION) -> Predictor:

@@ -17,7 +17,6 @@ from gpu_variants import (
     convolutions_tried,
     depthwise_shifted,
     halving_by_maximum,
-    indices_on_device,
     results_kept,
     targets_on_device,
     window_by_flash,
@@ -29,13 +28,11 @@ from torch import Tensor
 
 from groundnlq.data.dataset import Batch
 from groundnlq.engine import predictor
-from groundnlq.engine.optim import Ema, make_optimizer
 from groundnlq.model.decode import to_segments
-from groundnlq.model.losses import Criterion
 from groundnlq.model.nms import soft_nms
 
 Change = Callable[[], AbstractContextManager[Any]]
-DECODE, TRAIN = CHAMPION.decode, CHAMPION.train
+DECODE = CHAMPION.decode
 
 
 def check_steps(setting: Setting) -> None:
@@ -67,7 +64,6 @@ def variants(device: torch.device) -> dict[str, Change]:
         "LayerNorm and GELU kept": results_kept,
         "depthwise by shifts": depthwise_shifted,
         "halving by maximum": halving_by_maximum,
-        "indices on the device": indices_on_device,
         "targets on the device": targets_on_device,
         "dense window attention": lambda: window_replaced(window_dense),
         "cuDNN benchmark": convolutions_tried,
@@ -107,18 +103,17 @@ def _measured(setting: Setting, batch: Batch, contexts: list[Change]) -> dict[st
 
 def optimizers(setting: Setting) -> dict[str, float]:
     """Milliseconds of AdamW's step over all parameters by implementation, and of the average's update."""
-    model, found, device = setting.model(), {}, setting.device
+    learner, found, device = setting.learner(), {}, setting.device
+    model, kit = learner.model, learner.optimizer
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    kit = make_optimizer(model, TRAIN.weight_decay, lambda name: False)
     ways = {"fused": {"fused": True}, "foreach": {"foreach": True}, "one by one": {"foreach": False}}
     if device.type == "cuda":
         ways["fused, capturable"] = {"fused": True, "capturable": True}
     for name, options in ways.items():
         optimizer = torch.optim.AdamW(_groups(kit), lr=1e-9, **options)
         found[name] = milliseconds(optimizer.step, device, 5, 2)
-    average = Ema(model, TRAIN.ema_decay)
-    found["average"] = milliseconds(lambda: average.update(model), device, 5, 2)
+    found["average"] = milliseconds(lambda: learner.ema.update(model), device, 5, 2)
     return found | {"the kit's": milliseconds(kit.step, device, 5, 2)}
 
 
@@ -133,27 +128,27 @@ class StaticStep:
     """A training step of the kit's that reads nothing back, so that a CUDA graph can hold it."""
 
     def __init__(self, setting: Setting, size: int, is_compiled: bool):
-        self.device, self.model = setting.device, setting.model().train()
-        self.batch = setting.batch(size).to(self.device)
-        self.criterion = Criterion.from_config(TRAIN).to(self.device).train()
-        self.average, is_gpu = Ema(self.model, TRAIN.ema_decay), self.device.type == "cuda"
-        groups = _groups(make_optimizer(self.model, TRAIN.weight_decay, lambda name: False))
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-6, fused=True, capturable=is_gpu)
+        self.device, self.kit = setting.device, setting.learner("bfloat16")
+        self.batch, self.model = setting.batch(size).to(self.device), self.kit.model.train()
+        capturable = self.device.type == "cuda"
+        groups = _groups(self.kit.optimizer)
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-6, fused=True, capturable=capturable)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-            self.model(self.batch)  # indices are made before the compiler looks
+            self.model(self.batch)  # tables of points are made before the compiler looks
         self.forward = torch.compile(self.model, dynamic=False) if is_compiled else self.model
 
     def __call__(self) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16):
             outputs = self.forward(self.batch)
-        classification, regression, num_positives = self.criterion.sums(outputs, self.batch)
-        self.criterion.count(num_positives)
-        loss = classification + regression
+        terms, num_positives = self.kit.task.loss(outputs, self.batch)
+        normaliser = self.kit.task.normaliser
+        normaliser.update(num_positives)
+        loss = terms["classification"] + terms["regression"]
         loss.backward()
-        clip_without_reading(list(self.model.parameters()), self.criterion.normaliser.float(), 1.0)
+        clip_without_reading(list(self.model.parameters()), normaliser.value.float(), 1.0)
         self.optimizer.step()
-        self.average.update(self.model)
+        self.kit.ema.update(self.model)
         return loss
 
 
@@ -194,7 +189,7 @@ def _launched_and_replayed(setting: Setting, make: Callable[[], Any], changes: l
     """Milliseconds of a call launched kernel by kernel, and replayed as a graph."""
     device, rounds = setting.device, max(2, setting.rounds // 2)
     with ExitStack() as stack:
-        for change in (indices_on_device, *changes):
+        for change in changes:
             stack.enter_context(change())
         try:
             act = make()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest.mock import patch
 
 import gpu_site  # noqa: F401  (first: the import path)
@@ -14,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from groundnlq.data.dataset import Batch
-from groundnlq.model import attention, blocks, grounder, layers
+from groundnlq.model import attention, blocks, layers
 from groundnlq.model.grounder import Outputs
-from groundnlq.model.heads import Rows
-from groundnlq.model.layers import DepthwiseConv
+from groundnlq.model.layers import Conv
 from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
-from groundnlq.model.points import Points, make_points
 
 # ---- window attention
 
@@ -96,16 +93,16 @@ def results_kept() -> Iterator[None]:
     """LayerNorm's and GELU's results are kept for the backward pass, as autograd does by itself."""
     with (
         patch.object(attention, "normed_linear", lambda x, norm, linear: linear(norm(x))),
-        patch.object(layers, "gelu_linear", lambda x, linear: linear(F.gelu(x))),
+        patch.object(layers, "_gelu_linear", lambda x, linear: linear(F.gelu(x))),
     ):
         yield
 
 
-def depthwise_by_shifts(self: DepthwiseConv, x: Tensor) -> Tensor:
+def depthwise_by_shifts(self: Conv, x: Tensor) -> Tensor:
     """Three products per channel; even lengths where the stride is 2."""
     before, here, after = self.weight.to(x.dtype).unbind(-1)  # (D, 1) each
     before, here, after = (w[:, 0] for w in (before, here, after))
-    if self.stride == 1:
+    if self.stride == (1,):
         padded = F.pad(x, (0, 0, 1, 1))
         return padded[:, :-2] * before + x * here + padded[:, 2:] * after
     odd = x[:, 1::2]
@@ -114,7 +111,12 @@ def depthwise_by_shifts(self: DepthwiseConv, x: Tensor) -> Tensor:
 
 @contextmanager
 def depthwise_shifted() -> Iterator[None]:
-    with patch.object(DepthwiseConv, "forward", depthwise_by_shifts):
+    plain = Conv.forward
+
+    def forward(self: Conv, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return depthwise_by_shifts(self, x) if self.groups > 1 else plain(self, x, mask)
+
+    with patch.object(Conv, "forward", forward):
         yield
 
 
@@ -134,29 +136,7 @@ def halving_by_maximum() -> Iterator[None]:
 # ---- what is read back from the device, or copied to it, within a step
 
 
-@contextmanager
-def indices_on_device() -> Iterator[None]:
-    """Points and the layout of rows are made once for each length, not on the CPU at every step."""
-    kept: dict[Any, Any] = {}
-    plain_layout = Rows.layout
-
-    def points(lengths: Any, ranges: Any, device: Any = None) -> Points:
-        key = (tuple(lengths), str(device))
-        if key not in kept:
-            kept[key] = make_points(lengths, ranges, device)
-        return kept[key]
-
-    def layout(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        key = ("layout", rows.lengths, str(rows.x.device))
-        if key not in kept:
-            kept[key] = plain_layout(rows)
-        return kept[key]
-
-    with patch.object(grounder, "make_points", points), patch.object(Rows, "layout", layout):
-        yield
-
-
-def sums_without_reading(self: Criterion, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def sums_without_reading(self: Criterion, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """The criterion's sums for one moment a query, all queries at once and no boolean index."""
     points, moments = outputs.points, torch.stack(batch.moments_grid)[:, :1]  # (Q, 1, 2)
     start, end = moments.to(outputs.logits.device, non_blocking=True).unbind(-1)  # (Q, 1)
@@ -171,12 +151,13 @@ def sums_without_reading(self: Criterion, outputs: Outputs, batch: Batch) -> tup
     safe = torch.where(is_positive[..., None], distances, 1.0)
     each = distance_iou_loss(outputs.offsets.float(), safe)
     regression = torch.where(is_positive, each, 0.0).sum()
-    return (focal * outputs.mask).sum(), regression, is_positive.sum().double()
+    terms = {"classification": (focal * outputs.mask).sum(), "regression": regression}
+    return terms, is_positive.sum().double()
 
 
 @contextmanager
 def targets_on_device() -> Iterator[None]:
-    with patch.object(Criterion, "sums", sums_without_reading):
+    with patch.object(Criterion, "__call__", sums_without_reading):
         yield
 
 

@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
-from groundnlq.engine.prefetch import read_ahead
 from groundnlq.model.attention import attend_window
-from groundnlq.model.layers import DepthwiseConv, MaskedConv
+from groundnlq.model.layers import Conv
 
 HEADS, WINDOW, WIDTH = 4, 9, 384
 Ways = dict[str, Callable[..., Tensor]]
@@ -120,7 +119,7 @@ def depthwise(setting: Setting, is_compiled: bool = False) -> dict[str, Any]:
     """The kit's (an image, channels last), a plain Conv1d, and three shifted products."""
     device, found = setting.device, {}
     for stride in (1, 2):
-        layer = DepthwiseConv(WIDTH, stride).to(device).bfloat16()
+        layer = Conv(WIDTH, WIDTH, stride, groups=WIDTH).to(device).bfloat16()
         ways = {
             "the kit's": layer.forward,
             "conv1d": lambda x, m=layer: F.conv1d(
@@ -148,7 +147,7 @@ def _passes(setting: Setting, way: Any, shape: tuple[int, ...], weights: list[Te
 
 def dense(setting: Setting) -> dict[str, Any]:
     """The first convolution: the kit's, and as three products of shifted rows."""
-    layer = MaskedConv(2304, WIDTH).to(setting.device).bfloat16()
+    layer = Conv(2304, WIDTH).to(setting.device).bfloat16()
 
     def kit(x: Tensor) -> Tensor:
         return layer(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
@@ -204,8 +203,8 @@ def reading(setting: Setting) -> dict[str, Any]:
     dataset = setting.open_split()
     firsts = [indices[0] for indices in clip_batches(dataset.records)]
     orders = [firsts[i : i + 16] for i in range(0, len(firsts) - 15, 16)] * 3
-    found = {"one thread, one batch ahead": _each(read_ahead(orders, dataset.batch), len(orders))}
-    for threads in (2, 4):
+    found: dict[str, Any] = {}
+    for threads in (1, 2, 4):
         with ThreadPoolExecutor(threads) as pool:
             found[f"{threads} threads"] = _each(pool.map(dataset.batch, orders), len(orders))
     number = 1 if setting.is_quick else 4
