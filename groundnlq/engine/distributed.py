@@ -106,8 +106,9 @@ class World:
             return model
         # a dimension of size 1 has no order; nothing is copied for it
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        # the only buffer, the position table, never changes
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        network = nn.parallel.DistributedDataParallel(model)
+        network.broadcast_buffers = False  # the position table never changes; as an argument it is deprecated
+        return network
 
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """Why a run failed, as far as the processes can tell each other, and whether it would fail again.
