@@ -1,42 +1,42 @@
 """What a run is: a frozen tree of numbers, saved beside its checkpoints.
 
-Presets are YAML files in `configs/`; `key=value` overrides mean the same from the shell, from a notebook
-cell and from papermill. An unknown key is an error that names the closest known one.
+Presets are YAML files in `configs/`; `key=value` overrides mean the same from the shell, a notebook cell and papermill.
+An unknown key is an error that names the closest known one.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from groundnlq import config_published
+from groundnlq.config_published import translate
 from groundnlq.data.grid import HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
-from groundnlq.files import parse_yaml, read_yaml, write_text
+from groundnlq.files import parse_yaml, write_text
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+CONFIGS = Path(__file__).parent / "configs"
+PUBLISHED_RANGES = ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
 # keys of files that version 0.1 wrote, and what they are called now; None: gone, if it was off
 _FORMER_KEYS = {
     ("decode", "keep"): "top_k",
     ("train", "initial_positives"): "initial_loss_normaliser",
     ("train", "compile"): None,
 }
-PUBLISHED_RANGES = ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
 
 
-class Section(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelConfig(Section):
+class ModelConfig(_Section):
     """Shape of the network; the defaults are the published champion (32,527,498 parameters)."""
 
     video_dim: Positive = 2304
@@ -75,7 +75,7 @@ class ModelConfig(Section):
         return self
 
 
-class DataConfig(Section):
+class DataConfig(_Section):
     """Where the prepared files lie (names are relative to `folder`) and how steps lie in time."""
 
     folder: str = "data/ego4d"
@@ -96,7 +96,7 @@ class DataConfig(Section):
         return Path(self.folder) / name
 
 
-class TrainConfig(Section):
+class TrainConfig(_Section):
     """Optimisation, losses and what validation does; the defaults are the published fine-tuning."""
 
     seed: NonNegative = 0
@@ -114,10 +114,9 @@ class TrainConfig(Section):
     label_smoothing: Share = 0.1
     initial_loss_normaliser: Annotated[float, Field(gt=0)] = 200.0
     regression_weight: Annotated[float, Field(ge=0)] = 1.0
-    # Positives are counted over all processes, so that N processes train like one. True counts as published:
-    # every process divides by its own running count, so a positive weighs more where the others are few, and
-    # early steps weigh up to N times less, since each process starts at
-    # `initial_loss_normaliser`.
+    # Positives are counted over all processes, so that N processes train like one. True counts as published: every
+    # process divides by its own running count, so a positive weighs more where the others are few, and early steps
+    # weigh up to N times less, since each process starts at `initial_loss_normaliser`.
     published_normaliser: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
@@ -143,7 +142,7 @@ class TrainConfig(Section):
         return self
 
 
-class DecodeConfig(Section):
+class DecodeConfig(_Section):
     """From offsets to ranked moments; the defaults are the published ones."""
 
     min_score: Share = 0.001
@@ -156,7 +155,7 @@ class DecodeConfig(Section):
     top_k: Positive = 5
 
 
-class RunConfig(Section):
+class RunConfig(_Section):
     """A whole run."""
 
     name: str
@@ -168,15 +167,14 @@ class RunConfig(Section):
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
-    folder = resources.files("groundnlq") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, object] = ()) -> RunConfig:
     """A preset by name or a YAML file, with overrides such as ``train.epochs=3``.
 
-    A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are
-    understood, too; a warning lists the keys that mean nothing here.
+    A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are understood,
+    too; a warning lists the keys that mean nothing here.
 
     Raises:
         ConfigError: unknown preset, key or value; the message names the closest known key.
@@ -192,7 +190,7 @@ def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(_renamed(tree))
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(RunConfig, fault) for fault in error.errors())) from None
+        raise ConfigError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -209,19 +207,22 @@ def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
 def _read_tree(source: str | Path) -> dict[str, Any]:
     name, known = str(source), preset_names()
     if name in known:
-        path = Path(str(resources.files("groundnlq"))) / "configs" / f"{name}.yaml"
+        path = CONFIGS / f"{name}.yaml"
     elif name.endswith((".yaml", ".yml")):
         path = Path(source)
     else:
         raise ConfigError(f"unknown preset {name!r}{closest(name, known)} -- presets: {', '.join(known)}")
     try:
-        tree = read_yaml(path)
-    except FileNotFoundError as error:
+        tree = parse_yaml(path.read_text("utf-8"), str(path))
+    except OSError as error:
         raise ConfigError(f"{path}: {error.strerror} -- name a preset ({', '.join(known)}) or a file") from None
-    if config_published.is_published(tree):
-        tree, ignored = config_published.translate(tree, name)
-        if ignored:
-            warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not plain YAML -- {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
+    tree, ignored = translate(tree, name)
+    if ignored:
+        warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
     base = tree.pop("base", None)
     if base is not None and base not in known:
         raise ConfigError(f"{name}: base {base!r} is no preset{closest(str(base), known)}")
@@ -269,21 +270,14 @@ def _assign(tree: dict[str, Any], dotted_key: str, value: object) -> None:
     tree[key] = value
 
 
-def _explain(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
+def _explain(fault: Mapping[str, Any]) -> str:
     location = [str(part) for part in fault["loc"]]
     dotted = ".".join(location) or "configuration"
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {dotted}{closest(dotted, sorted(_keys(schema)))}"
+        known = sorted(dict(_leaves(RunConfig(name="").model_dump())))
+        return f"unknown key {dotted}{closest(dotted, known)}"
     got = "" if isinstance(fault["input"], Mapping | BaseModel) else f", got {fault['input']!r:.60}"
     return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{got}"
-
-
-def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

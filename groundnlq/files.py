@@ -98,27 +98,6 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
         raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file of plain YAML.
-
-    Raises:
-        FileNotFoundError: no such file; the caller knows the remedy.
-        ConfigError: unreadable, not plain YAML, or not a mapping.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror} -- name a preset or a file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not plain YAML -- {error}") from None
-    tree = parse_yaml(text, str(path))
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
-    return tree
-
-
 def parse_yaml(text: str, where: str) -> Any:
     """The value of plain YAML; tags, aliases and duplicate keys are refused.
 
