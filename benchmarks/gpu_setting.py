@@ -15,7 +15,7 @@ from gpu_report import Report
 from timing import STEP_SEC
 
 from groundnlq.config import ModelConfig, RunConfig, TrainConfig
-from groundnlq.data.dataset import Batch, QueryDataset, collate
+from groundnlq.data.dataset import Batch, QueryDataset
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.tokens import TokenStore, write_tokens
@@ -74,7 +74,7 @@ class Setting:
         random = torch.Generator().manual_seed(1)
         num_clips, num_steps, (video_dim, text_dim) = num_clips or num_queries, self.num_steps, self.dims
         queries, center = range(num_queries), num_steps / 2
-        return collate(
+        return Batch.collate(
             clips=[torch.randn(num_steps, video_dim, generator=random) for _ in range(num_clips)],
             texts=[torch.randn(8 + i % 9, text_dim, generator=random) for i in queries],
             clip_index=[i * num_clips // num_queries for i in queries],

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from groundnlq.config import ModelConfig
-from groundnlq.data.dataset import Batch, collate
+from groundnlq.data.dataset import Batch
 from groundnlq.model.grounder import Grounder
 
 # Steps of a clip -> share of clips, as in Ego4D NLQ val: 216 - 1200 s, 80 % of them 480 s, mean 935 steps.
@@ -75,7 +75,7 @@ def make_batch(num_steps: int, num_queries: int, num_clips: int = 1) -> Batch:
     """Random features: `num_clips` clips of `num_steps` steps, queries dealt to them in turn."""
     queries = range(num_queries)
     center = num_steps / 2
-    return collate(
+    return Batch.collate(
         clips=[torch.randn(num_steps, 2304) for _ in range(num_clips)],
         texts=[torch.randn(8 + i % 9, 512) for i in queries],
         clip_index=[i % num_clips for i in queries],

@@ -21,7 +21,7 @@ from timing import PUBLISHED_SEC, champion, compare, make_batch, options, show
 from torch import nn
 
 from groundnlq.config import TrainConfig
-from groundnlq.data.dataset import Batch, collate
+from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
@@ -91,7 +91,7 @@ def seconds_to_read(batch: Batch) -> float:
             began = time.perf_counter()
             read = [store.read(uid) for uid in batch.clip_uids]
             texts = [x[m] for x, m in zip(batch.text, batch.text_mask, strict=True)]
-            collate(
+            Batch.collate(
                 read,
                 texts,
                 range(len(texts)),

@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from groundnlq import __version__, provenance
-from groundnlq.errors import ConfigError, DataError, KitError, closest, sample_of
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
+from groundnlq.errors import DataError, KitError, closest, sample_of
 
 BAD_INPUT, KIT_FAULT, INTERRUPTED = 2, 3, 130
 EXAMPLE = """\b
@@ -33,12 +34,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "sh
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        0; 1 for a check that found something; 2 for bad input; 3 for a fault of the kit; 75 for a run that
-        was stopped and can be resumed; 130 for Ctrl-C.
-    """
+    """Run a command; 0, or 1 for a check that found something, 2 for bad input, 3 for a fault of the kit, 75 for a run
+    that was stopped and can be resumed, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     provenance.command_line[:] = ["groundnlq", *arguments]
     with warnings.catch_warnings():
@@ -206,7 +203,7 @@ def _sample(folder: Path, settings: Sequence[str], seed: int, scale: str, offici
     """Make the sample world: official files, features, and the prepared files of both."""
     from groundnlq.sample.make import make_sample, prepare_sample
 
-    changes: dict[str, Any] = dict(map(_setting, settings))
+    changes: dict[str, Any] = dict(text.partition("=")[::2] for text in settings)
     counts = make_sample(folder, seed=seed, scale=scale, **changes)
     _print_counts(f"{folder}/official", counts)
     if not official_only:
@@ -269,8 +266,8 @@ def _prepare_narrations(
 @_param("sources", "SOURCE...", "concatenated by channel, in this order", several=True)
 @_OUTPUT
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
-@click.option("--fps", default=30.0, callback=_positive, help="of the video")
-@click.option("--stride", default=16.043, callback=_positive, help="frames from one step to the next")
+@click.option("--fps", default=FPS, callback=_positive, help="of the video")
+@click.option("--stride", default=SNIPPET_STRIDE_FRAMES, callback=_positive, help="frames from one step to the next")
 def _features_import(sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float) -> None:
     """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
     from groundnlq.data.importers import import_features
@@ -289,13 +286,11 @@ def _features_check(features: Path, records: Sequence[Path], text: Path | None, 
     from groundnlq.config import load_config
     from groundnlq.data.check import check_features
     from groundnlq.data.features import FeatureStore
-    from groundnlq.data.grid import StepGrid
     from groundnlq.data.records import read_records
     from groundnlq.data.tokens import TokenStore
 
     store = FeatureStore(features)
-    rate = {key: store.attributes[key] for key in ("fps", "snippet_stride_frames") if key in store.attributes}
-    grid = load_config(preset).data.grid if preset else StepGrid(**rate)
+    grid = load_config(preset).data.grid if preset else store.grid
     queries = [record for path in records for record in read_records(path)]
     report = check_features(store, queries, grid, TokenStore(text) if text else None)
     print("\n".join(report.lines()))
@@ -454,28 +449,17 @@ def _notebooks(names: Sequence[str], run: Path, parameter: Sequence[tuple[str, s
 @_command("presets", "")
 def _presets() -> None:
     """List the configurations that 'train' knows by name."""
-    from importlib.resources import files
+    from groundnlq.config import CONFIGS, preset_names
 
-    from groundnlq.config import preset_names
-
-    names = preset_names()
-    for name in names:
-        lines = (files("groundnlq") / "configs" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        print(f"{name:{max(map(len, names))}}  {lines[0].removeprefix('# ')}")
+    width = max(map(len, preset_names()))
+    for name in preset_names():
+        first = (CONFIGS / f"{name}.yaml").read_text("utf-8").partition("\n")[0]
+        print(f"{name:{width}}  {first.removeprefix('# ')}")
 
 
 def _is_main_process() -> bool:
     """False in all but one of the processes that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _setting(text: str) -> tuple[str, float]:
-    """``name=number``, a setting of the sample world."""
-    name, _, value = text.partition("=")
-    try:
-        return name, int(value) if value.lstrip("-").isdecimal() else float(value)
-    except ValueError:
-        raise ConfigError(f"setting {text!r} is not name=number -- such as objects_per_clip=6") from None
 
 
 def _print_counts(title: object, counts: Mapping[str, object]) -> None:

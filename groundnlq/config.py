@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from groundnlq.config_published import translate
-from groundnlq.data.grid import HalfWindow, StepGrid
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
 from groundnlq.files import parse_yaml, write_text
 
@@ -83,8 +83,8 @@ class DataConfig(_Section):
     val_records: tuple[str, ...] = ("nlq_val.jsonl",)
     features: str = "features.h5"
     text: str = "text.h5"
-    fps: Annotated[float, Field(gt=0)] = 30.0
-    snippet_stride_frames: Annotated[float, Field(gt=0)] = 16.043
+    fps: Annotated[float, Field(gt=0)] = FPS
+    snippet_stride_frames: Annotated[float, Field(gt=0)] = SNIPPET_STRIDE_FRAMES
     half_window: HalfWindow = "legacy"
     jitter_max_scale: Positive = 1  # temporal jittering of narrations; 1 switches it off, published: 10
 

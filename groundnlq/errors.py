@@ -57,10 +57,10 @@ def closest(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     by_last_part = {key.rpartition(".")[2]: key for key in known}
-    match = difflib.get_close_matches(name, known, n=1) or [
-        by_last_part[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
-    ]
-    return f"; did you mean {match[0]}?" if match else ""
+    match = difflib.get_close_matches(name, known, n=1)
+    last = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    found = match or [by_last_part[key] for key in last]
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 class Findings:
@@ -77,8 +77,8 @@ class Findings:
         self.where, self.error, self.at_most = where, error, at_most
         self.messages: list[str] = []
 
-    def add(self, message: str) -> None:
-        self.messages.append(message)
+    def add(self, *messages: str) -> None:
+        self.messages += messages
 
     def raise_if_any(self, remedy: str) -> None:
         if not self.messages:

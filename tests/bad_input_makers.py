@@ -38,7 +38,7 @@ def make_world(folder: Path) -> None:
         save_config(config, "run.yaml")
         store, rate = FeatureStore("features.h5"), {"fps": 1.0, "snippet_stride_frames": 1.0}
         clips = [(uid, store.read(uid)) for uid in store.clip_uids]
-        store.close()
+        del store  # closes its file
         write_features("features.h5", clips, attributes=rate, dtype="float32")
         records = read_records("val.jsonl")
         _write_json("nlq.json", _official(records))
@@ -226,7 +226,7 @@ def other_store(**options: Any) -> Callable[[], Any]:
         store = FeatureStore("features.h5")
         kept = [(uid, store.read(uid).numpy()) for uid in store.clip_uids]
         change = options.get("change", lambda uid, array: [(uid, array)])
-        store.close()
+        del store  # closes its file
         write_features(
             "features.h5", [pair for uid, array in kept for pair in change(uid, array)], attributes=store.attributes
         )

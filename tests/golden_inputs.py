@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from groundnlq.config import ModelConfig
-from groundnlq.data.dataset import Batch, collate
+from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.model.checkpoint_published import _from_published
 from groundnlq.model.grounder import Grounder
@@ -59,7 +59,7 @@ def golden_batch(name: str, indices: list[int] | None = None) -> Batch:
     samples = META["samples"][name]
     samples = samples if indices is None else [samples[i] for i in indices]
     video_dim, text_dim = META["archs"][name]["dims"]
-    return collate(
+    return Batch.collate(
         clips=[features(s["seed"], s["video_len"], video_dim) for s in samples],
         texts=[features(s["text_seed"], s["text_len"], text_dim) for s in samples],
         clip_index=list(range(len(samples))),

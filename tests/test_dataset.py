@@ -8,7 +8,7 @@ from groundnlq.data.dataset import QueryDataset, clip_batches, jitter, pad_lengt
 from groundnlq.data.grid import StepGrid
 from groundnlq.errors import FeatureError
 
-GRID = StepGrid(fps=30.0, snippet_stride_frames=15.0)  # two steps a second
+GRID = StepGrid(fps=30.0, snippet_stride_frames=15.0, half_window="consistent")  # two steps a second
 
 
 class Store(dict):
@@ -16,7 +16,7 @@ class Store(dict):
 
     def __init__(self, lengths, width):
         super().__init__({uid: torch.full((n, width), float(n)) for uid, n in lengths.items()})
-        self.num_steps, self.reads = lengths, []
+        self.num_steps, self.reads, self.width, self.path = lengths, [], width, "store"
 
     def read(self, uid):
         self.reads.append(uid)

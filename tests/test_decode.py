@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from groundnlq.config import DecodeConfig
-from groundnlq.data.grid import StepGrid
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, StepGrid
 from groundnlq.model.decode import decode, find_candidates
 from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import make_points
 
-GRID = StepGrid(fps=30.0, snippet_stride_frames=30.0)  # one step a second
+GRID = StepGrid(fps=30.0, snippet_stride_frames=30.0, half_window="consistent")  # one step a second
 RANGES = ((0, 4), (2, 10000))
 
 
@@ -72,7 +72,7 @@ def test_every_manner_of_suppression_ranks_by_score_and_keeps_at_most_k(nms):
 
 
 def test_half_window_manners_differ_by_half_a_step_on_the_way_back():
-    legacy, consistent = StepGrid(half_window="legacy"), StepGrid(half_window="consistent")
+    legacy, consistent = (StepGrid(FPS, SNIPPET_STRIDE_FRAMES, half) for half in ("legacy", "consistent"))
     assert legacy.to_sec(10.0) == consistent.to_sec(10.0) == pytest.approx(10.5 * 16.043 / 30)
     assert consistent.to_grid(consistent.to_sec(10.0)) == pytest.approx(10.0)
     assert legacy.to_grid(legacy.to_sec(10.0)) == pytest.approx(10.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundnlq.config import ModelConfig
-from groundnlq.data.dataset import collate
+from groundnlq.data.dataset import Batch
 from groundnlq.model.attention import _attend, attend_window
 from groundnlq.model.grounder import Grounder
 from tests.golden_inputs import features, golden_batch, golden_model
@@ -17,7 +17,7 @@ def valid_outputs(predictions, row):
 
 def batch_of(video_lengths, text_lengths, clip_index, row_multiple=8):
     queries = range(len(text_lengths))
-    return collate(
+    return Batch.collate(
         clips=[features(100 + i, n, 24) for i, n in enumerate(video_lengths)],
         texts=[features(200 + i, n, 12) for i, n in enumerate(text_lengths)],
         clip_index=clip_index,
@@ -59,7 +59,7 @@ def test_queries_that_share_a_clip_get_what_they_get_alone():
         one = batch_of([97, 60], [4, 7, 2], [0, 1, 0])
         clip = one.clip_index[query : query + 1]
         alone = model(
-            collate(
+            Batch.collate(
                 [one.video[clip][0][one.video_mask[clip][0]]],
                 [one.text[query, :text]],
                 [0],
@@ -147,7 +147,7 @@ def test_every_parameter_receives_a_gradient():
         scale_init=0.5,
     )
     model = Grounder(config)
-    batch = collate(
+    batch = Batch.collate(
         [torch.randn(30, 6)], [torch.randn(4, 5)], [0], [torch.tensor([[2.0, 9.0]])], ["q"], ["c"], [1.0], 4
     )
     predictions = model.eval()(batch)

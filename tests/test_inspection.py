@@ -12,7 +12,7 @@ from groundnlq.errors import DataError
 from groundnlq.sample.make import read_events
 from notebooks.lessons import inspection
 
-GRID = StepGrid(fps=30.0, snippet_stride_frames=15.0)
+GRID = StepGrid(fps=30.0, snippet_stride_frames=15.0, half_window="consistent")
 
 
 def record(start, end, duration=100.0, number=0):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from groundnlq.config import TrainConfig
-from groundnlq.data.dataset import collate
+from groundnlq.data.dataset import Batch
 from groundnlq.data.records import Record
 from groundnlq.engine.step import _Ema, learning_rate_at
 from groundnlq.model.losses import Criterion
@@ -33,7 +33,7 @@ def batch():
     clips = [torch.randn(length, 8, generator=random) for length in (60, 41)]
     texts = [torch.randn(length, 8, generator=random) for length in (5, 3)]
     moments = [torch.tensor([[20.3, 27.8]]), torch.tensor([[5.0, 9.0]])]
-    return collate(clips, texts, [0, 1], moments, ["a_0", "b_0"], ["c", "d"], [60.0, 41.0], 4)
+    return Batch.collate(clips, texts, [0, 1], moments, ["a_0", "b_0"], ["c", "d"], [60.0, 41.0], 4)
 
 
 def drawn(figure) -> bytes:
@@ -119,7 +119,7 @@ def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("moment", [[20.3, 27.8], [20.1, 20.2]])
 def test_before_and_after_are_drawn_with_and_without_positive_points(model, batch, moment):
-    one = collate([batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4)
+    one = Batch.collate([batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4)
     tables = {name: learning.point_losses(model, one, Criterion(TrainConfig())) for name in ("before", "after $")}
     record = Record("a_0", "c", "C puts", 60.0, (tuple(GRID.to_sec(np.array(moment))),))
     figure = learning.losses_figure(tables, record, one.moments_grid[0], GRID)

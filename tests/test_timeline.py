@@ -218,7 +218,7 @@ def evaluations(num=2):
 def report(num_clips=3):
     names = [f"c{i}" for i in range(num_clips)]
     durations = np.linspace(50, 100, num_clips)
-    return FeatureReport(StepGrid(), names, (durations * 1.875).astype(int), durations, {})
+    return FeatureReport(StepGrid(30.0, 16.043, "consistent"), names, (durations * 1.875).astype(int), durations, {})
 
 
 MANY = [record(i, moments=((i, i + 0.1 + i % 7),), template=f"t{i % 4}") for i in range(40)]

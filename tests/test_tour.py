@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groundnlq.analysis.candidates import Decoded
-from groundnlq.data.dataset import collate
+from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
@@ -17,7 +17,7 @@ from notebooks.lessons import tour
 from tests.stub_network import config_of
 from tests.tiny_run import SMALL_RANGES, small_network
 
-GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0)
+GRID = StepGrid(fps=1.0, snippet_stride_frames=1.0, half_window="consistent")
 CONFIG = config_of(ranges=SMALL_RANGES)
 
 
@@ -30,7 +30,7 @@ def model():
 def batch():
     random = torch.Generator().manual_seed(1)
     video, text = torch.randn(100, 8, generator=random), torch.randn(5, 8, generator=random)
-    return collate([video], [text], [0], [torch.zeros(0, 2)], ["q"], ["c"], [100.0], 4)
+    return Batch.collate([video], [text], [0], [torch.zeros(0, 2)], ["q"], ["c"], [100.0], 4)
 
 
 def drawn(figure) -> bytes:

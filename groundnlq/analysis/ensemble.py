@@ -8,7 +8,7 @@ import numpy as np
 
 from groundnlq.analysis.baselines import TOP_K
 from groundnlq.data.recall import tiou
-from groundnlq.data.submission import Predictions, Ranked, origin_of
+from groundnlq.data.submission import Predictions, Ranked
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by
 
@@ -28,12 +28,12 @@ def ensemble(runs: Sequence[Ranked], top_k: int = TOP_K) -> Predictions:
     for number, run in enumerate(runs[1:], 2):
         if differing := runs[0].keys() ^ run.keys():
             raise DataError(
-                f"run {number} ({origin_of(run).get('path', 'unnamed')}) answers other queries than run 1: "
+                f"run {number} ({Predictions.origin_of(run).get('path', 'unnamed')}) answers other queries than run 1: "
                 f"{sample_of(sorted(differing))} "
                 "-- predict the same split with both"
             )
     fused = {query_id: _fuse([run[query_id] for run in runs], top_k) for query_id in runs[0]}
-    return Predictions(fused, made_by(runs=[origin_of(run) for run in runs], top_k=top_k))
+    return Predictions(fused, made_by(runs=[Predictions.origin_of(run) for run in runs], top_k=top_k))
 
 
 def _fuse(answers: Sequence[np.ndarray], top_k: int = TOP_K) -> np.ndarray:

@@ -15,7 +15,7 @@ from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, sign_flip_p
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
 from groundnlq.data.records import Record, identity_of
-from groundnlq.data.submission import Ranked, origin_of, read_submission
+from groundnlq.data.submission import Predictions, Ranked, read_submission
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by
 
@@ -139,14 +139,14 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
         raise DataError(f"there are no {lacking} to score -- predict a split that has ground truth")
     foreign = ranked.keys() - {record.query_id for record in records}
     if foreign:
-        where = origin_of(ranked).get("path", "predictions")
+        where = Predictions.origin_of(ranked).get("path", "predictions")
         raise DataError(
             f"{where}: {len(foreign)} answers are to queries that the ground truth does not have: "
             f"{sample_of(sorted(foreign))} -- are these predictions of another split?"
         )
     ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
     hits = pd.DataFrame([_row(record, ranked, ks) for record in annotated])
-    return Evaluation(hits, num_kept, made_by(predictions=origin_of(ranked), truth=identity_of(records)))
+    return Evaluation(hits, num_kept, made_by(predictions=Predictions.origin_of(ranked), truth=identity_of(records)))
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:

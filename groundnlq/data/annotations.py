@@ -1,8 +1,7 @@
 """Official annotation files, read as they really are.
 
-They have dirt (null texts, another version for the test split, ends beyond the clip, a stray prefix on a
-tenth of the val questions). What is odd is counted; what would train or score wrongly is refused, with all
-findings of a file in one error.
+They have dirt (null texts, another version for the test split, ends beyond the clip, a stray prefix on a tenth of the
+val questions). What is odd is counted; what would train or score wrongly is refused, all findings in one error.
 """
 
 from __future__ import annotations
@@ -128,8 +127,7 @@ def read_truth(path: str | Path) -> list[Record]:
     """
     records = read_records(path) if _is_json_lines(Path(path)) else read_nlq(path).records
     if not any(record.moments_sec for record in records):
-        reason = "a test split has no public ground truth; use train or val"
-        raise DataError(f"{path}: has no moments -- {reason}")
+        raise DataError(f"{path}: has no moments -- a test split has no public ground truth; use train or val")
     return records
 
 
@@ -184,8 +182,7 @@ class _NlqReader:
         self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
         moment = self._read_moment(where, query, clip)
         self.dirt["queries without template"] += query.template is None
-        moments = (moment,) if moment else ()
-        record = Record(query_id, clip.clip_uid, text, clip.duration_sec, moments)
+        record = Record(query_id, clip.clip_uid, text, clip.duration_sec, (moment,) if moment else ())
         self.records.append(replace(record, template=query.template, raw_query=raw))
 
     def _read_moment(self, where: str, query: _Query, clip: Clip) -> tuple[float, float] | None:
@@ -199,8 +196,7 @@ class _NlqReader:
         if end <= start:
             self.findings.add(f"{where}: the moment ends at {end} s, not after its start at {start} s")
         elif start < -NEGATIVE_TOLERANCE_SEC or start >= clip.duration_sec:
-            outside = f"outside 0 ... {clip.duration_sec:g} s"
-            self.findings.add(f"{where}: the moment starts at {start} s, {outside}")
+            self.findings.add(f"{where}: the moment starts at {start} s, outside 0 ... {clip.duration_sec:g} s")
         self.dirt["moments that end beyond the clip"] += end > clip.duration_sec
         self.dirt["moments shorter than 1 s"] += end - start < 1
         return (start, end)
@@ -208,9 +204,8 @@ class _NlqReader:
     def check_moments_present(self) -> None:
         """A test file has no moments at all; a file with some is broken where they are missing."""
         if any(record.moments_sec for record in self.records):
-            for where in self.without_moment:
-                missing = "missing clip_start_sec and clip_end_sec, which other queries have"
-                self.findings.add(f"{where}: {missing}")
+            missing = "missing clip_start_sec and clip_end_sec, which other queries have"
+            self.findings.add(*(f"{where}: {missing}" for where in self.without_moment))
 
     def _is_duplicate(self, name: str, where: str) -> bool:
         first = self.seen.setdefault(name, where)

@@ -12,7 +12,7 @@ from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
 from groundnlq.data.tokens import TokenStore
-from groundnlq.errors import FeatureError, sample_of
+from groundnlq.errors import sample_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,16 +78,14 @@ class FeatureReport:
         """One row a clip: steps, duration and its own frames per step."""
         import pandas as pd
 
-        names = ("clip_uid", "num_steps", "duration_sec", "stride_frames")
-        columns = self.clip_uids, self.num_steps, self.durations_sec, self.stride_frames
-        return pd.DataFrame(dict(zip(names, columns, strict=True)))
+        columns = {"clip_uid": self.clip_uids, "num_steps": self.num_steps, "duration_sec": self.durations_sec}
+        return pd.DataFrame(columns | {"stride_frames": self.stride_frames})
 
 
 def check_features(
     store: FeatureStore, records: Sequence[Record], grid: StepGrid, tokens: TokenStore | None = None
 ) -> FeatureReport:
-    """Look at every clip of the records: its rate, its values, whether its queries have tokens, and whether
-    the files are as they were written."""
+    """Look at every clip of the records (rate, values, tokens of its queries), and at the checksums of the files."""
     durations = {record.clip_uid: record.duration_sec for record in records}
     present = [uid for uid in durations if uid in store]
     not_finite, constant = [], []
@@ -97,9 +95,8 @@ def check_features(
             not_finite.append(uid)
         elif (features == features[0]).all():
             constant.append(uid)
-    files: list[FeatureStore | TokenStore] = [store] if tokens is None else [store, tokens]
     lacking = [r.query_id for r in records if tokens is not None and r.query_id not in tokens]
-    damaged = [str(file.path) for file in files if not file.is_as_written()]
+    damaged = [str(file.path) for file in (store, tokens) if file is not None and not file.is_as_written()]
     return FeatureReport(
         grid=grid,
         clip_uids=present,
@@ -114,31 +111,3 @@ def check_features(
         },
         num_unused=len(store.num_steps.keys() - durations.keys()),
     )
-
-
-def require_inputs(
-    records: Sequence[Record],
-    store: FeatureStore,
-    tokens: TokenStore,
-    video_dim: int | None = None,
-    text_dim: int | None = None,
-) -> None:
-    """Refuse to start where something is missing.
-
-    Raises:
-        FeatureError: all clips without features, queries without tokens and wrong widths in one message.
-    """
-    clips = list(dict.fromkeys(record.clip_uid for record in records))
-    queries = [record.query_id for record in records]
-    faults = [
-        f"{len(missing)} of {len(names)} {what} in {file.path}: {sample_of(missing)}"
-        for what, names, file in (("clips have no features", clips, store), ("queries have no tokens", queries, tokens))
-        if (missing := [name for name in names if name not in file])
-    ]
-    faults += [
-        f"{what} in {file.path} are {file.width} wide, the model expects {width}"
-        for what, file, width in (("features", store, video_dim), ("tokens", tokens, text_dim))
-        if width not in (None, file.width)
-    ]
-    if faults:
-        raise FeatureError("; ".join(faults) + " -- import the features or encode the text, then start again")

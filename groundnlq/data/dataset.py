@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
-from groundnlq.data.records import identity_of
+from groundnlq.data.records import Record, identity_of
+from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import FeatureError, sample_of
-
-if TYPE_CHECKING:  # a batch can be made of plain tensors, without stores
-    from groundnlq.data.features import FeatureStore
-    from groundnlq.data.records import Record
-    from groundnlq.data.tokens import TokenStore
-
 
 ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one of them serves again
 
@@ -29,8 +25,8 @@ ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one
 class Batch:
     """V clips and Q queries about them; query q looks at clip `clip_index[q]`.
 
-    Rows behind the valid ones are zero. Every clip and every query has at least one such padded row: the
-    published weights read it (see `pad_length`), and without it a result would depend on its neighbours.
+    Rows behind the valid ones are zero. Every clip and every query has at least one such padded row: the published
+    weights read it (see `pad_length`), and without it a result would depend on its neighbours.
     """
 
     video: Tensor  # (V, T, video_dim) float32
@@ -43,22 +39,50 @@ class Batch:
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
 
+    @classmethod
+    def collate(
+        cls,
+        clips: Sequence[Tensor],
+        texts: Sequence[Tensor],
+        clip_index: Sequence[int],
+        moments_grid: Sequence[Tensor],
+        query_ids: Sequence[str],
+        clip_uids: Sequence[str],
+        durations_sec: Sequence[float],
+        row_multiple: int = ROW_MULTIPLE,
+    ) -> Batch:
+        """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim)."""
+        num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
+        video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
+        for row, clip in zip(video, clips, strict=True):
+            row[: len(clip)] = clip
+        # a zero token behind every query: published answers depend on whether a longer neighbour put one there
+        text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
+        return cls(
+            video=video,
+            video_mask=_valid(clips, num_rows),
+            text=text,
+            text_mask=_valid(texts, text.shape[1]),
+            clip_index=torch.tensor(clip_index),
+            moments_grid=tuple(moments_grid),
+            query_ids=tuple(query_ids),
+            clip_uids=tuple(clip_uids),
+            durations_sec=tuple(durations_sec),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
         """The same batch on another device, features and tokens in another dtype."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("video_mask", "text_mask", "clip_index")
-        }
-        for name in ("video", "text"):
-            moved[name] = getattr(self, name).to(device, dtype, non_blocking=non_blocking)
-        return replace(self, moments_grid=tuple(m.to(device) for m in self.moments_grid), **moved)
+        dtypes = {"video": dtype, "video_mask": None, "text": dtype, "text_mask": None, "clip_index": None}
+        moved = {k: getattr(self, k).to(device, kind, non_blocking=non_blocking) for k, kind in dtypes.items()}
+        moments = torch.cat(self.moments_grid).to(device)  # one copy for all queries
+        return replace(self, moments_grid=moments.split([len(m) for m in self.moments_grid]), **moved)
 
 
 def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
     """Rows that a clip is padded to: a multiple of `row_multiple`, at least one row spare.
 
-    The published program pads to 2560. LayerNorm is not masked there, so the row behind the last valid one
-    is part of the result: here it is kept, on the higher levels by the halving blocks and by the neck.
+    The published program pads to 2560. LayerNorm is not masked there, so the row behind the last valid one is part of
+    the result: here it is kept, on the higher levels by the halving blocks and by the neck.
 
     >>> pad_length(900), pad_length(912)
     (912, 928)
@@ -66,47 +90,18 @@ def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
     return row_multiple * -(-(num_steps + 1) // row_multiple)
 
 
-def collate(
-    clips: Sequence[Tensor],
-    texts: Sequence[Tensor],
-    clip_index: Sequence[int],
-    moments_grid: Sequence[Tensor],
-    query_ids: Sequence[str],
-    clip_uids: Sequence[str],
-    durations_sec: Sequence[float],
-    row_multiple: int = ROW_MULTIPLE,
-) -> Batch:
-    """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim) into a `Batch`."""
-    num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
-    video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
-    for row, clip in zip(video, clips, strict=True):
-        row[: len(clip)] = clip
-    # a zero token behind every query: published answers depend on whether a longer neighbour put one there
-    text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
-    return Batch(
-        video=video,
-        video_mask=_valid([len(clip) for clip in clips], num_rows),
-        text=text,
-        text_mask=_valid([len(t) for t in texts], text.shape[1]),
-        clip_index=torch.tensor(clip_index),
-        moments_grid=tuple(moments_grid),
-        query_ids=tuple(query_ids),
-        clip_uids=tuple(clip_uids),
-        durations_sec=tuple(durations_sec),
-    )
-
-
 class QueryDataset:
     """Records with their features and tokens; makes the batches that the network takes.
 
     Args:
-        jitter_max_scale: temporal jittering of moments (see `jitter`); 1 switches it off. Its random
-            numbers depend on seed, epoch and index only, so neither order nor workers change them.
+        jitter_max_scale: temporal jittering of moments (see `jitter`); 1 switches it off. Its random numbers depend on
+            seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
-        row_multiple: of which batches have rows (see `pad_length`).
+        widths: of features and of tokens, as the network expects them; None takes any.
 
     Raises:
-        FeatureError: clips longer than `max_seq_len`, all by name.
+        FeatureError: clips without features, queries without tokens and wrong widths in one message; clips longer than
+            `max_seq_len`, all by name.
     """
 
     def __init__(
@@ -119,9 +114,11 @@ class QueryDataset:
         seed: int = 0,
         max_seq_len: int | None = None,
         row_multiple: int = ROW_MULTIPLE,
+        widths: tuple[int, int] | None = None,
     ):
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
+        self._require_inputs(widths or (store.width, tokens.width))
         num_steps = {record.clip_uid: store.num_steps[record.clip_uid] for record in self.records}
         if long := sorted(uid for uid, n in num_steps.items() if max_seq_len is not None and n > max_seq_len):
             raise FeatureError(
@@ -130,13 +127,29 @@ class QueryDataset:
             )
         self.lengths = [pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
 
+    def _require_inputs(self, widths: tuple[int, int]) -> None:
+        clips, queries = list(dict.fromkeys(r.clip_uid for r in self.records)), [r.query_id for r in self.records]
+        sources = ("features", "clips", clips, self.store), ("tokens", "queries", queries, self.tokens)
+        faults = [
+            f"{len(missing)} of {len(names)} {kind} have no {what} in {file.path}: {sample_of(missing)}"
+            for what, kind, names, file in sources
+            if (missing := [name for name in names if name not in file])
+        ]
+        faults += [
+            f"{what} in {file.path} are {file.width} wide, the model expects {width}"
+            for (what, _, _, file), width in zip(sources, widths, strict=True)
+            if width != file.width
+        ]
+        if faults:
+            raise FeatureError("; ".join(faults) + " -- import the features or encode the text, then start again")
+
     def __len__(self) -> int:
         return len(self.records)
 
     def fingerprint(self) -> str:
         """A hash of the records in order, and of the features and tokens that they are looked up in."""
-        hashes = [source["sha256"] for source in self.sources().values()]
-        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        hashes = "\n".join(source["sha256"] for source in self.sources().values())
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Identity of records, features and tokens, for the provenance of results."""
@@ -151,11 +164,10 @@ class QueryDataset:
         """Collate the records of these indices; a clip that several of them share is read once."""
         records = [self.records[i] for i in indices]
         clip_uids = list(dict.fromkeys(record.clip_uid for record in records))
-        position = {uid: i for i, uid in enumerate(clip_uids)}
-        return collate(
+        return Batch.collate(
             clips=[self.store.read(uid) for uid in clip_uids],
             texts=[self.tokens.read(record.query_id) for record in records],
-            clip_index=[position[record.clip_uid] for record in records],
+            clip_index=[clip_uids.index(record.clip_uid) for record in records],
             moments_grid=[self._moments(i, epoch) for i in indices],
             query_ids=[record.query_id for record in records],
             clip_uids=clip_uids,
@@ -174,28 +186,24 @@ class QueryDataset:
 
 
 def jitter(moments_sec: np.ndarray, max_scale: int, random: np.random.Generator) -> np.ndarray:
-    """Temporal jittering (GroundNLQ, pretraining): a narration's true action lies somewhere around its time.
+    """(M, 2) moments, temporally jittered (GroundNLQ, pretraining): a narration's true action lies around its time.
 
-    For a moment with centre c and duration d draw an integer k from 1 ... `max_scale` and u from [-1, 1];
-    it becomes centre c - u (k - 1) d / 2 and duration k d, which always contains the annotated moment.
-
-    Args:
-        moments_sec: (M, 2) start and end.
+    For a moment with centre c and duration d draw an integer k from 1 ... `max_scale` and u from [-1, 1]; it becomes
+    centre c - u (k - 1) d / 2 and duration k d, which always contains the annotated moment.
     """
     center, duration = moments_sec.mean(axis=1), moments_sec[:, 1] - moments_sec[:, 0]
     scale = random.integers(1, max_scale, size=len(moments_sec), endpoint=True)
-    shift = random.uniform(-1, 1, size=len(moments_sec)) * (scale - 1) * duration / 2
+    shifted = center - random.uniform(-1, 1, size=len(moments_sec)) * (scale - 1) * duration / 2
     half = scale * duration / 2
-    return np.stack([center - shift - half, center - shift + half], axis=1)
+    return np.stack([shifted - half, shifted + half], axis=1)
 
 
 def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """A random order of all samples in batches of like length, so that little is spent on padding.
 
-    Samples are shuffled, sorted by length within windows of 50 batches, cut, and the batches shuffled
-    again. Give padded lengths: samples of equal length stay in random order, while exact lengths would put
-    the queries of one clip side by side. The order depends on seed and epoch only; the last incomplete
-    batch is dropped, unless it is the only one.
+    Samples are shuffled, sorted by length within windows of 50 batches, cut, and the batches shuffled again. Give
+    padded lengths: samples of equal length stay in random order, while exact lengths would put the queries of one clip
+    side by side. The last incomplete batch is dropped, unless it is the only one.
 
     >>> sorted(sum(shuffled_batches([5, 9, 5, 9], 2, seed=0, epoch=0), []))
     [0, 1, 2, 3]
@@ -221,5 +229,5 @@ def clip_batches(records: Sequence[Record], max_queries: int = 16) -> list[list[
     return [group[i : i + max_queries] for group in groups for i in range(0, len(group), max_queries)]
 
 
-def _valid(lengths: Sequence[int], num_rows: int) -> Tensor:
-    return torch.arange(num_rows) < torch.tensor(lengths)[:, None]
+def _valid(rows: Sequence[Tensor], num_rows: int) -> Tensor:
+    return torch.arange(num_rows) < torch.tensor([len(row) for row in rows])[:, None]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, StepGrid
 from groundnlq.data.store import DAMAGE, StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings
 from groundnlq.files import atomic_path, check_id
@@ -35,16 +36,19 @@ class FeatureStore:
         self._files: dict[int, StoreFile] = {}  # by process
         with StoreFile.open(self.path, "features") as root:
             self._version = _version(root)
-            try:
-                self.attributes: dict[str, Any] = json.loads(root.text("attributes", "{}"))
-                self.width = int(root.attrs["width"])
-                self.dtype = root.text("dtype")
-                if self.dtype not in ("float16", "float32"):
-                    raise ValueError(f"values are {self.dtype!r:.80}")
-                self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
-                self.num_steps = _num_steps(root, self.width)
-            except DAMAGE as error:
-                raise FeatureError(f"{self.path}: damaged ({error}) -- import the features again") from None
+            self.attributes: dict[str, Any] = json.loads(root.text("attributes", "{}"))
+            self.width = int(root.attrs["width"])
+            self.dtype = root.text("dtype")
+            if self.dtype not in ("float16", "float32"):
+                raise ValueError(f"values are {self.dtype!r:.80}")
+            self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
+            self.num_steps = _num_steps(root, self.width)
+
+    @property
+    def grid(self) -> StepGrid:
+        """The grid that the features were imported with."""
+        fps = self.attributes.get("fps", FPS)
+        return StepGrid(fps, self.attributes.get("snippet_stride_frames", SNIPPET_STRIDE_FRAMES), "consistent")
 
     @property
     def clip_uids(self) -> list[str]:
@@ -63,9 +67,8 @@ class FeatureStore:
             file["clips"][clip_uid].read_direct(values)
             self._require_same(file)  # HDF5 fills up with zeros where a file was cut off
         except DAMAGE as error:
-            raise FeatureError(
-                f"{self.path}: clip {clip_uid} cannot be read ({error}) -- import the features again"
-            ) from None
+            fault = f"clip {clip_uid} cannot be read ({error})"
+            raise FeatureError(f"{self.path}: {fault} -- import the features again") from None
         return torch.from_numpy(values).float()  # faster than HDF5's own conversion by a factor of ten
 
     def is_as_written(self) -> bool:
@@ -75,10 +78,6 @@ class FeatureStore:
             values = self.read(clip_uid).to(getattr(torch, self.dtype)).numpy()
             digest.update(clip_uid.encode() + values.tobytes())
         return self.sha256 in ("unknown", digest.hexdigest())
-
-    def close(self) -> None:
-        if file := self._files.pop(os.getpid(), None):
-            file.close()
 
     def _file(self) -> StoreFile:
         if os.getpid() not in self._files:
@@ -105,29 +104,26 @@ def write_features(
     """Write (clip_uid, (T, D) array) pairs as they come, atomically; returns the number of clips.
 
     Raises:
-        FeatureError: not (T, D), empty, another width than the first, NaN or Inf, a value beyond float16, a
-            clip given twice, what `clips` itself raises; all clips by name in one message.
+        FeatureError: not (T, D), empty, another width than the first, NaN or Inf, a value beyond float16, a clip given
+            twice, what `clips` itself raises; all clips by name in one message.
     """
     digest, findings = hashlib.sha256(), Findings(str(path), FeatureError)
-    width: int | None = None
 
-    def check(clip_uid: str, values: np.ndarray | Tensor) -> np.ndarray:
+    def check(clip_uid: str, values: np.ndarray | Tensor, width: int | None) -> np.ndarray:
         return checked_array(values, check_id(clip_uid, str(path)), width, dtype)
 
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         group = root.create_group("clips", track_order=True)
         for clip_uid, array in accepted(clips, check, findings):
-            width = array.shape[1]
             group.create_dataset(clip_uid, data=array)
             digest.update(clip_uid.encode() + array.tobytes())
         findings.raise_if_any("nothing was written")
-        if width is None:
+        if not len(group):
             raise FeatureError(f"{path}: no clip to write -- check the source and the list of clips")
-        count = len(group)
-        root.attrs["width"] = width
+        root.attrs["width"] = array.shape[1]
         about = {"attributes": json.dumps(dict(attributes or {})), "sha256": digest.hexdigest()}
         root.write_texts(kind="features", dtype=dtype, **about)
-    return count
+        return len(group)
 
 
 def checked_array(values: np.ndarray | Tensor, clip_uid: str, width: int | None, dtype: str = "float32") -> np.ndarray:

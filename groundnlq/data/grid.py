@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # only + - * / are used of them
     from torch import Tensor
 
 Quantity = TypeVar("Quantity", float, "ndarray", "Tensor")
-
 HalfWindow = Literal["consistent", "legacy"]
+FPS, SNIPPET_STRIDE_FRAMES = 30.0, 16.043  # of Ego4D's videos and of the published features
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,17 @@ class StepGrid:
     """How the feature steps of a clip lie in time.
 
     A step covers `snippet_stride_frames` frames; its features describe the middle of that window, so
-    `to_sec(t) = (t + 0.5) * stride / fps`. `half_window` says what the way back does:
+    `to_sec(t) = (t + 0.5) * stride / fps`. `half_window` says what the way back does: ``"consistent"`` subtracts the
+    half window again, ``to_grid(to_sec(t)) == t``; ``"legacy"`` does not: the published weights were trained that way.
 
-    * ``"consistent"`` subtracts the half window again: ``to_grid(to_sec(t)) == t``.
-    * ``"legacy"`` does not. The published weights were trained that way and need it.
-
-    >>> grid = StepGrid(fps=30.0, snippet_stride_frames=15.0)
+    >>> grid = StepGrid(fps=30.0, snippet_stride_frames=15.0, half_window="consistent")
     >>> grid.to_sec(3), grid.to_grid(1.75)
     (1.75, 3.0)
     """
 
-    fps: float = 30.0
-    snippet_stride_frames: float = 16.043
-    half_window: HalfWindow = "consistent"
+    fps: float
+    snippet_stride_frames: float
+    half_window: HalfWindow
 
     @property
     def step_sec(self) -> float:

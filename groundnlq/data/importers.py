@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
 from groundnlq.data.store import StoreFile
 from groundnlq.data.tokens import write_tokens
 from groundnlq.errors import FeatureError, sample_of
@@ -39,14 +41,14 @@ def import_features(
     output: str | Path,
     *,
     dtype: Literal["float16", "float32"] = "float16",
-    fps: float = 30.0,
-    snippet_stride_frames: float = 16.043,
+    fps: float = FPS,
+    snippet_stride_frames: float = SNIPPET_STRIDE_FRAMES,
     progress: bool = True,
 ) -> dict[str, int]:
     """Write a feature store from one or several sources, concatenated by channel in the given order.
 
-    A source is a folder of ``<clip_uid>.pt`` tensors, an LMDB folder of the published layout, or an HDF5
-    file (of this kit, or with one dataset per clip). Only clips that every source has are written.
+    A source is a folder of ``<clip_uid>.pt`` tensors, an LMDB folder of the published layout, or an HDF5 file (of this
+    kit, or with one dataset per clip). Only clips that every source has are written.
 
     Returns:
         number of clips written and, for each source, of clips left out because another one lacks them.
@@ -59,21 +61,15 @@ def import_features(
     common = [uid for uid in opened[0].keys if uid in shared]
     if not common:
         raise FeatureError(f"no clip is in all of {', '.join(map(str, sources))} -- check the folders")
-    bar = tqdm(common, desc="features", unit="clip", disable=None if progress else True)
-    attributes = {
-        "sources": [source.path.name for source in opened],
-        "fps": fps,
-        "snippet_stride_frames": snippet_stride_frames,
-    }
-    widths: dict[Path, int] = {}
-
-    def clip(uid: str) -> tuple[str, Tensor]:
-        return uid, _concatenate(uid, opened, widths)
-
-    clips = map(clip, bar)  # unlike a generator it goes on behind a broken clip
     for source in opened:
         if lone := sorted(set(source.keys) - shared):
             warnings.warn(f"{source.path}: left out, not in every source: {sample_of(lone)}", stacklevel=2)
+    bar = tqdm(common, desc="features", unit="clip", disable=None if progress else True)
+    widths: dict[Path, int] = {}
+    arrays = map(partial(_concatenate, sources=opened, widths=widths), bar)
+    clips = zip(common, arrays, strict=True)  # unlike a generator, map goes on behind a broken clip
+    names = [source.path.name for source in opened]
+    attributes = {"sources": names, "fps": fps, "snippet_stride_frames": snippet_stride_frames}
     report = {"clips": write_features(output, clips, attributes=attributes, dtype=dtype)}
     return report | {f"left out of {s.path.name}": len(s.keys) - len(common) for s in opened}
 
@@ -81,12 +77,8 @@ def import_features(
 def import_text_lmdb(source: str | Path, output: str | Path) -> int:
     """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
     opened = _lmdb_source(Path(source), "token_features", "features")
-
-    def tokens(query_id: str) -> tuple[str, Tensor]:
-        return query_id, torch.from_numpy(opened.read(query_id))
-
-    # unlike a generator, map goes on behind a broken entry
-    return write_tokens(output, map(tokens, opened.keys), encoder=f"import of {opened.path.name}")
+    arrays = map(torch.as_tensor, map(opened.read, opened.keys))  # unlike a generator, goes on behind a broken entry
+    return write_tokens(output, zip(opened.keys, arrays, strict=True), encoder=f"import of {opened.path.name}")
 
 
 def _open_source(path: str | Path) -> _Source:
@@ -130,17 +122,17 @@ def _lmdb_source(path: Path, *names: str) -> _Source:
 
 
 def _folder_source(path: Path) -> _Source:
-    files = {file.stem: file for file in sorted(path.glob("*.pt")) if SAFE_ID.fullmatch(file.stem)}
-    if not files:
+    clip_uids = [file.stem for file in sorted(path.glob("*.pt")) if SAFE_ID.fullmatch(file.stem)]
+    if not clip_uids:
         raise FeatureError(f"{path}: no <clip_uid>.pt file in it -- name the folder of the tensors")
-    return _Source(path, list(files), lambda uid: _load_tensor(files[uid]))
 
+    def read(clip_uid: str) -> Tensor:
+        value = load_tensors(file := path / f"{clip_uid}.pt", FeatureError)
+        if not isinstance(value, Tensor):
+            raise FeatureError(f"{file}: holds a {type(value).__name__}, expected one tensor (T, D)")
+        return value
 
-def _load_tensor(file: Path) -> Tensor:
-    value = load_tensors(file, FeatureError)
-    if not isinstance(value, Tensor):
-        raise FeatureError(f"{file}: holds a {type(value).__name__}, expected one tensor (T, D)")
-    return value
+    return _Source(path, clip_uids, read)
 
 
 def _hdf5_source(path: Path) -> _Source:
@@ -149,8 +141,7 @@ def _hdf5_source(path: Path) -> _Source:
             store = FeatureStore(path)
             return _Source(path, store.clip_uids, store.read)
         if links := [k for k in root if not isinstance(root.get(k, getlink=True), h5py.HardLink)]:
-            refused = "links to other data are refused -- copy the data in"
-            raise FeatureError(f"{path}: {sample_of(links)}: {refused}")
+            raise FeatureError(f"{path}: {sample_of(links)}: links to other data are refused -- copy the data in")
         keys = [k for k in root if isinstance(root[k], h5py.Dataset)]
     if not keys:
         raise FeatureError(f"{path}: no dataset per clip at its top level")

@@ -25,13 +25,13 @@ def narration_records(
 ) -> tuple[list[Record], dict[str, int]]:
     """Records of the narrations that lie within the given clips, and counts of what was left out.
 
-    A row counts for a clip of its video when it starts strictly after the clip's start and ends strictly
-    before its end; times become seconds of the clip.
+    A row counts for a clip of its video when it starts strictly after the clip's start and ends strictly before its
+    end; times become seconds of the clip.
 
     Args:
         available: clips that have features; the others are dropped and counted.
-        keep_tag: keep the leading ``#C`` tag; question_mark: end every text in "?". How the published
-            features were made is not known.
+        keep_tag: keep the leading ``#C`` tag; question_mark: end every text in "?". How the published features were
+            made is not known.
 
     Raises:
         DataError: unreadable, columns are missing, or no row lies within any clip.
@@ -89,8 +89,7 @@ def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             header = file.readline().rstrip("\r\n").split("\t")
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
+            if missing := [name for name in COLUMNS if name not in header]:
                 hint = "; is it comma-separated?" if len(header) == 1 else ""
                 raise DataError(f"{path}: header lacks {', '.join(missing)}{hint} -- EgoClip's CSV is expected")
             for line in file:

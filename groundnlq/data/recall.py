@@ -33,22 +33,13 @@ def best_tiou(segments: np.ndarray, moments_sec: Sequence[Sequence[float]]) -> n
 
 
 def recall_key(k: int, threshold: float) -> str:
-    """How a recall is named everywhere.
-
-    >>> recall_key(1, 0.3)
-    'R@1 IoU=0.3'
-    """
+    """How a recall is named everywhere, such as ``R@1 IoU=0.3``."""
     return f"R@{k} IoU={threshold:g}"
 
 
 def kept_ks(ranked: Mapping[str, np.ndarray]) -> list[int]:
-    """Those of `KS` that these predictions have enough segments for; 1 always.
-
-    >>> kept_ks({"a_0": np.zeros((5, 3)), "a_1": np.zeros((2, 3))})
-    [1, 5]
-    """
-    num_kept = max((len(segments) for segments in ranked.values()), default=0)
-    return [k for k in KS if k <= max(1, num_kept)]
+    """Those of `KS` that these predictions have enough segments for; 1 always."""
+    return [k for k in KS if k <= max([1, *map(len, ranked.values())])]
 
 
 def recalls(ranked: Mapping[str, np.ndarray], records: Sequence[Record]) -> dict[str, float]:

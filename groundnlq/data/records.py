@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, Field
 
-from groundnlq.data.schema import Id, Number, Text, checked, expected, read_json_lines
+from groundnlq.data.schema import Id, Number, Text, expected, read_json_lines
 from groundnlq.errors import DataError, Findings
 from groundnlq.files import write_text
 
@@ -32,8 +32,8 @@ _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empt
 class Record:
     """One query about one clip; `moments_sec` is empty in a test file.
 
-    Aliases are the keys of the JSON lines; `template` and `raw_query` are keys of this kit, which the
-    published loader ignores.
+    Aliases are the keys of the JSON lines; `template` and `raw_query` are keys of this kit, which the published loader
+    ignores.
     """
 
     query_id: Id
@@ -62,12 +62,10 @@ def read_records(path: str | Path) -> list[Record]:
     """
     path, findings, records = Path(path), Findings(str(path), DataError), []
     lines_of: dict[str, int] = {}
-    for number, row in read_json_lines(path, findings):
-        record = checked(Record, row, f"line {number}", findings, separator=": ")
-        if record is not None:
-            records.append(record)
-            if (first := lines_of.setdefault(record.query_id, number)) != number:
-                findings.add(f"line {number}: duplicate query_id {record.query_id} (first at line {first})")
+    for number, record in read_json_lines(Record, path, findings):
+        records.append(record)
+        if (first := lines_of.setdefault(record.query_id, number)) != number:
+            findings.add(f"line {number}: duplicate query_id {record.query_id} (first at line {first})")
     findings.raise_if_any("write it again with 'groundnlq prepare'")
     if not records:
         raise DataError(f"{path}: holds no record -- write it again with 'groundnlq prepare'")

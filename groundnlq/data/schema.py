@@ -43,45 +43,22 @@ _in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic 
 Bounded = Annotated[float, Strict(), _in_range]  # takes integers, too
 _Integer = Annotated[int, Strict(), _in_range]
 Number = Annotated[_Integer | Bounded, expected("a number")]  # integers stay integers
-
-
-def checked(kind: type[Model], value: Any, where: str, findings: Findings, separator: str = ".") -> Model | None:
-    """`value` as a `kind`; None where it has faults, which go to `findings`.
-
-    Args:
-        where: JSON path of `value`; `separator` stands between it and the path within.
-    """
-    try:
-        return _adapter(kind).validate_python(value)  # type: ignore[arg-type]
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
-            place = separator.join(filter(None, (where, keys.lstrip("."))))
-            words = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] in ("model_type", "dataclass_type"):
-                words = f"an object expected, got {value!r:.60}"
-            findings.add(f"{place}: {'missing' if fault['type'] == 'missing' else words}")
-        return None
+_adapter = cache(TypeAdapter)
 
 
 def entries(
     kind: type[Model], parent: Any, key: str, where: str, findings: Findings
 ) -> Iterator[tuple[str, Model, Any]]:
-    """(JSON path, entry as a `kind`, entry as it stands) of a list within `parent`; faulty ones are left out
-    and go to `findings`, one by one, so that none hides another."""
+    """(JSON path, entry as a `kind`, entry as it stands) of a list within `parent`; faulty ones are left out and go to
+    `findings`, one by one, so that none hides another."""
     values = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(values, list):
         findings.add(f"{where}: has no list {key!r}" if where else f"has no list {key!r}; is it the right file?")
         return
     for index, value in enumerate(values):
         place = f"{where}.{key}[{index}]".removeprefix(".")
-        if (entry := checked(kind, value, place, findings)) is not None:
+        if (entry := _checked(kind, value, place, ".", findings)) is not None:
             yield place, entry, value
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def read_json(path: Path) -> Any:
@@ -96,16 +73,32 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}) -- fetch the file again") from None
 
 
-def read_json_lines(path: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
-    """(Line number, value) of a file with one JSON value a line; broken lines go to `findings`."""
+def read_json_lines(kind: type[Model], path: Path, findings: Findings) -> Iterator[tuple[int, Model]]:
+    """(Line number, entry as a `kind`) of a file with one JSON value a line; faults go to `findings`."""
     for number, line in enumerate(_read_utf8(path).split("\n"), 1):  # texts may hold other line separators
         if line.strip():
             try:
                 value = _loads(line)
             except ValueError as error:
                 findings.add(f"line {number}: not valid JSON ({error})")
-            else:
-                yield number, value
+                continue
+            if (entry := _checked(kind, value, f"line {number}", ": ", findings)) is not None:
+                yield number, entry
+
+
+def _checked(kind: type[Model], value: Any, where: str, separator: str, findings: Findings) -> Model | None:
+    """`value` as a `kind`; None where it has faults. `separator` stands between `where` and the path within."""
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
+            place = separator.join(filter(None, (where, keys.lstrip("."))))
+            words = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] in ("model_type", "dataclass_type"):
+                words = f"an object expected, got {value!r:.60}"
+            findings.add(f"{place}: {'missing' if fault['type'] == 'missing' else words}")
+        return None
 
 
 def _read_utf8(path: Path) -> str:

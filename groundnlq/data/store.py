@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import h5py
 import numpy as np
+from torch import Tensor
 
 from groundnlq.errors import FeatureError, Findings, KitError
 from groundnlq.provenance import made_by
 
-Values = TypeVar("Values")
-
+Values = TypeVar("Values", "np.ndarray", "Tensor")
 SCHEMA = 1
 DAMAGE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what HDF5 raises on broken bytes
 _REMEDIES = {"features": "import the features", "tokens": "encode the text"}
@@ -24,11 +25,13 @@ class StoreFile(h5py.File):
     """An open HDF5 file of this kit; its attributes say kind, schema and what it was made of."""
 
     @classmethod
-    def open(cls, path: Path, kind: str) -> StoreFile:
+    @contextmanager
+    def open(cls, path: Path, kind: str) -> Iterator[StoreFile]:
         """Open to read.
 
         Raises:
-            FeatureError: missing, not HDF5, truncated, held by a writer, of another kind or schema.
+            FeatureError: missing, not HDF5, truncated, held by a writer, of another kind or schema, found damaged while
+                it is read; with the remedy.
         """
         remedy = f"{_REMEDIES[kind]} again"
         try:
@@ -39,16 +42,15 @@ class StoreFile(h5py.File):
             raise FeatureError(f"{path}: open for writing elsewhere -- wait for that program to end") from None
         except OSError as error:
             raise FeatureError(f"{path}: not a readable HDF5 file ({error}) -- {remedy}") from None
-        try:
-            found, schema = root.text("kind", ""), root.attrs.get("schema", 0)
-        except DAMAGE as error:
-            root.close()
-            raise FeatureError(f"{path}: damaged ({error}) -- {remedy}") from None
-        if found != kind or schema != SCHEMA:
-            root.close()
-            what = f"schema {schema} of {found!r}" if found else "HDF5, but not written by this kit"
-            raise FeatureError(f"{path}: is {what}, expected schema {SCHEMA} of {kind!r} -- {remedy}")
-        return root
+        with root:
+            try:
+                found, schema = root.text("kind", ""), root.attrs.get("schema", 0)
+                if found != kind or schema != SCHEMA:
+                    what = f"schema {schema} of {found!r}" if found else "HDF5, but not written by this kit"
+                    raise FeatureError(f"{path}: is {what}, expected schema {SCHEMA} of {kind!r} -- {remedy}")
+                yield root
+            except DAMAGE as error:
+                raise FeatureError(f"{path}: damaged ({error}) -- {remedy}") from None
 
     def text(self, name: str, default: str | None = None) -> str:
         """A text among the attributes; KeyError where it is missing and there is no default."""
@@ -56,8 +58,7 @@ class StoreFile(h5py.File):
         return value.decode() if isinstance(value, bytes) else str(value)
 
     def write_texts(self, **texts: str) -> None:
-        """Mark the file as ours. Texts of fixed length: HDF5 keeps others where a flipped bit can make it
-        loop."""
+        """Mark the file as ours. Texts of fixed length: HDF5 keeps others where a flipped bit can make it loop."""
         self.attrs["schema"] = SCHEMA
         for name, text in (texts | {"made_by": json.dumps(made_by())}).items():
             self.attrs[name] = np.bytes_(text.encode())
@@ -76,14 +77,18 @@ class StoreFile(h5py.File):
 
 
 def accepted(
-    pairs: Iterable[tuple[str, Any]], check: Callable[[str, Any], Values], findings: Findings
+    pairs: Iterable[tuple[str, Any]], check: Callable[[str, Any, int | None], Values], findings: Findings
 ) -> Iterator[tuple[str, Values]]:
-    """Names and checked values; a pair that is a duplicate, or cannot be read or used, is a finding."""
-    source, names = iter(pairs), set()
+    """Names and (rows, width) values; a pair that is a duplicate, or cannot be read or used, is a finding.
+
+    Args:
+        check: name, values and the width of the first ones -> usable values, or a KitError.
+    """
+    source, names, width = iter(pairs), set(), None
     while True:
         try:
             name, values = next(source)
-            values = check(name, values)
+            values = check(name, values, width)
         except StopIteration:
             return
         except KitError as error:
@@ -93,4 +98,5 @@ def accepted(
             findings.add(f"{name} is given twice -- keep one of them")
             continue
         names.add(name)
+        width = width or values.shape[1]
         yield name, values

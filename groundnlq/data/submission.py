@@ -26,10 +26,10 @@ class Predictions(Ranked):
         super().__init__(ranked)
         self.made_by = dict(made_by)
 
-
-def origin_of(ranked: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What predictions were made of, as far as they know it."""
-    return ranked.made_by if isinstance(ranked, Predictions) else made_by()
+    @staticmethod
+    def origin_of(ranked: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What predictions were made of, as far as they know it."""
+        return ranked.made_by if isinstance(ranked, Predictions) else made_by()
 
 
 def write_submission(path: str | Path, ranked: Mapping[str, np.ndarray], records: Sequence[Record]) -> None:
@@ -39,9 +39,7 @@ def write_submission(path: str | Path, ranked: Mapping[str, np.ndarray], records
         DataError: records without a prediction, by name: a submission never leaves queries out silently.
     """
     findings = Findings(str(path), DataError)
-    for record in records:
-        if record.query_id not in ranked:
-            findings.add(f"query {record.query_id} has no prediction")
+    findings.add(*(f"query {r.query_id} has no prediction" for r in records if r.query_id not in ranked))
     findings.raise_if_any("predict all records")
     results = [
         {
@@ -52,8 +50,8 @@ def write_submission(path: str | Path, ranked: Mapping[str, np.ndarray], records
         }
         for record in records
     ]
-    content = {"version": "1.0", "challenge": CHALLENGE, "results": results}
-    write_json(path, content | {"provenance": origin_of(ranked)})
+    origin = Predictions.origin_of(ranked)
+    write_json(path, {"version": "1.0", "challenge": CHALLENGE, "results": results, "provenance": origin})
 
 
 def _forward(segments: list[list[float]]) -> list[list[float]]:
@@ -64,9 +62,8 @@ def _forward(segments: list[list[float]]) -> list[list[float]]:
 
 
 _Segment = Annotated[list[Bounded], Field(min_length=2, max_length=3)]
-_Segments = Annotated[
-    list[_Segment], Field(min_length=1), expected("[[start, end], ...] of finite numbers"), AfterValidator(_forward)
-]
+_finite = expected("[[start, end], ...] of finite numbers")
+_Segments = Annotated[list[_Segment], Field(min_length=1), _finite, AfterValidator(_forward)]
 
 
 class _Result(BaseModel, frozen=True):

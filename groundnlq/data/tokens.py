@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.store import DAMAGE, StoreFile, accepted
+from groundnlq.data.store import StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
@@ -23,15 +23,12 @@ class TokenStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         with StoreFile.open(self.path, "tokens") as root:
-            try:
-                self._matrix = torch.from_numpy(root.plain_dataset("tokens")[()])
-                offsets = root.plain_dataset("offsets")[()].tolist()
-                ids = root.plain_dataset("query_ids").asstr()[()].tolist()
-                self.encoder = root.text("encoder")
-                self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
-                self._spans = dict(zip(ids, pairwise(offsets), strict=True))
-            except DAMAGE as error:
-                raise FeatureError(f"{self.path}: damaged ({error}) -- encode the text again") from None
+            self._matrix = torch.from_numpy(root.plain_dataset("tokens")[()])
+            offsets = root.plain_dataset("offsets")[()].tolist()
+            ids = root.plain_dataset("query_ids").asstr()[()].tolist()
+            self.encoder = root.text("encoder")
+            self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
+            self._spans = dict(zip(ids, pairwise(offsets), strict=True))
         self._require_whole(offsets)
 
     @property
@@ -73,26 +70,15 @@ def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, enco
     """Write (query_id, (L, width) tokens) pairs atomically; returns the number of queries.
 
     Raises:
-        FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what
-            `tokens` itself raises; all queries by name in one message.
+        FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what `tokens` itself
+            raises; all queries by name in one message.
     """
     findings = Findings(str(path), FeatureError)
-    width: int | None = None
-
-    def check(query_id: str, values: Tensor) -> Tensor:
-        nonlocal width
-        if values.dim() == 1:  # older published stores: a vector is one token
-            values = values[None]
-        width = width or values.shape[-1]
-        if fault := _fault_of(query_id, values, width):
-            raise FeatureError(f"query {query_id!s:.80}: {fault}")
-        return values.float()
-
-    parts = dict(accepted(tokens, check, findings))
+    parts = dict(accepted(tokens, _checked, findings))
     findings.raise_if_any("encode or fetch these again; nothing was written")
     if not parts:
         raise FeatureError(f"{path}: no query to write -- check the records")
-    matrix, lengths = torch.cat(list(parts.values())).numpy(), [len(part) for part in parts.values()]
+    matrix, lengths = torch.cat(list(parts.values())).numpy(), list(map(len, parts.values()))
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         root["tokens"], root["offsets"] = matrix, np.cumsum([0, *lengths])
         root["query_ids"] = np.array(list(parts), dtype="S")
@@ -104,9 +90,14 @@ def _digest(query_ids: list[str], lengths: list[int], matrix: np.ndarray) -> str
     return hashlib.sha256(json.dumps([query_ids, lengths]).encode() + matrix.tobytes()).hexdigest()
 
 
-def _fault_of(query_id: str, values: Tensor, width: int) -> str | None:
+def _checked(query_id: str, values: Tensor, width: int | None) -> Tensor:
+    values = values[None] if values.dim() == 1 else values  # older published stores: a vector is one token
+    width = width or values.shape[-1]
+    fault = None if values.isfinite().all() else "tokens hold NaN or Inf"
     if not SAFE_ID.fullmatch(query_id):
-        return "the id is not allowed; ids are letters, digits, '.', '_', '-'"
-    if values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
-        return f"tokens are {tuple(values.shape)}, expected (L, {width}), L >= 1"
-    return None if values.isfinite().all() else "tokens hold NaN or Inf"
+        fault = "the id is not allowed; ids are letters, digits, '.', '_', '-'"
+    elif values.dim() != 2 or len(values) == 0 or values.shape[1] != width:
+        fault = f"tokens are {tuple(values.shape)}, expected (L, {width}), L >= 1"
+    if fault:
+        raise FeatureError(f"query {query_id!s:.80}: {fault}")
+    return values.float()

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import clean_query
-from groundnlq.data.check import require_inputs
-from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, collate
+from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Predictions, Ranked
-from groundnlq.data.text import TextEncoder, load_encoder
+from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
@@ -60,8 +59,8 @@ def open_dataset(
     """
     data, model = config.data, config.model
     store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
-    require_inputs(records, store, tokens, model.video_dim, model.text_dim)
-    return QueryDataset(records, store, tokens, data.grid, **training)
+    widths = model.video_dim, model.text_dim
+    return QueryDataset(records, store, tokens, data.grid, widths=widths, **training)
 
 
 @dataclass(eq=False, repr=False)
@@ -200,7 +199,7 @@ class Predictor:
         Args:
             clip: (T, video_dim) features, or the ``clip_uid`` of a clip in the feature store of the training.
             question: free-form query in English.
-            encoder: text encoder (see `load_encoder`); by default the one of the training.
+            encoder: text encoder (see `TextEncoder.load`); by default the one of the training.
 
         Raises:
             FeatureError: no such clip, features of another width, an encoder that is not installed.
@@ -216,7 +215,7 @@ class Predictor:
             raise FeatureError(f"{source}: (T, {width}) features of a clip expected, got {tuple(features.shape)}")
         (tokens,) = self._text_encoder(encoder).encode([clean_query(question)])
         names = ["question"], [name], [len(features) * data.grid.step_sec]
-        batch = self._on_device(collate([features], [tokens], [0], [torch.zeros(0, 2)], *names))
+        batch = self._on_device(Batch.collate([features], [tokens], [0], [torch.zeros(0, 2)], *names))
         if self._clip is None or not torch.equal(self._clip[0], batch.video):
             with self._evaluating() as model:
                 self._clip = batch.video, model.encode_video(batch.video, batch.video_mask)
@@ -267,7 +266,7 @@ class Predictor:
 
 @cache
 def _load_encoder(name: str) -> TextEncoder:
-    return load_encoder(name)
+    return TextEncoder.load(name)
 
 
 def _require_finite(outputs: Outputs, query_ids: Sequence[str], clip_uid: str, source: str) -> None:

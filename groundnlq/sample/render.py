@@ -21,10 +21,10 @@ SLOTS = {
 
 def _concept_vectors() -> dict[str, np.ndarray]:
     """Unit vectors of all words: token means of the sample's text encoder, centred over the vocabulary."""
-    from groundnlq.data.text import load_encoder
+    from groundnlq.data.text import TextEncoder
 
     words = list(dict.fromkeys(word for *_, words in SLOTS.values() for word in words))
-    means = np.stack([tokens.mean(0).numpy() for tokens in load_encoder("sample").encode(words)])
+    means = np.stack([tokens.mean(0).numpy() for tokens in TextEncoder.load("sample").encode(words)])
     means -= means.mean(0)
     return dict(zip(words, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True))
 
@@ -38,7 +38,7 @@ class Camera:
     def __init__(self, config: WorldConfig):
         self.config, concepts = config, _concept_vectors()
         self.widths = {"action": config.action_width, "scene": config.scene_width}
-        self.grid = StepGrid(config.fps, config.snippet_stride_frames)
+        self.grid = StepGrid(config.fps, config.snippet_stride_frames, "consistent")
         size = len(next(iter(concepts.values())))
         self.codes = {}
         for slot, (source, amplitude, words) in SLOTS.items():
