@@ -78,9 +78,6 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-# ---- what click lacks
-
-
 class _Group(click.Group):
     """Commands in the order of their definition; for an unknown one, the closest is named."""
 
@@ -188,9 +185,6 @@ _DEBUG(click.version_option(__version__, message="groundnlq %(version)s")(progra
 _OUTPUT = _param("--output", "FILE", "file to write, whole or not at all", callback=_writable)
 _RECORDS = "records, as 'groundnlq prepare' writes them"
 _PARAMETER = "a parameter of the notebooks; paths are relative to the project folder"
-
-
-# ---- the commands
 
 
 @_command("sample", "data/sample --seed 0")

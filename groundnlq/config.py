@@ -1,8 +1,4 @@
-"""What a run is: a frozen tree of numbers, saved beside its checkpoints.
-
-Presets are YAML files in `configs/`; `key=value` overrides mean the same from the shell, a notebook cell and papermill.
-An unknown key is an error that names the closest known one.
-"""
+"""What a run is: a frozen tree of numbers, saved beside its checkpoints. Presets are YAML files in `configs/`."""
 
 from __future__ import annotations
 
@@ -64,11 +60,9 @@ class ModelConfig(_Section):
             raise ValueError(f"window {self.window} is even; a step sees as far back as ahead: make it odd")
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 x num_heads ({self.num_heads})")
-        if len(self.regression_ranges_grid) != self.num_levels:
-            raise ValueError(
-                f"{len(self.regression_ranges_grid)} regression_ranges_grid for {self.num_levels} levels "
-                "(1 + num_cross_levels + num_self_levels): give one range per level"
-            )
+        if (given := len(self.regression_ranges_grid)) != self.num_levels:
+            levels = f"{self.num_levels} levels (1 + num_cross_levels + num_self_levels)"
+            raise ValueError(f"{given} regression_ranges_grid for {levels}: give one range per level")
         for low, high in self.regression_ranges_grid:
             if not 0 <= low < high:
                 raise ValueError(f"regression_ranges_grid has [{low:g}, {high:g}]: a range needs 0 <= low < high")
@@ -174,10 +168,7 @@ def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, obje
     """A preset by name or a YAML file, with overrides such as ``train.epochs=3``.
 
     A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are understood,
-    too; a warning lists the keys that mean nothing here.
-
-    Raises:
-        ConfigError: unknown preset, key or value; the message names the closest known key.
+    too; a warning lists the keys that mean nothing here. A ConfigError names the closest known preset or key.
     """
     tree = _read_tree(source)
     for key, value in _pairs(overrides):

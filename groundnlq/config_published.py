@@ -26,9 +26,8 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
     >>> translate({"opt": {"epochs": 6, "warmup_epochs": 4}, "loader": {"num_workers": 8}}, "ft.yaml")
     ({'train': {'warmup_epochs': 4, 'epochs': 10}}, ['loader.num_workers'])
 
-    Raises:
-        ConfigError: unknown keys (each with its closest known one), values that the kit does not have and
-            keys that contradict each other, all in one message.
+    A ConfigError has all unknown keys (each with its closest known one), values that the kit does not have, and keys
+    that contradict each other.
     """
     if all(section == "model" or section not in tree for section in SECTIONS):
         return dict(tree), []

@@ -33,9 +33,6 @@ def sha256_of(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---- writing
-
-
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is flushed to disk and renamed, else removed."""
@@ -43,8 +40,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"cannot create folder {path.parent}: {error.strerror}"
-        raise KitError(f"{reason} -- choose another place") from error
+        raise KitError(f"cannot create folder {path.parent}: {error.strerror} -- choose another place") from error
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -77,9 +73,6 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
-# ---- reading
-
-
 def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
     """The tensors and plain values of a `torch.save` file; a file that could run code is refused."""
     import torch
@@ -99,11 +92,7 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of plain YAML; tags, aliases and duplicate keys are refused.
-
-    Raises:
-        ConfigError: the text is more than a value, or nested too deeply.
-    """
+    """The value of plain YAML; tags, aliases, duplicate keys and deep nesting are refused with a ConfigError."""
     try:
         return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader with further limits
     except RecursionError:

@@ -19,16 +19,9 @@ HOME_VARIABLE = "GROUNDNLQ_HOME"
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 
-# ---- the project folder
-
-
 def _project_folder() -> Path:
-    """`$GROUNDNLQ_HOME`, else the nearest folder upwards that has ``notebooks/`` and ``pyproject.toml``, else
-    the checkout that the package was installed from.
-
-    Raises:
-        ConfigError: none of these is a project folder.
-    """
+    """`$GROUNDNLQ_HOME`, else the nearest folder upwards that has ``notebooks/`` and ``pyproject.toml``, else the
+    checkout that the package was installed from."""
     here, given = Path.cwd(), os.environ.get(HOME_VARIABLE)
     candidates = [Path(given)] if given else [here, *here.parents, Path(__file__).resolve().parents[1]]
     for folder in candidates:
@@ -41,8 +34,10 @@ def _project_folder() -> Path:
 def workspace() -> Path:
     """Change to the project folder, so that a path means the same in JupyterLab, papermill and a shell.
 
-    Figures are shown as PNG from here on, whatever backend the environment names, and a dollar sign in a
-    table stays one: no query is typeset as a formula.
+    Figures are shown as PNG from here on, and a dollar sign in a table stays one: no query is typeset as a formula.
+
+    Raises:
+        ConfigError: there is no project folder.
     """
     import pandas as pd
     from IPython import get_ipython
@@ -60,23 +55,15 @@ def workspace() -> Path:
 
 
 def require(path: str | Path, remedy: str) -> None:
-    """Check that a file exists which an earlier notebook makes.
-
-    Raises:
-        KitError: it is missing; the message names the notebook that makes it.
-    """
+    """Check that a file exists which an earlier notebook makes; a KitError with the remedy where it is missing."""
     if not Path(path).exists():
         raise KitError(f"{path} is missing -- {remedy}")
-
-
-# ---- parameters
 
 
 def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
     """Refuse unknown or mistyped parameters; called right after a notebook's parameters cell.
 
-    papermill only warns about an unknown name, but the name is in the cell that it injected. Types are
-    checked on the values, whether papermill or a person set them.
+    papermill only warns about an unknown name, but the name is in the cell that it injected.
 
     >>> check_parameters({"run_dir": "runs/demo", "epochs": "3"}, run_dir=str, epochs=int)
     Traceback (most recent call last):
@@ -84,7 +71,7 @@ def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
 
     Args:
         variables: the notebook's ``globals()``.
-        types: type of each parameter, such as ``int``, ``float`` (whole numbers, too) or ``int | None``.
+        types: such as ``int``, ``float`` (whole numbers, too) or ``int | None``.
     """
     findings = Findings("parameters", ConfigError)
     injected = [cell for cell in variables.get("In", ()) if cell.lstrip().startswith(INJECTED)]
@@ -99,8 +86,7 @@ def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
 def notebook_parameters(path: Path) -> dict[str, Any]:
     """Names and default values of a notebook's parameters: the literals in its cell tagged ``parameters``.
 
-    Raises:
-        ConfigError: a default is not a literal; it would not follow when another parameter is injected.
+    A ConfigError where one is no literal: it would not follow when another parameter is injected.
     """
     _, source = _title_and_parameters(path)
     try:
@@ -140,27 +126,19 @@ def _check_type(findings: Findings, name: str, value: Any, kind: Any) -> None:
         findings.add(f"{name}={value!r:.60} is of type {type(value).__name__}, expected {expected}")
 
 
-# ---- live progress
-
-
 class NotebookReporter(Reporter):
-    """Training progress in a notebook: a line for the step, one for the last epoch, and the loss curves.
-
-    Each is replaced in place, so that the notebook's file keeps the last state.
-
-    >>> train(config, run_dir, reporter=NotebookReporter(epochs=10))  # doctest: +SKIP
-    """
+    """Training progress in a notebook: a line for the step, one for the last epoch, and the loss curves; each is
+    replaced in place, so that the notebook's file keeps the last state."""
 
     def __init__(self, epochs: int):
         from IPython.display import DisplayHandle, Markdown
 
         self.epochs, self._markdown = epochs, Markdown
-        self._step, self._epoch, self._curve = DisplayHandle(), DisplayHandle(), DisplayHandle()
-        for handle, text in ((self._step, "training ..."), (self._epoch, ""), (self._curve, "")):
+        self._step, self._epoch, self._curve = handles = DisplayHandle(), DisplayHandle(), DisplayHandle()
+        for handle, text in zip(handles, ("training ...", "", ""), strict=True):
             handle.display(Markdown(text))
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Show the current step, the clips of a validation, or how the run ended."""
         line = f"step {status['step']} of {status['total_steps']}"
         if status["state"] == "running":
             done = round(20 * status["step"] / max(1, status["total_steps"]))
@@ -173,7 +151,6 @@ class NotebookReporter(Reporter):
         self._step.update(self._markdown(line))
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Show the last epoch and the loss curves."""
         from groundnlq.view.timeline import loss_curve
 
         row = history[-1]
@@ -185,11 +162,7 @@ class NotebookReporter(Reporter):
         self._curve.update(loss_curve(history))
 
     def message(self, text: str) -> None:
-        """Print a line below."""
         print(text)
-
-
-# ---- headless runs
 
 
 def run_notebooks(
@@ -198,15 +171,12 @@ def run_notebooks(
     parameters: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Path]:
-    """Execute notebooks in order through papermill, each in a new kernel, after all parameters are checked.
+    """The executed notebooks, run in order through papermill, each in a new kernel, after all parameters are checked.
 
     Args:
         names: such as ``03_finetuning`` or ``03``; all when empty.
         run_dir: the notebooks' ``run_dir``; the executed ones go to ``run_dir/notebooks``.
         parameters: values by name; text, as a shell passes it, is read as the type of the default.
-
-    Returns:
-        the executed notebooks.
 
     Raises:
         ConfigError: unknown notebook or parameter, or a value of the wrong type.
@@ -226,13 +196,10 @@ def run_notebooks(
 
 def _select(folder: Path, names: Sequence[str]) -> list[Path]:
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    chosen = set() if names else set(known)
     for name in names:
-        found = {stem for stem in known if name in (stem, stem.split("_")[0])}
-        if not found:
+        if not any(name in (stem, stem.split("_")[0]) for stem in known):
             raise ConfigError(f"no notebook {name!r}{closest(name, known)} -- there are {', '.join(known)}")
-        chosen |= found
-    return [path for stem, path in known.items() if stem in chosen]
+    return [path for stem, path in known.items() if not names or {stem, stem.split("_")[0]} & set(names)]
 
 
 def _values(paths: Sequence[Path], given: dict[str, Any], run_dir: Path) -> dict[Path, dict[str, Any]]:
@@ -269,10 +236,9 @@ def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path,
     if os.name == "posix":
         config.KernelManager.transport = "ipc"  # files instead of open ports, and no warning about them
     output.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"kernel_name": "python3", "cwd": str(project), "config": config}
-    options["progress_bar"] = progress and sys.stderr.isatty()
+    options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": progress and sys.stderr.isatty()}
     try:
-        papermill.execute_notebook(str(path), str(output), parameters=dict(values), **options)
+        papermill.execute_notebook(path, output, dict(values), cwd=str(project), config=config, **options)
     except papermill.PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
         raise KitError(f"{path.stem}: cell {error.exec_count} failed, {reason} -- see {output}") from error

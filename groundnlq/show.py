@@ -15,11 +15,8 @@ HDF5_MARK, ZIP_MARK = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 
 
 def describe(path: Path) -> str:
-    """YAML text: what a file or run directory holds, its hash, and its provenance.
-
-    Raises:
-        KitError: no such file, damaged, or not of a kind that the kit writes.
-    """
+    """YAML text: what a file or run directory holds, its hash, and its provenance; a KitError where there is no such
+    file, or it is damaged, or not of a kind that the kit writes."""
     if path.is_dir():
         tree = _run_directory(path)
     else:
@@ -43,27 +40,22 @@ def _run_directory(path: Path) -> dict[str, Any]:
 
 
 def _store(path: Path) -> dict[str, Any]:
-
     from groundnlq.data.features import FeatureStore
-    from groundnlq.data.store import StoreFile
+    from groundnlq.data.store import DAMAGE, StoreFile
     from groundnlq.data.tokens import TokenStore
 
     try:
         with StoreFile(path, "r") as root:
             kind, made_by = root.text("kind", ""), json.loads(root.text("made_by", "{}"))
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: not a readable HDF5 file ({error}) -- make it again") from None
-    if kind == "tokens":
-        tokens = TokenStore(path)
-        found = {"kind": "query tokens", "queries": len(tokens.query_ids), "encoder": tokens.encoder}
-        return found | _content(tokens, made_by)
-    store = FeatureStore(path)
-    found = {"kind": "video features", "clips": len(store.clip_uids), "steps": sum(store.num_steps.values())}
-    return found | {"dtype": store.dtype, **store.attributes} | _content(store, made_by)
-
-
-def _content(store: Any, made_by: Any) -> dict[str, Any]:
-    return {"width": store.width, "sha256 of content": store.sha256, "provenance": made_by}
+    store = TokenStore(path) if kind == "tokens" else FeatureStore(path)
+    if isinstance(store, TokenStore):
+        found = {"kind": "query tokens", "queries": len(store.query_ids), "encoder": store.encoder}
+    else:
+        found = {"kind": "video features", "clips": len(store.clip_uids), "steps": sum(store.num_steps.values())}
+        found |= {"dtype": store.dtype, **store.attributes}
+    return found | {"width": store.width, "sha256 of content": store.sha256, "provenance": made_by}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -88,10 +80,11 @@ def _text(path: Path) -> dict[str, Any]:
         tree = {}  # JSON lines
     if not isinstance(tree, dict):
         raise DataError(f"{path}: not a result of this kit -- check the path")
+    origin = {"provenance": tree.get("provenance")}
     if "results" in tree:
-        return {"kind": "predictions", "queries": len(tree["results"]), "provenance": tree.get("provenance")}
+        return {"kind": "predictions", "queries": len(tree["results"])} | origin
     if "strict" in tree:
-        return {"kind": "metrics", "strict": tree["strict"], "provenance": tree.get("provenance")}
+        return {"kind": "metrics", "strict": tree["strict"]} | origin
     if "videos" in tree:
         file = read_nlq(path)
         return {"kind": f"official annotations, version {file.version}", "content": identity_of(file.records)}

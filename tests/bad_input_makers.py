@@ -224,11 +224,11 @@ AFTER: list[Callable[[], Any]] = []  # what ends the disturbance
 def other_store(**options: Any) -> Callable[[], Any]:
     def make() -> None:
         store = FeatureStore("features.h5")
-        kept = [(uid, store.read(uid).numpy()) for uid in store.clip_uids]
+        kept, attributes = [(uid, store.read(uid).numpy()) for uid in store.clip_uids], store.attributes
         change = options.get("change", lambda uid, array: [(uid, array)])
         del store  # closes its file
         write_features(
-            "features.h5", [pair for uid, array in kept for pair in change(uid, array)], attributes=store.attributes
+            "features.h5", [pair for uid, array in kept for pair in change(uid, array)], attributes=attributes
         )
 
     return make

@@ -119,7 +119,9 @@ def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("moment", [[20.3, 27.8], [20.1, 20.2]])
 def test_before_and_after_are_drawn_with_and_without_positive_points(model, batch, moment):
-    one = Batch.collate([batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4)
+    one = Batch.collate(
+        [batch.video[0, :60]], [batch.text[0, :5]], [0], [torch.tensor([moment])], ["a_0"], ["c"], [60.0], 4
+    )
     tables = {name: learning.point_losses(model, one, Criterion(TrainConfig())) for name in ("before", "after $")}
     record = Record("a_0", "c", "C puts", 60.0, (tuple(GRID.to_sec(np.array(moment))),))
     figure = learning.losses_figure(tables, record, one.moments_grid[0], GRID)

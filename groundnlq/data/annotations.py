@@ -82,10 +82,8 @@ def clean_query(text: str) -> str:
 def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     """Read an official NLQ file (train, val, or test without moments; versions 1 and 2).
 
-    Queries without text are left out but counted in every query's index, as the submission needs it.
-
-    Raises:
-        DataError: all faults of the file in one message, each with its JSON path.
+    Queries without text are left out but counted in every query's index, as the submission needs it. A DataError has
+    all faults of the file in one message, each with its JSON path.
     """
     path = Path(path)
     reader = _NlqReader(path, clean_text)
@@ -103,11 +101,7 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
 
 
 def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
-    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
-
-    Raises:
-        DataError: all faults of a file in one message.
-    """
+    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count."""
     clips: dict[str, Clip] = {}
     for path in paths:
         findings = Findings(str(path), DataError)
@@ -120,11 +114,8 @@ def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
 
 
 def read_truth(path: str | Path) -> list[Record]:
-    """Records with ground truth, from an official file or from JSON lines, whichever it is.
-
-    Raises:
-        DataError: unreadable, or a file without moments (a test split), which nothing can be scored on.
-    """
+    """Records with ground truth, from an official file or from JSON lines, whichever it is; a DataError for a file
+    without moments (a test split), which nothing can be scored on."""
     records = read_records(path) if _is_json_lines(Path(path)) else read_nlq(path).records
     if not any(record.moments_sec for record in records):
         raise DataError(f"{path}: has no moments -- a test split has no public ground truth; use train or val")

@@ -99,9 +99,7 @@ class QueryDataset:
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
         widths: of features and of tokens, as the network expects them; None takes any.
 
-    Raises:
-        FeatureError: clips without features, queries without tokens and wrong widths in one message; clips longer than
-            `max_seq_len`, all by name.
+    A FeatureError names all clips without features or too long, queries without tokens, and wrong widths.
     """
 
     def __init__(

@@ -26,9 +26,6 @@ class FeatureStore:
     """Features of many clips in one HDF5 file.
 
     The file is opened at the first read, once per process (again after a fork) and never pickled.
-
-    Raises:
-        FeatureError: not HDF5, truncated, another schema, a link in place of data; named with the remedy.
     """
 
     def __init__(self, path: str | Path):
@@ -103,9 +100,8 @@ def write_features(
 ) -> int:
     """Write (clip_uid, (T, D) array) pairs as they come, atomically; returns the number of clips.
 
-    Raises:
-        FeatureError: not (T, D), empty, another width than the first, NaN or Inf, a value beyond float16, a clip given
-            twice, what `clips` itself raises; all clips by name in one message.
+    A FeatureError names all clips that are not (T, D), empty, of another width than the first, hold NaN, Inf or a value
+    beyond float16, are given twice, or that `clips` itself raised.
     """
     digest, findings = hashlib.sha256(), Findings(str(path), FeatureError)
 

@@ -48,13 +48,9 @@ def import_features(
     """Write a feature store from one or several sources, concatenated by channel in the given order.
 
     A source is a folder of ``<clip_uid>.pt`` tensors, an LMDB folder of the published layout, or an HDF5 file (of this
-    kit, or with one dataset per clip). Only clips that every source has are written.
+    kit, or with one dataset per clip). Only clips that every source has are written; those left out are counted.
 
-    Returns:
-        number of clips written and, for each source, of clips left out because another one lacks them.
-
-    Raises:
-        FeatureError: unreadable source, lengths that differ by more than 2 steps, broken values; by name.
+    A FeatureError names unreadable sources, clips whose lengths differ by more than 2 steps, broken values.
     """
     opened = [_open_source(path) for path in sources]
     shared = set.intersection(*(set(source.keys) for source in opened))
@@ -82,7 +78,6 @@ def import_text_lmdb(source: str | Path, output: str | Path) -> int:
 
 
 def _open_source(path: str | Path) -> _Source:
-    """Recognise what a path holds."""
     path = Path(path)
     if (path / "data.mdb").exists():
         return _lmdb_source(path, "features")

@@ -30,11 +30,7 @@ def narration_records(
 
     Args:
         available: clips that have features; the others are dropped and counted.
-        keep_tag: keep the leading ``#C`` tag; question_mark: end every text in "?". How the published features were
-            made is not known.
-
-    Raises:
-        DataError: unreadable, columns are missing, or no row lies within any clip.
+        keep_tag, question_mark: as in `clean_narration`; how the published features were made is not known.
     """
     counts: Counter[str] = Counter()
     by_video: dict[str, list[Clip]] = {}
@@ -61,7 +57,7 @@ def narration_records(
 
 
 def clean_narration(text: str, keep_tag: bool = False, question_mark: bool = False) -> str:
-    """The text of a narration as it is encoded.
+    """The text of a narration as it is encoded, with its ``#C`` tag or a question mark at its end if asked for.
 
     >>> clean_narration("#C C picks up a knife.  ")
     'C picks up a knife'

@@ -55,11 +55,7 @@ class Record:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read records in the published JSON-lines layout; blank lines and a byte-order mark are accepted.
-
-    Raises:
-        DataError: all faults of the file in one message, each with its line.
-    """
+    """Read records in the published JSON-lines layout; a DataError has all faults of the file, each with its line."""
     path, findings, records = Path(path), Findings(str(path), DataError), []
     lines_of: dict[str, int] = {}
     for number, record in read_json_lines(Record, path, findings):

@@ -62,11 +62,7 @@ def entries(
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; a duplicate key is refused. NaN is left to the models, which know its place.
-
-    Raises:
-        DataError: what is wrong and at which line and column.
-    """
+    """Parse a JSON file; a duplicate key is refused. NaN is left to the models, which know its place."""
     try:
         return _loads(_read_utf8(path))
     except ValueError as error:

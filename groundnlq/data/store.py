@@ -27,12 +27,8 @@ class StoreFile(h5py.File):
     @classmethod
     @contextmanager
     def open(cls, path: Path, kind: str) -> Iterator[StoreFile]:
-        """Open to read.
-
-        Raises:
-            FeatureError: missing, not HDF5, truncated, held by a writer, of another kind or schema, found damaged while
-                it is read; with the remedy.
-        """
+        """Open to read; what is missing, truncated, held by a writer, of another kind or schema, or found damaged
+        while it is open, is a FeatureError with the remedy."""
         remedy = f"{_REMEDIES[kind]} again"
         try:
             root = cls(path, "r")
@@ -81,8 +77,7 @@ def accepted(
 ) -> Iterator[tuple[str, Values]]:
     """Names and (rows, width) values; a pair that is a duplicate, or cannot be read or used, is a finding.
 
-    Args:
-        check: name, values and the width of the first ones -> usable values, or a KitError.
+    `check` takes name, values and the width of the first ones; it returns usable values or raises a KitError.
     """
     source, names, width = iter(pairs), set(), None
     while True:

@@ -35,8 +35,7 @@ class Predictions(Ranked):
 def write_submission(path: str | Path, ranked: Mapping[str, np.ndarray], records: Sequence[Record]) -> None:
     """Write the predictions for `records`, in their order; the score is each segment's third number.
 
-    Raises:
-        DataError: records without a prediction, by name: a submission never leaves queries out silently.
+    A DataError names records without a prediction: a submission never leaves queries out silently.
     """
     findings = Findings(str(path), DataError)
     findings.add(*(f"query {r.query_id} has no prediction" for r in records if r.query_id not in ranked))
@@ -73,11 +72,7 @@ class _Result(BaseModel, frozen=True):
 
 
 def read_submission(path: str | Path) -> Predictions:
-    """Read a submission; segments without a score get their rank's: 1, 1/2, 1/3 ...
-
-    Raises:
-        DataError: all faults in one message: duplicates, NaN, reversed or empty segments, missing keys.
-    """
+    """Read a submission; segments without a score get their rank's: 1, 1/2, 1/3 ... A DataError has all faults."""
     tree, findings = read_json(Path(path)), Findings(str(path), DataError)
     ranked: Ranked = {}
     for where, result, _ in entries(_Result, tree, "results", "", findings):

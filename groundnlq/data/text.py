@@ -46,11 +46,7 @@ class TextEncoder:
         """A text encoder by name: ``"clip"``, the published one (CLIP ViT-B/32), ``"sample"``, the small sentence
         encoder of the extra `sample`, which needs no network, or a folder or hub name for `AutoModel`.
 
-        Args:
-            download: allow the hub to be asked; without it only what already lies on this machine is used.
-
-        Raises:
-            FeatureError: not installed, not on this machine, or weights of another checksum.
+        Without `download` the hub is not asked: only what already lies on this machine is used, else a FeatureError.
         """
         source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
         options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}

@@ -69,9 +69,8 @@ class TokenStore:
 def write_tokens(path: str | Path, tokens: Iterable[tuple[str, Tensor]], *, encoder: str) -> int:
     """Write (query_id, (L, width) tokens) pairs atomically; returns the number of queries.
 
-    Raises:
-        FeatureError: empty, not (L, width), another width than the first, NaN or Inf, an id twice, what `tokens` itself
-            raises; all queries by name in one message.
+    A FeatureError names all queries whose tokens are empty, not (L, width), of another width than the first, hold NaN
+    or Inf, are given twice, or that `tokens` itself raised.
     """
     findings = Findings(str(path), FeatureError)
     parts = dict(accepted(tokens, _checked, findings))
