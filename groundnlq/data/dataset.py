@@ -127,7 +127,7 @@ class QueryDataset:
 
     def _require_inputs(self, widths: tuple[int, int]) -> None:
         clips, queries = list(dict.fromkeys(r.clip_uid for r in self.records)), [r.query_id for r in self.records]
-        sources = ("features", "clips", clips, self.store), ("tokens", "queries", queries, self.tokens)
+        sources: Any = ("features", "clips", clips, self.store), ("tokens", "queries", queries, self.tokens)
         faults = [
             f"{len(missing)} of {len(names)} {kind} have no {what} in {file.path}: {sample_of(missing)}"
             for what, kind, names, file in sources

@@ -43,7 +43,7 @@ _in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic 
 Bounded = Annotated[float, Strict(), _in_range]  # takes integers, too
 _Integer = Annotated[int, Strict(), _in_range]
 Number = Annotated[_Integer | Bounded, expected("a number")]  # integers stay integers
-_adapter = cache(TypeAdapter)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def entries(
