@@ -16,7 +16,7 @@ class Store(dict):
 
     def __init__(self, lengths, width):
         super().__init__({uid: torch.full((n, width), float(n)) for uid, n in lengths.items()})
-        self.num_steps, self.reads, self.width, self.path = lengths, [], width, "store"
+        self.num_steps, self.reads = lengths, []
 
     def read(self, uid):
         self.reads.append(uid)

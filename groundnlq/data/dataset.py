@@ -97,7 +97,7 @@ class QueryDataset:
         jitter_max_scale: temporal jittering of moments (see `jitter`); 1 switches it off. Its random numbers depend on
             seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
-        widths: of features and of tokens, as the network expects them; None takes any.
+        widths: of features and of tokens, as the network expects them; None checks no inputs.
 
     A FeatureError names all clips without features or too long, queries without tokens, and wrong widths.
     """
@@ -116,7 +116,8 @@ class QueryDataset:
     ):
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
-        self._require_inputs(widths or (store.width, tokens.width))
+        if widths:
+            self._require_inputs(widths)
         num_steps = {record.clip_uid: store.num_steps[record.clip_uid] for record in self.records}
         if long := sorted(uid for uid, n in num_steps.items() if max_seq_len is not None and n > max_seq_len):
             raise FeatureError(
