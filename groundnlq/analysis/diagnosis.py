@@ -21,13 +21,13 @@ from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
 
 OUTCOMES = {  # the first that applies
-    "hit": "the first answer is right",
-    "ranking": "a later one of the k answers is right",
-    "localisation": "an answer overlaps the moment, too loosely",
-    "suppressed": "a right candidate before NMS, none of the k kept",
-    "scored out": "right candidates only below the cut of scores",
+    "hit": "the first prediction is correct",
+    "ranking": "a later one of the top k is correct",
+    "localisation": "a prediction overlaps the moment, tIoU too low",
+    "suppressed": "a candidate is correct, but not in the top k",
+    "scored out": "correct candidates only below the minimum score",
     "unreachable": "no point of the pyramid could be positive",
-    "missed": "no candidate is right, no answer overlaps",
+    "missed": "no candidate is correct, no prediction overlaps",
 }
 NO_MOMENT = -1
 AS_IT_IS = "as it is"  # the first row of `oracle_gains`
@@ -141,7 +141,7 @@ class Diagnosis:
         right = hit | is_outcome["ranking"]
         recalls = {AS_IT_IS: (hit, right)} | {n: (hit | mask, right | mask) for n, mask in is_outcome.items()}
         overlaps = [(self.table[name] > 0).to_numpy() for name in ("first tIoU", "best tIoU")]
-        recalls |= {"oracle of boundaries": tuple(overlaps), "oracle of order": (right, right)}
+        recalls |= {"oracle: boundaries": tuple(overlaps), "oracle: order": (right, right)}
         at_1, at_k = np.array(list(recalls.values())).swapaxes(0, 1)  # (oracles, Q) each
         gains = 100 * (at_1.astype(float) - hit).T
         low, high = ClipBootstrap(self.table["clip_uid"]).interval(gains)
@@ -178,11 +178,11 @@ class Diagnosis:
         for level in range(run.config.model.num_levels):
             is_first, is_found = table["level"] == level, table["found by"] == level
             rows[f"stride {2**level}"] = {
-                "trained by": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
-                "first answers": 100 * is_first.mean(),
-                "of these right": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
-                "right answers": 100 * is_found.mean(),
-                "median found [s]": table.loc[is_found, "moment_sec"].median(),
+                "training moments": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
+                "first predictions": 100 * is_first.mean(),
+                "of these correct": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
+                "first hits": 100 * is_found.mean(),
+                "median moment [s]": table.loc[is_found, "moment_sec"].median(),
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -220,9 +220,9 @@ class Diagnosis:
         lines = [
             f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{top_k} {now['R@k']:.1f} "
             f"%, over {len(self.table)} queries of {self.table['clip_uid'].nunique()} clips.",
-            f"Most is lost to {gains.index[0]} ({gains.iloc[0]:.1f} points), then {gains.index[1]} "
+            f"The largest oracle gains are those of {gains.index[0]} ({gains.iloc[0]:.1f} points) and {gains.index[1]} "
             f"({gains.iloc[1]:.1f}).",
-            f"{of_other:.0f} % of the missed queries were given another query's moment.",
+            f"In {of_other:.0f} % of the missed queries, the first prediction hits another query of the clip.",
             f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.",
         ]
         if self.differences is not None:
