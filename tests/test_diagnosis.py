@@ -131,7 +131,7 @@ def test_levels_are_counted_where_answers_come_from():
     assert levels["first predictions"].tolist() == [100, 0, 0, 0]  # all from points of the finest level
     assert levels["first hits"].tolist() == [100, 0, 0, 0]
     assert levels.loc["stride 1", "of these correct"] == 50
-    assert levels.loc["stride 2", "training moments"] == 100  # where training would have had it
+    assert levels.loc["stride 2", "moments"] == 100  # where training would have had it
 
 
 def test_changes_between_runs_count_every_query_once(diagnosis):

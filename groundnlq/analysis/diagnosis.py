@@ -60,8 +60,8 @@ def diagnose(
 ) -> pd.DataFrame:
     """One row an annotated query: its outcome, the overlaps of its predictions, and what kind of query it is.
 
-    ``answers_other`` says whether the first answer to a missed query hits another query of its clip;
-    ``level`` is the pyramid level that gave the first answer, ``found by`` the one of the first right one.
+    ``answers_other`` says whether the first prediction of a missed query hits another query of its clip;
+    ``level`` is the pyramid level of the first prediction, ``found by`` that of the first hit.
 
     Args:
         settings: of decoding; by default the run's own.
@@ -125,11 +125,11 @@ class Diagnosis:
 
     @cached_property
     def oracle_gains(self) -> pd.DataFrame:
-        """What each outcome costs: the recalls if an oracle corrected it alone, all else as it is.
+        """Recalls if an oracle corrected one outcome and nothing else.
 
-        The outcomes exclude each other, so their gains at rank 1 add up to what is missing to 100. Two
-        oracles of another kind stand below: *boundaries* gives every answer that overlaps the moment its true
-        ends, *order* puts the best of the k answers first.
+        The outcomes exclude each other, so R@1 and their gains add up to 100. Two other oracles follow:
+        *boundaries* gives every prediction that overlaps the moment the true start and end, *order* puts the
+        best of the top k first.
 
         Returns:
             a row an outcome: share of the queries, ``R@1`` and ``R@k`` with the oracle, gain at rank 1 with
@@ -169,8 +169,8 @@ class Diagnosis:
 
     @cached_property
     def levels(self) -> pd.DataFrame | None:
-        """For each pyramid level the moments that train it, the first answers that it gives and how many of
-        them are right, and the queries whose first right answer it gives; None where it is not known."""
+        """For each pyramid level the moments with positive points on it, the first predictions that come from it
+        and how many of them are correct, and the first hits that come from it; None for predictions of a file."""
         if not isinstance(self.run, LivePredictions):
             return None
         run, table, rows = self.run, self.table, {}
@@ -178,7 +178,7 @@ class Diagnosis:
         for level in range(run.config.model.num_levels):
             is_first, is_found = table["level"] == level, table["found by"] == level
             rows[f"stride {2**level}"] = {
-                "training moments": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
+                "moments": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
                 "first predictions": 100 * is_first.mean(),
                 "of these correct": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
                 "first hits": 100 * is_found.mean(),
@@ -215,14 +215,14 @@ class Diagnosis:
         """The most important numbers, in one sentence each."""
         now = self.oracle_gains.loc[AS_IT_IS]
         gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(ascending=False)
+        largest = ", ".join(f"{name} {gain:.1f}" for name, gain in gains[:2].items())
         missed, top_k = self.table[self.table["outcome"] != "hit"], (self.settings or self.run.settings).top_k
         of_other = 100 * missed["answers_other"].mean() if len(missed) else 0.0
         lines = [
             f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{top_k} {now['R@k']:.1f} "
             f"%, over {len(self.table)} queries of {self.table['clip_uid'].nunique()} clips.",
-            f"The largest oracle gains are those of {gains.index[0]} ({gains.iloc[0]:.1f} points) and {gains.index[1]} "
-            f"({gains.iloc[1]:.1f}).",
-            f"In {of_other:.0f} % of the missed queries, the first prediction hits another query of the clip.",
+            f"Largest oracle gains [points]: {largest}.",
+            f"In {of_other:.0f} % of the missed queries, the first prediction hits the moment of another query.",
             f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.",
         ]
         if self.differences is not None:

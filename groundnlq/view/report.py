@@ -152,9 +152,9 @@ def calibration_curve(bins: pd.DataFrame, axis: Axes | None = None) -> FigureBas
 
 
 def level_bars(levels: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
-    """For each pyramid level: moments that train it, its first predictions and its first hits."""
+    """For each pyramid level: moments with positive points on it, its first predictions and its first hits."""
     axis = axis or new_figure(6, 3.2).subplots()
-    marks = (("training moments", "0.8", ""), ("first predictions", SKY, ".."), ("first hits", GREEN, "//"))
+    marks = (("moments", "0.8", ""), ("first predictions", SKY, ".."), ("first hits", GREEN, "//"))
     for shift, (name, color, hatch) in zip((-0.27, 0, 0.27), marks, strict=True):
         axis.bar(np.arange(len(levels)) + shift, levels[name], 0.26, color=color, hatch=hatch,
                  edgecolor=BLACK, linewidth=0.5, label=name)  # fmt: skip
