@@ -145,7 +145,7 @@ def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
         label = "one attention window" if name == "window" else "receptive field"
         left.barh(places + shift, 2 * reach[name], 0.26, color=color, hatch=hatch, edgecolor="white", label=label)
     low, high = 2 * ranges[:, 0].clip(min=grid.step_sec / 2), 2 * ranges[:, 1].clip(max=clip_sec / 2)
-    left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="its moments")
+    left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="moments of the level")
     left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter("{x:g}")
     left.set(xlabel="length [s]", ylim=(len(reach) - 0.5, -0.5))
