@@ -29,8 +29,8 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-CONTROLS = {"template", "outcome", "clip", "query", "◀ previous", "next ▶", "ask", "run", "beside it", "go to"}
-CONTROLS |= {"answers k", "tIoU over", "NMS sigma", "min. score"}
+CONTROLS = {"template", "outcome", "clip", "query", "◀ previous", "next ▶", "ask", "run", "second run", "go to"}
+CONTROLS |= {"top k", "tIoU >", "NMS sigma", "min. score"}
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
@@ -143,7 +143,7 @@ class Desk:
 
     def reached_by_tab(self) -> set[str]:
         """Names of the controls that the Tab key leads to, from the first one on."""
-        self.control(".widget-text", "text has").locator("input").focus()
+        self.control(".widget-text", "text contains").locator("input").focus()
         names = set()
         for _ in range(20):
             self.page.keyboard.press("Tab")
@@ -193,15 +193,15 @@ def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, 
     desk.after(lambda: chosen.append(desk.choose("query", 1, ".widget-select")))  # ... and query
     assert desk.numbers.startswith(chosen[0].split("  [")[0])
     for _ in range(2):
-        desk.press("tIoU over", "ArrowRight")
+        desk.press("tIoU >", "ArrowRight")
     desk.until(lambda: "R@5 IoU=0.5" in desk.numbers, "recalls at 0.5")
     desk.rest()  # the picture, which may or may not be another one, comes after the numbers
     assert f"{strict['R@1 IoU=0.5']:.1f} %\t{strict['R@5 IoU=0.5']:.1f} %" in desk.numbers
-    desk.after(lambda: desk.press("answers k", "ArrowLeft"))
+    desk.after(lambda: desk.press("top k", "ArrowLeft"))
     assert "R@4 IoU=0.5" in desk.numbers
     desk.after(lambda: desk.press("min. score", "End"))  # the split is decoded anew
     assert " of 1\t" in desk.numbers  # the best point answers where nothing is above it
-    desk.after(lambda: desk.choose("beside it", 1))
+    desk.after(lambda: desk.choose("second run", 1))
     assert "scratch" in desk.numbers
     ask = desk.control(".widget-text", "ask").locator("input")
     ask.fill("Where is <b>my</b> $\\frac{$ hat?")

@@ -31,7 +31,7 @@ def test_every_query_is_won_lost_or_neither():
     before, after = (e.hits.set_index("query_id")[KEY] > 0 for e in (one, other))
     for query_id, change in table["change"].items():
         pair = (bool(before[query_id]), bool(after[query_id]))
-        assert change == {(False, True): "won", (True, False): "lost", (True, True): "both right"}.get(
+        assert change == {(False, True): "won", (True, False): "lost", (True, True): "both correct"}.get(
             pair, "both wrong"
         )
     counts = table["change"].value_counts()

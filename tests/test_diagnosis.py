@@ -96,9 +96,9 @@ def test_the_gains_of_all_outcomes_are_what_is_missing_to_perfection(split):
     outcomes = gains.loc[[name for name in OUTCOMES if name != "hit"]]
     assert now["R@1"] + outcomes["gain"].sum() == pytest.approx(100)
     assert outcomes["gain"].to_numpy() == pytest.approx(outcomes["queries"].to_numpy())
-    assert gains.loc["oracle of order", "R@1"] == pytest.approx(now["R@k"])
+    assert gains.loc["oracle: order", "R@1"] == pytest.approx(now["R@k"])
     assert gains.loc["ranking", "R@1"] == pytest.approx(now["R@k"])
-    assert gains.loc["oracle of boundaries", "R@1"] == pytest.approx(100 * (table["first tIoU"] > 0).mean())
+    assert gains.loc["oracle: boundaries", "R@1"] == pytest.approx(100 * (table["first tIoU"] > 0).mean())
     assert ((gains["95 % low"] <= gains["gain"]) & (gains["gain"] <= gains["95 % high"])).all()
 
 
@@ -128,10 +128,10 @@ def test_calibration_puts_the_hit_rate_of_each_bin_at_its_mean_score(monkeypatch
 def test_levels_are_counted_where_answers_come_from():
     run = live_predictions([record(0), record(1)], {"a_0": [(10, 14, 0.9)], "a_1": [AWAY, RIGHT]})
     levels = Diagnosis("run", run).levels
-    assert levels["first answers"].tolist() == [100, 0, 0, 0]  # all from points of the finest level
-    assert levels["right answers"].tolist() == [100, 0, 0, 0]
-    assert levels.loc["stride 1", "of these right"] == 50
-    assert levels.loc["stride 2", "trained by"] == 100  # where training would have had it
+    assert levels["first predictions"].tolist() == [100, 0, 0, 0]  # all from points of the finest level
+    assert levels["first hits"].tolist() == [100, 0, 0, 0]
+    assert levels.loc["stride 1", "of these correct"] == 50
+    assert levels.loc["stride 2", "moments"] == 100  # where training would have had it
 
 
 def test_changes_between_runs_count_every_query_once(diagnosis):

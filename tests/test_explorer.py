@@ -188,7 +188,7 @@ def test_filters_narrow_the_queries_and_an_empty_result_keeps_the_last(explorer)
     explorer.outcome.value = "missed"
     assert offered(explorer) == ["a_1"]
     explorer.clip.value = "garden"
-    assert "No query fits" in explorer.summary.value
+    assert "No query matches" in explorer.summary.value
     assert explorer.query.value == "a_1"
     explorer.search.value = ""
     assert offered(explorer) == ["b_0"]

@@ -36,7 +36,7 @@ def test_an_official_entry_is_the_one_that_the_reader_made_the_record_of(tiny_wo
 def test_the_grid_is_drawn_where_it_is(start, end):
     axis = inspection.step_figure(record(start, end), GRID).axes[0]
     boxes = {t.get_text(): t.get_position()[0] for t in axis.texts if t.get_text().isdigit()}  # number -> middle
-    assert len(boxes) <= inspection.MOST_STEPS
+    assert len(boxes) <= inspection.MAX_STEPS
     assert all(middle == pytest.approx(GRID.to_sec(int(number))) for number, middle in boxes.items())
     written = next(t for t in axis.texts if "starts" in t.get_text())
     assert f"{start:.2f} s = step {GRID.to_grid(start):.2f}" in written.get_text()

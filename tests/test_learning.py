@@ -126,5 +126,5 @@ def test_before_and_after_are_drawn_with_and_without_positive_points(model, batc
     record = Record("a_0", "c", "C puts", 60.0, (tuple(GRID.to_sec(np.array(moment))),))
     figure = learning.losses_figure(tables, record, one.moments_grid[0], GRID)
     count = int(tables["before"]["is_positive"].sum())
-    assert f"over {count} positive" in figure.axes[4].get_title()
+    assert f"of {count} positive" in figure.axes[4].get_title()
     assert drawn(figure)

@@ -44,7 +44,7 @@ def lit(axis):
 ANALYSES_OF_TARGETS = {
     "levels reached": lambda config: [levels_reached(record, config) for record in RECORDS],
     "outcomes": lambda config: outcome_codes(run_of(config), 0.3, config.decode).tolist(),
-    "levels of a diagnosis": lambda config: Diagnosis("run", run_of(config)).levels["trained by"].tolist(),
+    "levels of a diagnosis": lambda config: Diagnosis("run", run_of(config)).levels["moments"].tolist(),
     "moments per level": lambda config: [
         bar.get_height() for bar in inspection.moments_per_level(RECORDS, config).axes[0].patches
     ],

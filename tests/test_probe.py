@@ -42,9 +42,9 @@ def test_what_is_linear_is_found_and_what_is_unrelated_is_not(tmp_path):
         records, *stores = world(tmp_path / str(is_related), is_related)
         linear = Probe.fit(records[:80], *stores, GRID)
         orders[is_related] = linear.separation(records[80:], *stores, GRID)
-    assert orders[True]["order"].mean() > 0.98
+    assert orders[True]["AUC"].mean() > 0.98
     assert orders[True]["is best inside"].mean() > 0.95
-    assert 0.3 < orders[False]["order"].mean() < 0.75
+    assert 0.3 < orders[False]["AUC"].mean() < 0.75
 
 
 def test_the_map_is_the_ridge_regression_of_a_plain_solver(tmp_path):
@@ -86,7 +86,7 @@ def test_order_is_a_slow_count_of_pairs(tmp_path):
         )
         within = probe._steps_inside(record, 60, GRID)
         pairs = [a > b for a in similarity[within] for b in similarity[~within]]
-        assert table.loc[record.query_id, "order"] == pytest.approx(np.mean(pairs))
+        assert table.loc[record.query_id, "AUC"] == pytest.approx(np.mean(pairs))
 
 
 def test_steps_inside_a_moment_are_those_whose_middle_is_and_at_least_one():
@@ -144,6 +144,6 @@ def test_the_figures_say_what_they_show(tmp_path):
     best = line.lines[1].get_xdata()
     assert best == pytest.approx([GRID.to_sec(int(shares.sum(axis=1).argmax()))])
     figure.savefig(tmp_path / "figure.png")
-    table = pd.DataFrame({"order": [0.9, 0.7, 0.2], "is best inside": [True, False, False]})
+    table = pd.DataFrame({"AUC": [0.9, 0.7, 0.2], "is best inside": [True, False, False]})
     (axis,) = probe.separation_figure(table).axes
     assert "33 % of 3 queries" in axis.get_title()

@@ -53,10 +53,10 @@ FIGURES = {
     "gains": (lambda d: report.gain_bars(d.oracle_gains), set()),
     "calibration": (
         lambda d: report.calibration_curve(d.calibration),
-        {"score of the first answer", "right at rank 1 [%]"},
+        {"score of the first prediction", "hit rate [%]"},
     ),
     "kinds": (lambda d: report.sensitivity_marks(d.sensitivity, 10.0), {"R@1 [%], 95 % interval"}),
-    "page": (report._page, {"queries [%]", "score of the first answer", "R@1 [%], 95 % interval"}),
+    "page": (report._page, {"queries [%]", "score of the first prediction", "R@1 [%], 95 % interval"}),
 }
 
 

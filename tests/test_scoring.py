@@ -115,7 +115,7 @@ def test_guessers_are_the_word_oracles_and_the_log_itself_is_right(tiny_world, t
     assert table[KEY].is_monotonic_increasing
     assert table.loc["perfect", KEY] == 100
     assert table.loc["blank", KEY] == 0
-    assert table.loc["guesser: any event of the object", KEY] == pytest.approx(100 * oracles.hit_rate("object").mean())
+    assert table.loc["oracle: any event with the object", KEY] == pytest.approx(100 * oracles.hit_rate("object").mean())
     assert (table["95 % low"] <= table[KEY]).all()
     figure = scoring.oracle_bars(table)
     assert sum(bool(bar.get_hatch()) for bar in figure.axes[0].patches) == 4

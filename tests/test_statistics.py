@@ -4,7 +4,7 @@ import pytest
 
 from groundnlq.data.annotations import Clip, NlqFile, read_nlq
 from groundnlq.data.records import Record, read_records
-from notebooks.lessons.statistics import beside_ego4d, templates_beside_ego4d
+from notebooks.lessons.statistics import compare_to_ego4d, template_shares
 
 
 def test_figures_are_those_of_a_count_by_hand(tmp_path):
@@ -14,26 +14,26 @@ def test_figures_are_those_of_a_count_by_hand(tmp_path):
         Record("x_1", "a", "who", 100.0, ((99.5, 100.3),), template="T"),
         Record("y_0", "b", "what did I put down?", 200.0, ((0.0, 20.0),), raw_query="what did I put down"),
     ]
-    table = beside_ego4d(NlqFile(tmp_path, "2.0", records, clips, {}), records[:2])
-    here = table["here"]
-    assert here["questions a clip"] == 1.5
+    table = compare_to_ego4d(NlqFile(tmp_path, "2.0", records, clips, {}), records[:2])
+    here = table["this data"]
+    assert here["questions per clip"] == 1.5
     assert here["moment length, median [s]"] == 4.0
     assert here["moments under 1 s [%]"] == pytest.approx(33.3)
     assert here["moments that end beyond the clip [%]"] == pytest.approx(33.3)
     assert here["share of the clip covered, mean [%]"] == pytest.approx((4 + 0.8 + 10) / 3, abs=0.05)
     assert here["questions without a question mark [%]"] == pytest.approx(66.7)
-    assert here["narrations a minute"] == pytest.approx(2 / (100 / 60))
-    assert table["Ego4D"]["questions a clip"] == 10.9
-    assert table["Ego4D"].isna()["narrations a minute"]
+    assert here["narrations per minute"] == pytest.approx(2 / (100 / 60))
+    assert table["Ego4D"]["questions per clip"] == 10.9
+    assert table["Ego4D"].isna()["narrations per minute"]
 
 
 def test_the_sample_world_is_close_to_ego4d_where_it_can_be(tiny_world):
     file = read_nlq(tiny_world / "official" / "nlq_train.json")
-    table = beside_ego4d(file, read_records(tiny_world / "narrations.jsonl"))
-    for name in ("moment length, median [s]", "questions a clip", "questions without a question mark [%]"):
-        assert table["here"][name] == pytest.approx(table["Ego4D"][name], rel=0.6), name
-    assert table["here"]["centre of the moment, mean share of the clip"] == pytest.approx(0.5, abs=0.15)
-    shares = templates_beside_ego4d(file.records)
+    table = compare_to_ego4d(file, read_records(tiny_world / "narrations.jsonl"))
+    for name in ("moment length, median [s]", "questions per clip", "questions without a question mark [%]"):
+        assert table["this data"][name] == pytest.approx(table["Ego4D"][name], rel=0.6), name
+    assert table["this data"]["centre of the moment, mean share of the clip"] == pytest.approx(0.5, abs=0.15)
+    shares = template_shares(file.records)
     assert len(shares) == 13
     assert shares.sum().tolist() == pytest.approx([100, 100], abs=0.5)
-    assert shares["here"].corr(shares["Ego4D"]) > 0.7
+    assert shares["this data"].corr(shares["Ego4D"]) > 0.7

@@ -314,6 +314,6 @@ def test_no_figure_is_left_behind_in_pyplot():
 
 
 def test_the_published_table_keeps_ours_apart():
-    table = scoring.published_beside_ours(evaluations(1), "sample")
-    assert [name[0] for name in table.index] == ["published, Ego4D val"] * 2 + ["ours, sample"]
+    table = scoring.published_and_measured(evaluations(1), "sample")
+    assert [name[0] for name in table.index] == ["published, Ego4D val"] * 2 + ["measured, sample"]
     assert table.loc[("published, Ego4D val", "scratch"), "R@1 IoU=0.3"] == 16.74

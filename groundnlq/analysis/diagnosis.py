@@ -21,13 +21,13 @@ from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
 
 OUTCOMES = {  # the first that applies
-    "hit": "the first answer is right",
-    "ranking": "a later one of the k answers is right",
-    "localisation": "an answer overlaps the moment, too loosely",
-    "suppressed": "a right candidate before NMS, none of the k kept",
-    "scored out": "right candidates only below the cut of scores",
+    "hit": "the first prediction is correct",
+    "ranking": "a later one of the top k is correct",
+    "localisation": "a prediction overlaps the moment, tIoU too low",
+    "suppressed": "a candidate is correct, but not in the top k",
+    "scored out": "correct candidates only below the minimum score",
     "unreachable": "no point of the pyramid could be positive",
-    "missed": "no candidate is right, no answer overlaps",
+    "missed": "no candidate is correct, no prediction overlaps",
 }
 NO_MOMENT = -1
 AS_IT_IS = "as it is"  # the first row of `oracle_gains`
@@ -60,8 +60,8 @@ def diagnose(
 ) -> pd.DataFrame:
     """One row an annotated query: its outcome, the overlaps of its predictions, and what kind of query it is.
 
-    ``answers_other`` says whether the first answer to a missed query hits another query of its clip;
-    ``level`` is the pyramid level that gave the first answer, ``found by`` the one of the first right one.
+    ``answers_other`` says whether the first prediction of a missed query hits another query of its clip;
+    ``level`` is the pyramid level of the first prediction, ``found by`` that of the first hit.
 
     Args:
         settings: of decoding; by default the run's own.
@@ -125,11 +125,11 @@ class Diagnosis:
 
     @cached_property
     def oracle_gains(self) -> pd.DataFrame:
-        """What each outcome costs: the recalls if an oracle corrected it alone, all else as it is.
+        """Recalls if an oracle corrected one outcome and nothing else.
 
-        The outcomes exclude each other, so their gains at rank 1 add up to what is missing to 100. Two
-        oracles of another kind stand below: *boundaries* gives every answer that overlaps the moment its true
-        ends, *order* puts the best of the k answers first.
+        The outcomes exclude each other, so R@1 and their gains add up to 100. Two other oracles follow:
+        *boundaries* gives every prediction that overlaps the moment the true start and end, *order* puts the
+        best of the top k first.
 
         Returns:
             a row an outcome: share of the queries, ``R@1`` and ``R@k`` with the oracle, gain at rank 1 with
@@ -141,7 +141,7 @@ class Diagnosis:
         right = hit | is_outcome["ranking"]
         recalls = {AS_IT_IS: (hit, right)} | {n: (hit | mask, right | mask) for n, mask in is_outcome.items()}
         overlaps = [(self.table[name] > 0).to_numpy() for name in ("first tIoU", "best tIoU")]
-        recalls |= {"oracle of boundaries": tuple(overlaps), "oracle of order": (right, right)}
+        recalls |= {"oracle: boundaries": tuple(overlaps), "oracle: order": (right, right)}
         at_1, at_k = np.array(list(recalls.values())).swapaxes(0, 1)  # (oracles, Q) each
         gains = 100 * (at_1.astype(float) - hit).T
         low, high = ClipBootstrap(self.table["clip_uid"]).interval(gains)
@@ -169,8 +169,8 @@ class Diagnosis:
 
     @cached_property
     def levels(self) -> pd.DataFrame | None:
-        """For each pyramid level the moments that train it, the first answers that it gives and how many of
-        them are right, and the queries whose first right answer it gives; None where it is not known."""
+        """For each pyramid level the moments with positive points on it, the first predictions that come from it
+        and how many of them are correct, and the first hits that come from it; None for predictions of a file."""
         if not isinstance(self.run, LivePredictions):
             return None
         run, table, rows = self.run, self.table, {}
@@ -178,11 +178,11 @@ class Diagnosis:
         for level in range(run.config.model.num_levels):
             is_first, is_found = table["level"] == level, table["found by"] == level
             rows[f"stride {2**level}"] = {
-                "trained by": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
-                "first answers": 100 * is_first.mean(),
-                "of these right": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
-                "right answers": 100 * is_found.mean(),
-                "median found [s]": table.loc[is_found, "moment_sec"].median(),
+                "moments": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
+                "first predictions": 100 * is_first.mean(),
+                "of these correct": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
+                "first hits": 100 * is_found.mean(),
+                "median moment [s]": table.loc[is_found, "moment_sec"].median(),
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -215,14 +215,14 @@ class Diagnosis:
         """The most important numbers, in one sentence each."""
         now = self.oracle_gains.loc[AS_IT_IS]
         gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(ascending=False)
+        largest = ", ".join(f"{name} {gain:.1f}" for name, gain in gains[:2].items())
         missed, top_k = self.table[self.table["outcome"] != "hit"], (self.settings or self.run.settings).top_k
         of_other = 100 * missed["answers_other"].mean() if len(missed) else 0.0
         lines = [
             f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{top_k} {now['R@k']:.1f} "
             f"%, over {len(self.table)} queries of {self.table['clip_uid'].nunique()} clips.",
-            f"Most is lost to {gains.index[0]} ({gains.iloc[0]:.1f} points), then {gains.index[1]} "
-            f"({gains.iloc[1]:.1f}).",
-            f"{of_other:.0f} % of the missed queries were given another query's moment.",
+            f"Largest oracle gains [points]: {largest}.",
+            f"In {of_other:.0f} % of the missed queries, the first prediction hits the moment of another query.",
             f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.",
         ]
         if self.differences is not None:

@@ -1,1 +1,1 @@
-"""Pictures and widgets: timelines, the explorer, the diagnosis report."""
+"""Figures and widgets: timelines, the explorer, the diagnosis report."""

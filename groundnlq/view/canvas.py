@@ -1,4 +1,4 @@
-"""A figure of rows over one time axis that can be drawn on again and again."""
+"""A reusable figure of rows over one time axis."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-WIDTH_INCH, LEFT_INCH, RIGHT_INCH = 9.5, 1.1, 1.08  # of the figure; beside the rows stand names and numbers
+WIDTH_INCH, LEFT_INCH, RIGHT_INCH = 9.5, 1.1, 1.08  # of the figure; left and right of the rows are names and numbers
 TOP_INCH, GAP_INCH, BOTTOM_INCH = 0.32, 0.12, 0.53  # the title, between rows, the ticks of time
 
 
 class Sheet:
-    """A figure with rows of axes, which are made once and cleared for every picture.
+    """A figure with rows of axes, which are made once and cleared for every drawing.
 
-    New axes would take a third of the time of a picture, and leave 10,000 objects to the garbage collector.
-    All is placed by hand: a layout engine would take as long as all the drawing.
+    New axes would take a third of the drawing time, and leave 10,000 objects to the garbage collector.
+    Positions are computed here, because a layout engine would take as long as the drawing itself.
     """
 
     def __init__(self):
@@ -23,7 +23,7 @@ class Sheet:
         self._axes: dict[str, Axes] = {}
 
     def rows(self, heights_inch: Mapping[str, float], span_sec: tuple[float, float]) -> dict[str, Axes]:
-        """Empty rows by name, from the top; the lowest has the ticks of all."""
+        """Empty rows by name, from the top; the lowest has the ticks of time."""
         height = TOP_INCH + sum(heights_inch.values()) + GAP_INCH * (len(heights_inch) - 1) + BOTTOM_INCH
         self.figure.set_size_inches(WIDTH_INCH, height)
         for axis in self._axes.values():
@@ -44,7 +44,7 @@ class Sheet:
     def _empty(self, name: str) -> Axes:
         if name not in self._axes:
             self._axes[name] = self.figure.add_axes((0, 0, 1, 1), label=name)
-            # to find the place beside the ticks takes as long as to draw them
+            # finding a position next to the ticks takes as long as drawing them
             self._axes[name].yaxis.set_label_coords(-0.1, 0.5)
         axis = self._axes[name]
         for artists in (axis.collections, axis.images, axis.lines, axis.texts, axis.child_axes):

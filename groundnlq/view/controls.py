@@ -1,4 +1,4 @@
-"""Controls of the explorer: widgets in the browser's own style, so that keyboard and dark themes work."""
+"""Controls of the explorer: widgets in the style of the browser, so that keyboard and dark themes work."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ WHOLE_CLIP, GROUND_TRUTH = 0, -1  # values of "go to" besides a rank
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "7em"}}
-LATER = WIDE | {"continuous_update": False}  # acts when it is let go, or at Enter
+LATER = WIDE | {"continuous_update": False}  # acts when it is released, or at Enter
 
 
 class Panel:
-    """All controls, each an attribute; what they do is the explorer's.
+    """All controls, each an attribute; their actions are in the explorer.
 
     Args:
         runs: predictions by name, over the same records.
         outcomes: names to filter by.
-        can_ask, has_film: whether there is an encoder for questions, and a folder of videos.
+        can_ask, has_film: whether there is an encoder for free-form queries, and a folder of videos.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class Panel:
         records, settings = first.records, first.settings
         templates = sorted({record.template or NONE for record in records})
         clips = list(dict.fromkeys(record.clip_uid for record in records))
-        self.search = widgets.Text(description="text has", placeholder="knife", **LATER)
+        self.search = widgets.Text(description="text contains", placeholder="knife", **LATER)
         self.template = widgets.Dropdown(description="template", options=[ALL, *templates], **WIDE)
         self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *outcomes], **WIDE)
         self.clip = widgets.Dropdown(description="clip", options=[ALL, *clips], **WIDE)
         self.query = widgets.Select(description="query", rows=6, **WIDE)
         self.previous, self.next = _button("◀ previous"), _button("next ▶")
-        hint = "your own question about this clip, then Enter"
+        hint = "a question about this clip, then Enter"
         self.question = widgets.Text(description="ask", placeholder=hint, disabled=is_off or not can_ask, **LATER)
         self.run = widgets.Dropdown(description="run", options=list(runs), **WIDE)
-        self.second_run = widgets.Dropdown(description="beside it", options=[NONE, *runs], **WIDE)
-        most = max(MANY, settings.top_k)
-        self.top_k = widgets.IntSlider(settings.top_k, 1, most, description="answers k", **LATER)
+        self.second_run = widgets.Dropdown(description="second run", options=[NONE, *runs], **WIDE)
+        max_k = max(MANY, settings.top_k)
+        self.top_k = widgets.IntSlider(settings.top_k, 1, max_k, description="top k", **LATER)
         self.threshold = widgets.FloatSlider(
-            THRESHOLDS[0], min=0.1, max=0.9, step=0.1, readout_format=".1f", description="tIoU over", **LATER
+            THRESHOLDS[0], min=0.1, max=0.9, step=0.1, readout_format=".1f", description="tIoU >", **LATER
         )
         self.sigma = _slider("NMS sigma", SIGMAS, settings.sigma, is_off)
         self.min_score = _slider("min. score", MIN_SCORES, settings.min_score, is_off)
@@ -73,7 +73,7 @@ class Panel:
         return widgets.VBox([columns, self.summary, *self._film])
 
     def play_video(self, piece: bytes) -> None:
-        """Replace what is played by this MP4."""
+        """Play this MP4 in place of the last one."""
         self.player.outputs = ()
         video = widgets.Video(value=piece, format="mp4", autoplay=True, loop=False, height=240)
         self.player.append_display_data(video)
@@ -85,15 +85,15 @@ class Panel:
             options.append(("ground truth", GROUND_TRUTH))
         overlaps = best_tiou(segments, record.moments_sec)
         for rank, ((start, end, score), overlap) in enumerate(zip(segments, overlaps, strict=True), 1):
-            right = f", tIoU {overlap:.2f}" if record.moments_sec else ""
-            options.append((f"{rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{right}", rank))
+            tiou = f", tIoU {overlap:.2f}" if record.moments_sec else ""
+            options.append((f"{rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{tiou}", rank))
         self.prediction.options, self.prediction.value = options, WHOLE_CLIP
 
     def summarise(self, record: Record, table: Sequence[Sequence[str]], note: str) -> None:
-        """Show a query, its moment and a table as HTML; all texts are escaped."""
-        where = f"asked of clip {escape(record.clip_uid)}"
+        """Show a query, its ground truth and a table as HTML; all texts are escaped."""
+        where = f"clip {escape(record.clip_uid)}"
         if record.moments_sec:
-            where += ", answered at {:.1f} – {:.1f} s".format(*record.moments_sec[0])
+            where += ", ground truth {:.1f} – {:.1f} s".format(*record.moments_sec[0])
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
         self.summary.value = (
             f"<div style='line-height:1.5'><b>{escape(record.query)}</b><br>{where}"

@@ -1,7 +1,7 @@
-"""Explorer: choose a clip and a query, see the predictions and where they come from.
+"""Explorer: select a clip and a query, see the predictions and the scores of all points.
 
-The picture is a matplotlib figure shown through a display handle, so that it stays in the saved notebook, in
-papermill's output and in an offline page; the widgets beside it only choose what is drawn.
+The figure is a matplotlib figure shown through a display handle, so that it stays in the saved notebook, in
+papermill's output and in an offline page; the widgets only select what is drawn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from groundnlq.view.film import cut_video, film_strip, find_video
 from groundnlq.view.listing import QueryList
 from groundnlq.view.timeline import query_timeline
 
-MARGIN_SEC, PLAYED_AROUND_SEC = 8.0, 1.0  # shown and played around the segment that one went to
+MARGIN_SEC, PLAYED_AROUND_SEC = 8.0, 1.0  # shown and played around the selected segment
 OUTCOME_NAMES = dict(enumerate(OUTCOMES)) | {NO_MOMENT: "not annotated"}
 
 
@@ -45,8 +45,8 @@ class Explorer(Panel):
             decoded again, and show attention and answers to free-form queries.
         encoder: encodes free-form queries; the one that encoded the queries of the split.
         narrations: narrations of the clips, drawn as ticks where there are any.
-        video_folder: has `<clip_uid>.mp4` of some clips: then there are frames of the segment that one went
-            to, at first of the first prediction, and a player that begins there. Needs the extra `video`.
+        video_folder: contains `<clip_uid>.mp4` of some clips: then there are frames of the selected segment, at first
+            of the first prediction, and a player that begins there. Needs the extra `video`.
 
     Raises:
         DataError: no records or no runs, or runs over different records.
@@ -67,7 +67,7 @@ class Explorer(Panel):
             raise DataError("the runs are not over the same records -- answer one split with all of them")
         self.narrations, self.by_clip = _by_clip(narrations), _by_clip(records)
         self.queries = QueryList(records)
-        self._free_form: Record | None = None  # the query that was typed, while it is looked at
+        self._free_form: Record | None = None  # the query that was typed, while it is shown
         self._runs_of_it: dict[str, SplitPredictions] = {}
         self._outcomes = lru_cache(maxsize=8)(lambda name, *how: outcome_codes(self.runs[name], *how))
         self._attention_of = lru_cache(maxsize=4)(lambda run, index: run.attention(index).mean(axis=0))
@@ -76,14 +76,14 @@ class Explorer(Panel):
         self._is_setting = False
         super().__init__(self.runs, list(OUTCOME_NAMES.values()), encoder is not None, video_folder is not None)
         self._connect()
-        for name, run in self.runs.items():  # now, so that no change of a widget has to wait for it
+        for name, run in self.runs.items():  # now, so that no change of a widget waits for it
             self._codes(name)
             run.decode(self._settings(name).model_copy(update={"top_k": MANY}))
         self._filter()
 
     def _connect(self) -> None:
         self._observe((self.search, self.template, self.outcome, self.clip), self._filter)
-        # a run or a number changes the outcomes, and with them the queries that fit the filter
+        # a run or a setting changes the outcomes, and so the queries that match the filter
         settings = (self.run, self.second_run, self.top_k, self.threshold, self.sigma, self.min_score)
         self._observe(settings, self._filter)
         self._observe((self.query,), self._choose)
@@ -99,10 +99,10 @@ class Explorer(Panel):
         self._handle = display(self.figure(self._sheet), display_id=True)
         gc.unfreeze()  # objects of an earlier explorer
         gc.collect()
-        gc.freeze()  # else one turn in twenty waits 0.2 s while the collector visits all that is loaded
+        gc.freeze()  # else one change in twenty waits 0.2 s for the garbage collector
 
     def figure(self, sheet: Sheet | None = None) -> Figure:
-        """The chosen query as a figure, a new one or on a sheet that was used before."""
+        """The figure of the selected query, a new one or on a used sheet."""
         record, names = self.record, self._shown()
         labels = names if len(names) > 1 else [""]
         return query_timeline(
@@ -120,7 +120,7 @@ class Explorer(Panel):
         )
 
     def go_to(self, query_id: str) -> None:
-        """Look at this query, on whichever page of the list it stands.
+        """Select this query, on any page of the list.
 
         Raises:
             DataError: it does not fit the filters, or is not in the split.
@@ -130,11 +130,11 @@ class Explorer(Panel):
 
     @property
     def record(self) -> Record:
-        """The query that is looked at: the chosen one, or the one that was typed last."""
+        """The query that is shown: the selected one, or the one that was typed last."""
         return self._free_form or self.queries.record
 
     def recall(self, name: str, top_k: int) -> float:
-        """Percent of all annotated queries with a right one among the first `top_k` predictions of a run."""
+        """Percent of all annotated queries with a hit among the first `top_k` predictions of a run."""
         is_annotated = self._codes(name) != NO_MOMENT
         overlaps = self.runs[name].decode(self._settings(name)).overlaps[is_annotated, :top_k]
         best = overlaps.max(axis=1, initial=0.0)
@@ -143,16 +143,16 @@ class Explorer(Panel):
     # ---- reactions to a change of a widget
 
     def _filter(self) -> None:
-        """Keep the queries that fit all filters; the chosen one stays if it does."""
+        """Keep the queries that match all filters; the selected one stays if it matches."""
         wanted = [code for code, name in OUTCOME_NAMES.items() if self.outcome.value in (ALL, name)]
         is_wanted = np.isin(self._codes(self.run.value), wanted)
         if self.queries.narrow(self.search.value, self.template.value, self.clip.value, is_wanted):
             self._list()
         else:
-            self.summary.value = "<b>No query fits these filters.</b> The last one is still shown."
+            self.summary.value = "<b>No query matches these filters.</b> The last one is still shown."
 
     def _list(self) -> None:
-        """Offer the page of fitting queries on which the chosen one stands, and look at that one."""
+        """List the page of matching queries that contains the selected one, and show that one."""
         codes, records = self._codes(self.run.value), self.queries.records
         with self._setting():
             self.query.options = [
@@ -167,13 +167,13 @@ class Explorer(Panel):
         self._list()
 
     def _choose(self) -> None:
-        """Look at the chosen query, no longer at the one that was typed."""
+        """Show the selected query in place of the one that was typed."""
         self.queries.choose(self.query.value)
         self._free_form = None
         self._look()
 
     def _ask(self) -> None:
-        """Look at the question that was typed, over the shown clip; an empty one leads back to the query."""
+        """Show the free-form query about the clip; an empty one shows the selected query again."""
         text, clip = self.question.value.strip(), self.record
         self._free_form, self._runs_of_it = None, {}
         try:
@@ -189,9 +189,9 @@ class Explorer(Panel):
         with self._setting():
             self.offer_segments(self.record, self._segments(self.run.value))
         recalls = dict.fromkeys(recall_key(k, self.threshold.value) for k in (1, self.top_k.value))
-        table = [["run", "outcome", "right answers", *recalls], *map(self._row, self._shown())]
-        fitting = f"{len(self.queries.fitting)} of {len(self.queries.records)} queries fit the filters"
-        self.summarise(self.record, table, f"recalls are of the whole split, as decoded now; {fitting}")
+        table = [["run", "outcome", "hits in top k", *recalls], *map(self._row, self._shown())]
+        fitting = f"{len(self.queries.fitting)} of {len(self.queries.records)} queries match the filters"
+        self.summarise(self.record, table, f"recalls of the whole split with these settings; {fitting}")
         self._redraw()
 
     def _redraw(self) -> None:
@@ -211,80 +211,80 @@ class Explorer(Panel):
         finally:
             self._is_setting = False
 
-    # ---- what is chosen
+    # ---- what is selected
 
     def _settings(self, name: str) -> DecodeConfig:
         values = {field: getattr(self, field).value for field in ("sigma", "min_score", "top_k")}
         return self.runs[name].settings.model_copy(update=values)
 
     def _shown(self) -> list[str]:
-        """Names of the runs in the picture, the looked-at one first."""
+        """Names of the runs in the figure, the selected one first."""
         return list(dict.fromkeys(n for n in (self.run.value, self.second_run.value) if n != NONE))
 
     def _codes(self, name: str) -> np.ndarray:
         return self._outcomes(name, self.threshold.value, self._settings(name))
 
     def _run_of(self, name: str, text: str, clip: Record) -> SplitPredictions:
-        """A run's predictions for a question; those of a file have none."""
+        """Predictions of a run for a free-form query; those of a file have none."""
         run = self.runs[name]
         if isinstance(run, LivePredictions) and self.encoder is not None:
             return ask_about_clip(run, text, clip, self.encoder)
         return FixedPredictions([Record("own_0", clip.clip_uid, text, clip.duration_sec)], {})
 
-    def _looked_at(self, name: str) -> tuple[SplitPredictions, int]:
-        """The predictions of a run that are looked at, and the index of the query among theirs."""
+    def _current(self, name: str) -> tuple[SplitPredictions, int]:
+        """The predictions of a run that are shown, and the index of the query among them."""
         return (self._runs_of_it[name], 0) if self._free_form else (self.runs[name], self.queries.chosen)
 
     def _segments(self, name: str) -> np.ndarray:
-        run, index = self._looked_at(name)
+        run, index = self._current(name)
         return run.decode(self._settings(name)).of(index, self.top_k.value)
 
     def _level_scores(self, name: str) -> Sequence[np.ndarray]:
-        run, index = self._looked_at(name)
+        run, index = self._current(name)
         return run.level_scores(index) if isinstance(run, LivePredictions) else ()
 
     def _attention(self) -> tuple[list[str], np.ndarray] | None:
-        run, index = self._looked_at(self.run.value)
+        run, index = self._current(self.run.value)
         if not (self.attention.value and isinstance(run, LivePredictions)):
             return None
         weights = self._attention_of(run, index)
         return words_of_query(self.encoder, self.record.query, weights.shape[1]), weights
 
     def _window(self) -> tuple[float, float] | None:
-        """The part of the clip around the segment that one went to."""
-        stretch = self._stretch()
-        if self.prediction.value in (None, WHOLE_CLIP) or stretch is None:
+        """The part of the clip around the selected segment."""
+        segment = self._segment()
+        if self.prediction.value in (None, WHOLE_CLIP) or segment is None:
             return None
-        return max(0.0, stretch[0] - MARGIN_SEC), min(self.record.duration_sec, stretch[1] + MARGIN_SEC)
+        return max(0.0, segment[0] - MARGIN_SEC), min(self.record.duration_sec, segment[1] + MARGIN_SEC)
 
-    def _stretch(self) -> tuple[float, float] | None:
-        """Start and end of the segment that one went to; of the first one while the whole clip is shown."""
-        place, segments = self.prediction.value or 1, self._segments(self.run.value)
-        if place == GROUND_TRUTH:
+    def _segment(self) -> tuple[float, float] | None:
+        """Start and end of the selected segment; of the first one while the whole clip is shown."""
+        rank, segments = self.prediction.value or 1, self._segments(self.run.value)
+        if rank == GROUND_TRUTH:
             return self.record.moments_sec[0]
-        return tuple(segments[place - 1, :2].tolist()) if len(segments) else None
+        return tuple(segments[rank - 1, :2].tolist()) if len(segments) else None
 
     def _video(self) -> Path | None:
         return find_video(self.video_folder, self.record.clip_uid) if self.video_folder else None
 
     def _frames(self) -> tuple[np.ndarray, np.ndarray] | None:
-        path, stretch = self._video(), self._stretch()
-        return film_strip(path, *stretch) if path and stretch else None
+        path, segment = self._video(), self._segment()
+        return film_strip(path, *segment) if path and segment else None
 
     def _play(self) -> None:
-        """A player that begins at the moment; the video is cut, so that the page need not hold all of it."""
-        path, stretch = self._video(), self._stretch()
-        if path and stretch:
-            self.play_video(cut_video(path, stretch[0] - PLAYED_AROUND_SEC, stretch[1] + PLAYED_AROUND_SEC))
+        """Play the segment; the video is cut, so that the page does not contain all of it."""
+        path, segment = self._video(), self._segment()
+        if path and segment:
+            self.play_video(cut_video(path, segment[0] - PLAYED_AROUND_SEC, segment[1] + PLAYED_AROUND_SEC))
 
     def _row(self, name: str) -> list[str]:
         segments, top_k = self._segments(name), self.top_k.value
-        right = int((best_tiou(segments, self.record.moments_sec) > self.threshold.value).sum())
+        num_hits = int((best_tiou(segments, self.record.moments_sec) > self.threshold.value).sum())
         recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, top_k))]
         if self._free_form:
-            return [name, "your own question", "–", *recalls]
+            return [name, "free-form query", "–", *recalls]
         outcome = OUTCOME_NAMES[self._codes(name)[self.queries.chosen]]
-        return [name, outcome, f"{right} of {len(segments)}", *recalls]
+        return [name, outcome, f"{num_hits} of {len(segments)}", *recalls]
 
 
 def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:

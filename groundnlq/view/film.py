@@ -1,4 +1,4 @@
-"""Pictures of a moment where the clip's own video is at hand: frames in a row, and a piece to play.
+"""Frames of a moment in a row, and a part of the video to play, where the video of the clip is available.
 
 Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .webm, .mkv, .mov) in one folder.
 """
@@ -25,14 +25,14 @@ def find_video(folder: str | Path, clip_uid: str) -> Path | None:
     return next((path for path in names if path.is_file()), None)
 
 
-@lru_cache(maxsize=4)  # the same frames stand in many pictures
+@lru_cache(maxsize=4)  # the same frames are in many figures
 def film_strip(
     path: Path, start_sec: float, end_sec: float, num_frames: int = 8, height: int = 108
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames spread evenly over a stretch of a video.
+    """Evenly spaced frames of a segment of a video.
 
     Returns:
-        their times (F,) in seconds and pictures (F, height, width, 3) uint8; F may be less than asked for at
+        their times (F,) in seconds and pictures (F, height, width, 3) uint8; F may be less than `num_frames` at
         the end of the video.
 
     Raises:
@@ -55,7 +55,7 @@ def film_strip(
 
 
 def cut_video(path: Path, start_sec: float, end_sec: float, height: int = 240) -> bytes:
-    """A stretch of a video as a small MP4 of its own, without sound, for a player that begins there.
+    """A segment of a video as a small MP4 without sound, for a player.
 
     Raises:
         DataError: no video that can be read.

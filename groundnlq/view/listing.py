@@ -1,4 +1,4 @@
-"""The list of queries: those that fit the filters, the chosen one, and the page that it stands on."""
+"""The list of queries: those that match the filters, the selected one, and its page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from groundnlq.view.controls import ALL, NONE
 
-PAGE = 200  # queries offered at once: a browser takes longer to list thousands than anybody reads them
+PAGE = 200  # queries listed at once, because a browser is slow with thousands
 
 
 class QueryList:
-    """At first all queries fit, and the first one is chosen.
+    """Filtered list of queries; at first all match, and the first one is selected.
 
     Attributes:
-        fitting: places among the records, ascending; never empty.
-        chosen: the place that is looked at.
+        fitting: indices of the matching records, ascending; never empty.
+        chosen: index of the selected record.
     """
 
     def __init__(self, records: Sequence[Record]):
@@ -31,14 +31,14 @@ class QueryList:
         return self.records[self.chosen]
 
     def narrow(self, text: str, template: str, clip_uid: str, is_wanted: np.ndarray) -> bool:
-        """Keep the queries that fit; the chosen one stays chosen if it does.
+        """Keep the queries that match; the selected one stays selected if it matches.
 
         Args:
-            text: a part of the query, in any case; template, clip_uid: one of them, or `ALL`.
+            text: a part of the query, upper or lower case; template, clip_uid: one of them, or `ALL`.
             is_wanted: (Q,) bool, a further filter.
 
         Returns:
-            whether any fits; if none does, nothing changes.
+            whether any matches; if none does, nothing changes.
         """
         text = text.lower()
         fitting = []
@@ -52,10 +52,10 @@ class QueryList:
         return bool(fitting)
 
     def choose(self, query_id: str) -> None:
-        """Look at this query.
+        """Select this query.
 
         Raises:
-            DataError: it does not fit, or is not in the split.
+            DataError: it does not match, or is not in the split.
         """
         place = self._place.get(query_id, -1)
         if place not in self.fitting:
@@ -63,12 +63,12 @@ class QueryList:
         self.chosen = place
 
     def step(self, by: int) -> None:
-        """Look at the query so many further on among those that fit, around the ends."""
+        """Select a later (or earlier) matching query; after the last comes the first."""
         self.chosen = int(self.fitting[(self._number + by) % len(self.fitting)])
 
     @property
     def page(self) -> list[int]:
-        """Places of at most `PAGE` fitting queries, the chosen one among them."""
+        """Indices of at most `PAGE` matching queries, the selected one among them."""
         first = self._number // PAGE * PAGE
         return self.fitting[first : first + PAGE].tolist()
 

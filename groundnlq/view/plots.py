@@ -26,7 +26,7 @@ def recall_bars(
     """Strict recalls of several runs with 95 % intervals; a dash where a run has too few predictions for one.
 
     Args:
-        published: recalls of others by run and key; drawn hollow, apart from ours.
+        published: recalls of others by run and key; drawn as outlines in a separate group.
     """
     ours = {name: (e.strict, e.intervals()) for name, e in evaluations.items()}
     others: dict[str, tuple] = {name: (table, {}) for name, table in (published or {}).items()}
@@ -50,12 +50,12 @@ def recall_bars(
 
 
 def _dodge(count: int) -> np.ndarray:
-    """Where `count` marks stand side by side around a tick."""
+    """Positions of `count` marks around a tick."""
     return (np.arange(count) - (count - 1) / 2) * 0.8 / max(1, count)
 
 
 def _draw_bars(axis: Axes, first: float, key: str, runs: Iterable[tuple], **style: Any) -> None:
-    """One recall of (table, intervals) of several runs, with the figure above each bar."""
+    """One recall of (table, intervals) of several runs, with the number above each bar."""
     for place, (table, intervals) in enumerate(runs):
         value = table.get(key, np.nan)
         low, high = intervals.get(key, (value, value))

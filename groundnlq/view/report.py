@@ -1,4 +1,4 @@
-"""Figures of a diagnosis, and the report: all of them on one page, with the tables."""
+"""Figures of a diagnosis, and the report: all figures and tables on one page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ tbody th { text-align: left; font-weight: normal }
 
 
 def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
-    """Write ``report.html``, complete in itself, ``report.png``, ``report.pdf``, and ``queries.csv``."""
+    """Write ``report.html`` (one file with its pictures), ``report.png``, ``report.pdf``, and ``queries.csv``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     figure, picture = _page(diagnosis), BytesIO()
@@ -52,10 +52,10 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
     (folder / "report.png").write_bytes(picture.getvalue())
     write_text(folder / "queries.csv", diagnosis.table.to_csv(index=False))
     tables = {
-        "What each outcome costs": diagnosis.oracle_gains,
+        "Oracle gains": diagnosis.oracle_gains,
         "By pyramid level": diagnosis.levels,
         f"{diagnosis.name} against {diagnosis.baseline_name}, paired": diagnosis.differences,
-        "From outcome to outcome": diagnosis.changes,
+        "Changes of the outcome": diagnosis.changes,
         "By kind of query": diagnosis.sensitivity,
     }
     page = Environment(autoescape=True).from_string(PAGE)
@@ -70,7 +70,7 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
 
 
 def _html(table: pd.DataFrame) -> Markup:
-    """A table with its texts escaped; p values with more digits than the rest."""
+    """HTML of a table with escaped texts; p values have more digits."""
     digits = {name: 4 if str(name).startswith("p") else 2 for name in table}
     return Markup(table.round(digits).to_html(escape=True, border=0, na_rep="–"))
 
@@ -94,7 +94,7 @@ def _page(diagnosis: Diagnosis) -> Figure:
 
 
 def _halves(sensitivity: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The kinds of query in two columns of about as many rows."""
+    """The kinds of query in two columns of similar length."""
     kinds = list(dict.fromkeys(sensitivity.index.get_level_values(0)))
     rows = np.cumsum([len(sensitivity.loc[kind]) + 1.2 for kind in kinds])
     middle = int(np.abs(rows - rows[-1] / 2).argmin()) + 1
@@ -102,7 +102,7 @@ def _halves(sensitivity: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 
 def outcome_bars(tables: Mapping[str, pd.DataFrame], axis: Axes | None = None) -> FigureBase:
-    """Shares of the outcomes, one bar for each run; those that never occur are left out."""
+    """Shares of the outcomes, one bar for each run; outcomes that do not occur are left out."""
     axis = axis or new_figure(9, 1.7 + 0.5 * len(tables)).subplots()
     names, left = [plain(name, 20) for name in tables], np.zeros(len(tables))
     for outcome, meaning in OUTCOMES.items():
@@ -122,7 +122,7 @@ def outcome_bars(tables: Mapping[str, pd.DataFrame], axis: Axes | None = None) -
 
 
 def gain_bars(gains: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
-    """R@1 as it is, and what each oracle would add, with 95 % intervals."""
+    """R@1, and the gain of each oracle, with 95 % intervals."""
     axis = axis or new_figure(9, 3).subplots()
     now, rows = gains.loc[AS_IT_IS, "R@1"], gains.drop(AS_IT_IS)
     errors = error_ends(rows["gain"], rows[LOW], rows[HIGH])
@@ -135,26 +135,26 @@ def gain_bars(gains: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
     axis.axvline(now, color=GREY, linestyle=":")
     axis.set_yticks(places, rows.index, fontsize=8)
     axis.invert_yaxis()
-    axis.set(xlabel=f"R@1 [%] if this alone were corrected; as it is: {now:.1f}", xlim=(0, 100))
+    axis.set(xlabel=f"R@1 [%] if only this were corrected (now: {now:.1f})", xlim=(0, 100))
     return axis.figure
 
 
 def calibration_curve(bins: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
-    """Score of the first answer against how often it is right, with 95 % intervals."""
+    """Score of the first prediction and its hit rate, with 95 % intervals."""
     axis = axis or new_figure(4.5, 3.2).subplots()
     errors = error_ends(bins["hit rate"], bins[LOW], bins[HIGH])
     axis.plot([0, 1], [0, 100], color=GREY, linestyle=":", label="score = hit rate")
     axis.errorbar(bins["score"], bins["hit rate"], yerr=errors, fmt="o-", color=BLUE, markersize=4, capsize=2,
                   linewidth=1, label=f"{len(bins)} bins of queries")  # fmt: skip
-    axis.set(xlabel="score of the first answer", ylabel="right at rank 1 [%]", xlim=(0, 1), ylim=(0, 100))
+    axis.set(xlabel="score of the first prediction", ylabel="hit rate [%]", xlim=(0, 1), ylim=(0, 100))
     axis.legend(fontsize=8, loc="upper left")
     return axis.figure
 
 
 def level_bars(levels: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
-    """For each pyramid level: moments that train it, first answers and right answers that it gives."""
+    """For each pyramid level: moments with positive points on it, its first predictions and its first hits."""
     axis = axis or new_figure(6, 3.2).subplots()
-    marks = (("trained by", "0.8", ""), ("first answers", SKY, ".."), ("right answers", GREEN, "//"))
+    marks = (("moments", "0.8", ""), ("first predictions", SKY, ".."), ("first hits", GREEN, "//"))
     for shift, (name, color, hatch) in zip((-0.27, 0, 0.27), marks, strict=True):
         axis.bar(np.arange(len(levels)) + shift, levels[name], 0.26, color=color, hatch=hatch,
                  edgecolor=BLACK, linewidth=0.5, label=name)  # fmt: skip

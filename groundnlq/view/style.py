@@ -1,4 +1,4 @@
-"""Style of all figures: colours that colour-blind eyes tell apart, plain text, white ground, error bars."""
+"""Style of all figures: colours for colour-blind readers, plain text, white background, error bars."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind eyes tell apart
+# Okabe and Ito's colours, which colour-blind readers can distinguish
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
 SEVEN = (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION)
 CURVES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"))
-# where a legend stands
+# position of a legend
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
 
 
 def plain(text: str, at_most: int = 90) -> str:
-    """Text that matplotlib shows as it is: no mathtext, one line, not endless.
+    """Text that matplotlib shows unchanged: no mathtext, one line, limited length.
 
     >>> plain("costs $5 or $6")
     'costs \\\\$5 or \\\\$6'
@@ -31,7 +31,7 @@ def plain(text: str, at_most: int = 90) -> str:
 
 
 def new_figure(width: float = 9.0, height: float = 3.2, **layout: Any) -> Figure:
-    """A figure that is not registered anywhere; white, so that it reads in dark themes as well."""
+    """A figure that pyplot does not register; white, so that it can be read in dark themes."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white", **layout)
 
 

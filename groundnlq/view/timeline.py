@@ -1,8 +1,8 @@
-"""The picture of a query: film, segments, scores of the pyramid and attention in rows over one time axis.
+"""Figure of a query: frames, segments, scores of the pyramid and attention in rows over one time axis.
 
-It is drawn again at every change of a widget: what repeats is one artist, and beside rows stand bare texts,
-which cost less than ticks. What matters differs not only by colour but by place, dash or hatching, so that it
-survives greyscale.
+It is drawn again at every change of a widget. Repeated shapes are therefore one artist, and rows have texts in
+place of ticks, which are slower. Colours are never the only difference (also position, dash or hatching), so
+that the figure can be read in greyscale.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from groundnlq.data.records import Record
 from groundnlq.view.canvas import Sheet
 from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, new_figure, plain
 
-RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # places beside a row, in widths of the row
+RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # positions right of a row, in widths of the row
 
 
 def query_timeline(
@@ -43,16 +43,15 @@ def query_timeline(
     """One query, its ground truth and its predictions on one time axis.
 
     Args:
-        ranked: (K, 3) predictions, or those of several runs by name; the darker, the more they overlap the
-            ground truth.
+        ranked: (K, 3) predictions, or those of several runs by name; darker means a higher tIoU.
         level_scores: scores of the points of each pyramid level, finest first, for the heat map; the finest
             covers the clip. Of several runs by name.
-        others: further queries of the clip, drawn faintly; narrations as ticks.
+        others: other queries of the clip, in grey; narrations are ticks.
         window_sec: the part of the clip to show; all of it by default.
-        threshold: the tIoU above which a prediction is ticked as a hit.
-        attention: words of the query and (T, L), the attention of each step to each of them.
+        threshold: a prediction with a higher tIoU is a hit, with a tick.
+        attention: words of the query and (T, L), the attention of each step to each word.
         film: times (F,) and pictures (F, height, width, 3) of a moment, as `film.film_strip` gives them.
-        sheet: a used one to draw on; its figure is returned.
+        sheet: a used sheet to draw on; its figure is returned.
     """
     ranked = {name: segments[:top_k] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
@@ -95,7 +94,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
         right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
     right.set(xlabel="epoch", ylabel="val mean R@1 [%]")
     for axis in (left, right):
-        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots lie within the frame
+        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots are inside the frame
         axis.legend(fontsize=8, ncols=3, **ABOVE)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -109,7 +108,7 @@ def _draw_segments(
     narrations: Sequence[Record],
     threshold: float,
 ) -> None:
-    """Rows of segments, with the numbers of the predictions beside them."""
+    """Rows of segments, with tIoU and score at the right."""
     rows = ["ground truth" if record.moments_sec else "not annotated"]
     _mark_moments(axis, record)
     _draw_moments(axis, 0, [record], facecolor=BLACK, hatch="//", edgecolor="white")
@@ -136,7 +135,7 @@ def _draw_segments(
 
 
 def _write(axis: Axes, place: float, row: float, text: str, **style: Any) -> None:
-    """A word beside a row, ending at `place` in widths of the axes."""
+    """A text next to a row that ends at `place` in widths of the axes."""
     style = {"fontsize": 8, "va": "center", "ha": "right", **style}
     axis.text(place, row, text, transform=axis.get_yaxis_transform(), **style)
 
@@ -149,7 +148,7 @@ def _name_rows(axis: Axes, names: Sequence[str], **style: Any) -> None:
 
 
 def _boxes(axis: Axes, spans: ArrayLike, lows: Any, highs: Any, **style: Any) -> None:
-    """Boxes over start and end in time and from low to high, as one artist."""
+    """Boxes from start to end in time and from low to high, as one artist."""
     starts, ends = np.reshape(np.asarray(spans, float), (-1, 2)).T
     corners = np.broadcast_arrays(starts, lows, starts, highs, ends, highs, ends, lows)
     boxes = PolyCollection(list(np.stack(corners, axis=-1).reshape(-1, 4, 2)), **style)
@@ -163,7 +162,7 @@ def _draw_predictions(axis: Axes, first: int, segments: np.ndarray, overlaps: np
 
 
 def _write_numbers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None, threshold: float) -> None:
-    """tIoU and score beside each prediction; hits are ticked and bold."""
+    """tIoU and score of each prediction; hits are bold and have a tick."""
     for row, score in enumerate(segments[:, 2]):
         is_hit = overlaps is not None and overlaps[row] > threshold
         weight = "bold" if is_hit else "normal"
@@ -180,18 +179,18 @@ def _draw_moments(axis: Axes, row: int, records: Sequence[Record], **style: Any)
 
 
 def _mark_moments(axis: Axes, record: Record, **style: Any) -> None:
-    """The ground truth over the whole height."""
+    """Mark the ground truth over the whole height."""
     style = style or {"facecolor": YELLOW, "alpha": 0.35, "linewidth": 0, "zorder": 0}
     _boxes(axis, record.moments_sec, -0.1, 1.1, transform=axis.get_xaxis_transform(), **style)
 
 
 def overlap_color(overlap: float | np.ndarray) -> tuple[float, ...] | np.ndarray:
-    """RGBA from white (tIoU 0) to dark green (1); dark is good in greyscale as well."""
+    """RGBA from white (tIoU 0) to dark green (1), which can also be read in greyscale."""
     return colormaps["YlGn"](np.clip(overlap, 0.0, 1.0))
 
 
 def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:
-    """A row for each level; a point's cell reaches half a stride to both sides of its time."""
+    """A row for each level; the cell of a point extends half a stride to both sides of its time."""
     scores = at_finest_steps(level_scores)
     highest = max(float(np.nanmax(scores, initial=0)), 1e-6)
     _draw_cells(axis, record, scores, "cividis", (0.0, highest), "score")
@@ -204,9 +203,9 @@ def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray
 def _draw_cells(
     axis: Axes, record: Record, values: np.ndarray, cmap: str, ends: tuple[float, float], label: str
 ) -> None:
-    """A row of cells over the clip for each of (R, T) values, and at the right the scale from end to end.
+    """A row of cells over the clip for each of (R, T) values, and at the right the colour scale.
 
-    Colours are looked up here, of T values a row; matplotlib would do it for every pixel.
+    Colours are computed here for T values per row; matplotlib would compute them for every pixel.
     """
     extent = (0, record.duration_sec, len(values) - 0.5, -0.5)
     show: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
@@ -220,9 +219,9 @@ def _draw_cells(
 
 
 def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]]) -> None:
-    """For each run the best score of any level over time."""
+    """For each run the highest score of all levels over time."""
     highest = 1e-6
-    beside: dict[str, Any] = {"transform": axis.transAxes, "clip_on": False}
+    outside: dict[str, Any] = {"transform": axis.transAxes, "clip_on": False}
     for number, ((name, levels), (color, dash)) in enumerate(zip(scored.items(), CURVES, strict=False)):
         best = np.nanmax(at_finest_steps(levels), axis=0)
         highest = max(highest, float(np.nanmax(best, initial=0)))
@@ -231,14 +230,14 @@ def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[
         axis.plot(time, best, drawstyle="steps-mid", label=plain(name, 12), **style)
         if len(scored) > 1:
             height = 0.75 - 0.25 * number
-            axis.add_line(Line2D([RIGHT, RIGHT + 0.025], [height, height], **style, **beside))
-            axis.text(RIGHT + 0.033, height, plain(name, 12), fontsize=8, va="center", **beside)
+            axis.add_line(Line2D([RIGHT, RIGHT + 0.025], [height, height], **style, **outside))
+            axis.text(RIGHT + 0.033, height, plain(name, 12), fontsize=8, va="center", **outside)
     _mark_moments(axis, record)
     axis.set(ylabel="best score", ylim=(0, 1.05 * highest))
 
 
 def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: np.ndarray) -> None:
-    """A row for each word; dark where the video looks at it more."""
+    """A row for each word; darker means more attention of the step to this word."""
     low, high = float(weights.min()), float(weights.max())
     _draw_cells(axis, record, weights.T, "Greys", (low, max(high, low + 1e-6)), "share")
     _mark_moments(axis, record, facecolor="none", edgecolor=VERMILION, linestyle="--", linewidth=1)
@@ -247,7 +246,7 @@ def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: n
 
 
 def _draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:
-    """The pictures side by side, each with its time; they share the place of the time axis, not its scale."""
+    """The frames in a row, each with its time; they do not have the scale of the time axis."""
     axis.set_axis_off()
     row = axis.inset_axes((0, 0.18, 1, 0.82))
     row.imshow(np.concatenate(list(pictures), axis=1))
@@ -260,7 +259,7 @@ def _draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:
 
 
 def at_finest_steps(level_scores: Sequence[np.ndarray]) -> np.ndarray:
-    """(levels, T) for each step of the finest level the score of the point next to it on every level.
+    """(levels, T) for each step of the finest level the score of the nearest point on every level.
 
     NaN where a level has no points.
 

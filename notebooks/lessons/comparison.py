@@ -26,7 +26,7 @@ from groundnlq.view.style import (
     plain,
 )
 
-CHANGES = ("won", "lost", "both right", "both wrong")
+CHANGES = ("won", "lost", "both correct", "both wrong")
 
 
 def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str = KEY) -> Figure:
@@ -47,7 +47,7 @@ def memorisation_figure(
     recalls: Mapping[str, Mapping[str, Evaluation]],
     key: str = KEY,
 ) -> Figure:
-    """Left, training losses over the epochs; right, recall on questions that were trained and that were not.
+    """Left, training losses over the epochs; right, recall on training and on validation queries.
 
     Args:
         recalls: for each run the evaluations of its splits by name, such as ``train`` and ``val``.
@@ -82,17 +82,17 @@ def paired_figure(
 ) -> Figure:  # fmt: skip
     """Left, every clip's recall with both runs; right, the difference in resampled splits (whole clips).
 
-    Beside it the interval that one would get from two independent splits: pairing is what makes it narrow.
+    The dashed outline is the difference of two independently resampled splits, without pairing.
     """
     figure = new_figure(10, 3.3)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))
     _clip_bubbles(left, one, other, key, names)
     draws = ClipBootstrap(one.hits["clip_uid"], seed).means(one.difference(other, key))
-    apart = _means(other, key, seed + 1) - _means(one, key, seed)
+    unpaired = _means(other, key, seed + 1) - _means(one, key, seed)
     found = compare(one, other, key, seed)
-    bins = np.histogram_bin_edges(np.concatenate([draws, apart, [0.0]]), 45)
-    right.hist(draws, bins, color=BLUE, label="paired: the same clips for both")
-    right.hist(apart, bins, histtype="step", color=BLACK, linestyle="--", label="as if of different clips")
+    bins = np.histogram_bin_edges(np.concatenate([draws, unpaired, [0.0]]), 45)
+    right.hist(draws, bins, color=BLUE, label="paired (same clips)")
+    right.hist(unpaired, bins, histtype="step", color=BLACK, linestyle="--", label="unpaired (different clips)")
     right.axvline(0, color=GREY, linestyle=":")
     right.hlines(-0.03 * len(draws) / 9, found[LOW], found[HIGH], color=VERMILION, linewidth=4,
                  label="95 % interval, paired")  # fmt: skip
@@ -114,22 +114,22 @@ def changes(one: Evaluation, other: Evaluation, key: str = KEY) -> pd.DataFrame:
     """
     points = one.difference(other, key)
     table = one.hits.set_index("query_id")[["clip_uid", "query", "template"]]
-    right = one.hits.set_index("query_id")[key].to_numpy() > 0
-    names = np.select([points > 0, points < 0, right], CHANGES[:3], CHANGES[3])
+    is_hit = one.hits.set_index("query_id")[key].to_numpy() > 0
+    names = np.select([points > 0, points < 0, is_hit], CHANGES[:3], CHANGES[3])
     return table.assign(change=pd.Categorical(names, CHANGES))
 
 
 def changes_bars(table: pd.DataFrame, names: Sequence[str] = ("one", "other"), by: str = "template") -> Figure:
-    """How many queries of each group only one of two runs answers rightly; the first one's to the left."""
+    """Number of queries in each group that only one of two runs hits; those of the first run to the left."""
     counts = pd.crosstab(table[by], table["change"]).reindex(columns=CHANGES, fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     figure = new_figure(9, 1.3 + 0.28 * len(counts))
     axis = figure.subplots()
     rows = np.arange(len(counts))
     axis.barh(rows, counts["won"], color=GREEN, edgecolor=BLACK, linewidth=0.5,
-              label=f"only {names[1]} is right: {counts['won'].sum()}")  # fmt: skip
+              label=f"only {names[1]} is correct: {counts['won'].sum()}")  # fmt: skip
     axis.barh(rows, -counts["lost"], color=VERMILION, hatch="//", edgecolor="white",
-              label=f"only {names[0]} is right: {counts['lost'].sum()}")  # fmt: skip
+              label=f"only {names[0]} is correct: {counts['lost'].sum()}")  # fmt: skip
     for row, (won, lost) in enumerate(counts[["won", "lost"]].to_numpy()):
         axis.text(won, row, f" {won}", va="center", fontsize=8)
         axis.text(-lost, row, f"{lost} ", va="center", ha="right", fontsize=8)
@@ -137,15 +137,15 @@ def changes_bars(table: pd.DataFrame, names: Sequence[str] = ("one", "other"), b
     axis.set_yticks(rows, labels, fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0, color=BLACK, linewidth=0.8)
-    most = 1.15 * max(1, counts[["won", "lost"]].to_numpy().max())
-    axis.set(xlabel="queries", xlim=(-most, most))
+    limit = 1.15 * max(1, counts[["won", "lost"]].to_numpy().max())
+    axis.set(xlabel="queries", xlim=(-limit, limit))
     axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     figure.legend(loc="outside upper right", ncols=2, fontsize=8)
     return figure
 
 
 def _clip_bubbles(axis: Axes, one: Evaluation, other: Evaluation, key: str, names: Sequence[str]) -> None:
-    """A bubble for all clips with the same pair of recalls."""
+    """One bubble for all clips with the same pair of recalls."""
     pairs = [100 * e.hits.groupby("clip_uid")[key].mean() for e in (one, other)]
     counts = pd.concat(pairs, axis=1, keys=("x", "y")).round(6).value_counts()
     places = np.array(list(counts.index))

@@ -1,4 +1,4 @@
-"""From the annotation files to the input of the network, and what a constant prediction can learn."""
+"""Annotation files and network input in figures, and the biases that a constant prediction can use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from groundnlq.sample.vocabulary import VERBS, plural
 from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, new_figure, plain
 from notebooks.lessons.parts import mark_moments
 
-MOST_STEPS = 14  # that a picture of the grid shows
+MAX_STEPS = 14  # in the figure of the grid
 SLOTS = ("verb", "object", "container", "person")
 
 
 def official_entry(path: str | Path, query_id: str) -> dict[str, Any]:
-    """A query as it stands in an official file, untouched, with the clip around it.
+    """Unchanged entry of a query in an official file, with the fields of its clip.
 
     Raises:
         DataError: the file has no such query.
@@ -47,14 +47,14 @@ def official_entry(path: str | Path, query_id: str) -> dict[str, Any]:
 
 
 def step_figure(record: Record, grid: StepGrid) -> Figure:
-    """The feature steps around the start of a query's moment: windows, middles, and the moment's edges.
+    """Feature steps around the start of a query's moment: intervals, middles, and the ends of the moment.
 
-    Seconds below, the step grid above; an edge seldom falls on a step.
+    The lower axis has seconds, the upper one the step grid.
     """
     start, end = record.moments_sec[0]
     step = grid.step_sec
     first = max(0, int(start / step) - 2)
-    last = min(int(end / step) + 3, first + MOST_STEPS, int(np.ceil(record.duration_sec / step)))
+    last = min(int(end / step) + 3, first + MAX_STEPS, int(np.ceil(record.duration_sec / step)))
     figure = new_figure(10, 1.9)
     axis = figure.subplots()
     for number in range(first, last):
@@ -70,12 +70,12 @@ def step_figure(record: Record, grid: StepGrid) -> Figure:
     axis.set(xlabel="time in the clip [s]", xlim=(first * step, last * step), ylim=(-0.4, 1.05))
     axis.set_yticks([])
     above = axis.secondary_xaxis("top", functions=(grid.to_grid, grid.to_sec))
-    above.set_xlabel("step grid (a dot: the middle of a step, the time of its features)", fontsize=9)
+    above.set_xlabel("step grid (dot: middle of a step, the time of its features)", fontsize=9)
     return figure
 
 
 def bias_figure(train: Sequence[Record], num_shown: int = 3) -> Figure:
-    """Where moments lie and how long they are, with the best constant segments and what each would hit."""
+    """Positions and lengths of the moments, and the regions that the best constant segments hit."""
     moments = np.array([record.moments_sec[0] for record in train if record.moments_sec])
     durations = np.array([record.duration_sec for record in train if record.moments_sec])[:, None]
     shares, unit = moments / durations, Record("a_0", "any", "?", 1.0)
@@ -98,7 +98,7 @@ def bias_figure(train: Sequence[Record], num_shown: int = 3) -> Figure:
     axis.set(xlabel="centre of the moment, as share of the clip", ylabel="share of the clip covered [%]",
              xlim=(0, 1), ylim=(y.min(), 1))  # fmt: skip
     hits = 100 * (tiou(chosen[0] * durations, moments) > HIT).mean()
-    axis.set_title(f"shaded: what constant segment 1, 2, … would hit at tIoU {HIT:g}; the first hits "
+    axis.set_title(f"shaded: moments that constant segment 1, 2, … hits (tIoU > {HIT:g}); the first one hits "
                    f"{hits:.1f} % of the training moments", fontsize=9, loc="left")  # fmt: skip
     side.hist(length, bins=np.geomspace(length.min(), length.max() + 1e-9, 25), orientation="horizontal",
               color=BLUE)  # fmt: skip
@@ -107,7 +107,7 @@ def bias_figure(train: Sequence[Record], num_shown: int = 3) -> Figure:
 
 
 def rate_fit(report: FeatureReport) -> Figure:
-    """Every clip's own frames per step, the fitted rate and the configured one."""
+    """Frames per step of every clip, the fitted rate and the configured one."""
     figure = new_figure(9, 3)
     left, right = figure.subplots(1, 2)
     frame = report.frame()
@@ -128,10 +128,10 @@ def rate_fit(report: FeatureReport) -> Figure:
 
 
 def moments_per_level(records: Sequence[Record], config: RunConfig) -> Figure:
-    """The share of moments that have positive points on each pyramid level, and on none at all.
+    """Share of moments with positive points on each pyramid level, and on no level.
 
     Args:
-        config: of the run; its pyramid, centre radius and rate decide.
+        config: of the run, with pyramid, centre radius and frame rate.
     """
     reached = [levels_reached(record, config) for record in records if record.moments_sec]
     num_levels = config.model.num_levels
@@ -149,7 +149,7 @@ def moments_per_level(records: Sequence[Record], config: RunConfig) -> Figure:
 
 
 def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()) -> Figure:
-    """All queries of a clip over time, each with its text; narrations as ticks below."""
+    """Moments of all queries of a clip, each with its text; narrations are ticks."""
     figure = new_figure(9.5, 0.9 + 0.3 * len(records))
     axis = figure.subplots()
     labels = [plain(record.query, 60) for record in records]
@@ -168,7 +168,7 @@ def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()
 
 
 def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | None:
-    """Start and end of the action of a narration, by the event log of a sample world; None without one."""
+    """Start and end of the action of a narration from the event log of a sample world; None without a log."""
     is_known = (Path(folder) / "official" / "events.jsonl").exists()
     if not is_known or record.query_type != "nlq_narration":
         return None
@@ -177,14 +177,14 @@ def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | 
 
 
 def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
-    """The sample world's truth: where the person was, what happened, and which moments are asked for."""
+    """Event log of a clip of the sample world: places, events, and the moments of its queries."""
     figure = new_figure(12, 4.4)
     axis = figure.subplots()
     draw_events(axis, log, first_row=1, color=SKY)
     for index, (start, end, place) in enumerate(log["stays"]):
         axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
         axis.text((start + end) / 2, 0, plain(place), ha="center", va="center", fontsize=8, clip_on=True)
-    rows = ["place", *SLOTS, *["asked for"][: len(records)]]
+    rows = ["place", *SLOTS, *["queries"][: len(records)]]
     for start, end in (moment for record in records for moment in record.moments_sec):
         axis.barh(len(rows) - 1, end - start, left=start, color=VERMILION, alpha=0.6)
     axis.set_yticks(range(len(rows)), rows)
@@ -193,7 +193,7 @@ def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
 
 
 def draw_events(axis: Axes, log: Mapping[str, Any], query: str = "", first_row: int = 0, color: str = "0.87") -> None:
-    """Rows of a sample world's events; the words that the query names are orange and hatched."""
+    """Events of a sample world in rows; those that the query names are orange and hatched."""
     axis.set_ylim(first_row + len(SLOTS) - 0.5, first_row - 0.5)
     for event in log["events"]:
         start, end = event["start_sec"], event["end_sec"]
@@ -211,7 +211,7 @@ def draw_events(axis: Axes, log: Mapping[str, Any], query: str = "", first_row: 
 
 
 def is_named(word: str, query: str) -> bool:
-    """Whether a query names a word of the sample world's vocabulary, in any of its forms.
+    """Whether a query contains a word of the sample world's vocabulary, in any form.
 
     >>> is_named("knife", "How many knives did I wash?"), is_named("wash", "How many knives did I wash?")
     (True, True)

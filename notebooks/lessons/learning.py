@@ -1,4 +1,4 @@
-"""Training in figures: jittered moments, positive points, losses, learning rates, averaged weights."""
+"""Figures of training: jittered moments, positive points, losses, learning rates, averaged weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from notebooks.lessons.parts import draw_spans, heat_map, mark_moments, name_lev
 
 
 def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndarray]) -> Figure:
-    """Narrations as annotated and several draws of temporal jittering of each, on one time axis.
+    """Annotated segments of narrations, and several random moments of temporal jittering for each.
 
     Args:
         jittered_sec: for each narration (draws, 2) start and end.
@@ -49,7 +49,7 @@ def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndar
 
 
 def positive_shares(draws_sec: np.ndarray, num_steps: int, config: RunConfig) -> tuple[Points, np.ndarray]:
-    """The points of a clip and in which share of the draws (D, 2) of one moment each is positive: (N,)."""
+    """Points of a clip, and the share (N,) of the random moments (D, 2) for which each is positive."""
     found = [positive_points(moment[None], num_steps, config) for moment in draws_sec]
     return found[0][0], torch.stack([is_positive for _, is_positive in found]).float().mean(dim=0).numpy()
 
@@ -57,12 +57,12 @@ def positive_shares(draws_sec: np.ndarray, num_steps: int, config: RunConfig) ->
 def jitter_figure(
     record: Record, draws_sec: np.ndarray, config: RunConfig, true_sec: tuple[float, float] | None = None
 ) -> Figure:
-    """Draws of one narration's moment and, below, how often each point of the pyramid becomes positive.
+    """Random moments of one narration and, below, how often each point of the pyramid is positive.
 
     Args:
-        draws_sec: (D, 2); the first few are drawn, all are counted.
-        config: of the run; its pyramid, centre radius and rate decide what is positive.
-        true_sec: start and end of the true action, where they are known.
+        draws_sec: (D, 2) random moments; the first few are shown, all are counted.
+        config: of the run, with pyramid, centre radius and frame rate.
+        true_sec: start and end of the true action, if known.
     """
     grid, num_levels = config.data.grid, config.model.num_levels
     num_steps = int(np.ceil(record.duration_sec / grid.step_sec))
@@ -70,36 +70,36 @@ def jitter_figure(
     figure = new_figure(10, 2.6 + 0.28 * num_levels)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.8, 0.3 + 0.28 * num_levels))
     shown, style = draws_sec[:10], {"color": SKY, "linewidth": 4, "solid_capstyle": "butt"}
-    draw_spans(above, range(len(shown)), shown, "as drawn, epoch by epoch", **style)
+    draw_spans(above, range(len(shown)), shown, "jittered, one per epoch", **style)
     (start, end), *_ = record.moments_sec
-    above.axvspan(start, end, fill=False, edgecolor=BLACK, linewidth=1.5, label="as narrated")
+    above.axvspan(start, end, fill=False, edgecolor=BLACK, linewidth=1.5, label="annotated")
     if true_sec is not None:
         for axis in (above, below):
             mark_moments(axis, [true_sec])
-        above.plot([], [], color=YELLOW, alpha=0.4, linewidth=8, label="the true action")
-    above.set(ylabel="draws", ylim=(9.8, -0.8), yticks=[])
+        above.plot([], [], color=YELLOW, alpha=0.4, linewidth=8, label="true action")
+    above.set(ylabel="random moments", ylim=(9.8, -0.8), yticks=[])
     above.legend(fontsize=8, ncols=3, **ABOVE)
     above.set_title(plain(record.query, 60), fontsize=10, loc="left", pad=20)
     time, level = grid.to_sec(points.time_grid).numpy(), points.level.numpy()
     below.plot(time, level, ".", color="0.8", markersize=2)
-    lit = shares > 0
-    image = below.scatter(time[lit], level[lit], s=90, c=100 * shares[lit], cmap="Greens", vmin=0,
+    chosen = shares > 0
+    image = below.scatter(time[chosen], level[chosen], s=90, c=100 * shares[chosen], cmap="Greens", vmin=0,
                           edgecolor=BLACK, linewidth=0.6)  # fmt: skip
-    figure.colorbar(image, ax=below, label="positive [% of draws]", pad=0.01)
+    figure.colorbar(image, ax=below, label="positive [%]", pad=0.01)
     name_levels(below, num_levels)
-    room = 2 * float(np.abs(draws_sec - (start + end) / 2).max())
-    below.set(xlabel="time in the clip [s]", xlim=(max(0, start - room), min(record.duration_sec, end + room)))
+    margin = 2 * float(np.abs(draws_sec - (start + end) / 2).max())
+    below.set(xlabel="time in the clip [s]", xlim=(max(0, start - margin), min(record.duration_sec, end + margin)))
     return figure
 
 
 @torch.inference_mode()
 def point_losses(model: Grounder, batch: Batch, criterion: Criterion, query: int = 0) -> pd.DataFrame:
-    """Every valid point of one query of a batch: its outputs, its targets and its losses.
+    """Outputs, targets and losses of every valid point of one query.
 
     Returns:
-        ``time_grid``, ``level``, ``score``, ``is_positive``, ``focal`` (its share of the classification
-        loss, undivided), the segment that it predicts on the step grid (``start``, ``end``); ``tiou`` and
-        ``diou`` (its share of the regression loss) are NaN where the point is not positive.
+        ``time_grid``, ``level``, ``score``, ``is_positive``, ``focal`` (its term of the classification
+        loss, before division), the segment that it predicts on the step grid (``start``, ``end``); ``tiou`` and
+        ``diou`` (its term of the regression loss) are NaN where the point is not positive.
     """
     outputs = model(batch)
     points, valid = outputs.points, outputs.mask[query]
@@ -126,10 +126,10 @@ def point_losses(model: Grounder, batch: Batch, criterion: Criterion, query: int
 
 
 def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterion) -> pd.DataFrame:
-    """The loss of a batch taken apart, for several networks, as means over its queries' points.
+    """Parts of the loss of a batch for several networks.
 
-    The first three rows add up to the total: all are divided by the number of positive points (in training by
-    its running mean), and regression is weighted as in training.
+    The sum of the first three rows is the total. They are divided by the number of positive points (in training
+    by the loss normaliser); regression has the weight of training.
     """
     columns = {}
     for name, model in models.items():
@@ -139,85 +139,86 @@ def loss_table(models: Mapping[str, Grounder], batch: Batch, criterion: Criterio
         count = max(1, len(positive))
         columns[name] = {
             "classification: positive points": positive["focal"].sum() / count,
-            "classification: all other points": negative["focal"].sum() / count,
+            "classification: negative points": negative["focal"].sum() / count,
             "regression: positive points": criterion.weights["regression"] * positive["diou"].sum() / count,
-            "score, mean of positive points": positive["score"].mean(),
-            "score, mean of all others": negative["score"].mean(),
-            "tIoU of positive points' segments": positive["tiou"].mean(),
-            "other points for each positive one": len(negative) / count,
+            "mean score of positive points": positive["score"].mean(),
+            "mean score of negative points": negative["score"].mean(),
+            "mean tIoU of positive points": positive["tiou"].mean(),
+            "negative points per positive point": len(negative) / count,
         }
     return pd.DataFrame(columns)
 
 
 def losses_figure(tables: Mapping[str, pd.DataFrame], record: Record, moment_grid: Any, grid: StepGrid) -> Figure:
-    """A column a network: scores of all points, what each costs, and the segments of the positive ones.
+    """Scores and losses of all points, and the segments of the positive ones; one column per network.
 
     Args:
-        tables: of `point_losses`; moment_grid: (1, 2) the moment that they were computed for.
+        tables: of `point_losses`; moment_grid: (1, 2) the moment that was the target.
     """
     levels = int(next(iter(tables.values()))["level"].max()) + 1
     figure = new_figure(5.4 * len(tables), 5.6)
     rows = figure.subplots(3, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 1, 0.9))
     figure.suptitle(plain(record.query), fontsize=11)
     start, end = grid.to_sec(np.asarray(moment_grid, dtype=float).reshape(-1, 2)[0])
-    most = {name: max(float(t[name].max()) for t in tables.values()) for name in ("score", "focal")}
+    highest = {name: max(float(t[name].max()) for t in tables.values()) for name in ("score", "focal")}
     for column, (name, table) in enumerate(tables.items()):
         scores, costs, segments = rows[:, column]
         positive = table[table["is_positive"]]
         for axis, value, cmap in ((scores, "score", "cividis"), (costs, "focal", "Greys")):
             cells = at_finest_steps([table.loc[table["level"] == n, value].to_numpy() for n in range(levels)])
-            image = heat_map(axis, cells, cells.shape[1] * grid.step_sec, most[value], cmap)
+            image = heat_map(axis, cells, cells.shape[1] * grid.step_sec, highest[value], cmap)
             name_levels(axis, levels)
             if column == len(tables) - 1:
                 label = "score" if value == "score" else "focal loss"
                 figure.colorbar(image, ax=rows[0 if value == "score" else 1, :], label=label, pad=0.01)
             axis.plot(grid.to_sec(positive["time_grid"]), positive["level"], "o", markersize=6,
                       markerfacecolor="none", markeredgecolor=VERMILION, label="positive points")  # fmt: skip
-        lit = positive["focal"].sum()
-        title = f"classification: {lit:.2f} of positive, {table['focal'].sum() - lit:.2f} of all other points"
+        of_positive = positive["focal"].sum()
+        of_negative = table["focal"].sum() - of_positive
+        title = f"classification loss: {of_positive:.2f} of positive, {of_negative:.2f} of negative points"
         costs.set_title(title, fontsize=9)
         scores.set_title(plain(name), fontsize=10)
         _segments(segments, positive, start, end, grid)
     rows[0, 0].legend(fontsize=7, loc="upper right")
-    rows[-1, 0].set_ylabel("positive points'\nsegments", fontsize=9)
-    middle, room = (start + end) / 2, max(15.0, 3 * (end - start))
-    rows[-1, 0].set_xlim(max(0, middle - room), min(record.duration_sec, middle + room))
+    rows[-1, 0].set_ylabel("segments of\npositive points", fontsize=9)
+    middle, margin = (start + end) / 2, max(15.0, 3 * (end - start))
+    rows[-1, 0].set_xlim(max(0, middle - margin), min(record.duration_sec, middle + margin))
     return figure
 
 
 def schedule_figure(config: TrainConfig, steps_per_epoch: int, history: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """Left, the learning rate over the run; right, what the averaged weights (EMA) are made of.
+    """Left, the learning rate over the run; right, the composition of the averaged weights (EMA).
 
     Args:
-        history: of the run; its rates at the ends of epochs are drawn as dots.
+        history: of the run; its learning rates at the ends of epochs are dots.
     """
     figure = new_figure(10, 2.8)
     left, right = figure.subplots(1, 2)
     total, warmup = config.epochs * steps_per_epoch, config.warmup_steps(steps_per_epoch)
     steps = np.arange(total)
     rates = [learning_rate_at(int(step), config.learning_rate, warmup, total) for step in steps]
-    left.plot(steps, rates, color=BLUE, label="warm-up, then cosine")
+    left.plot(steps, rates, color=BLUE, label="warm-up and cosine")
     if history:
         left.plot([row["step"] - 1 for row in history], [row["learning_rate"] for row in history], "o",
-                  color=VERMILION, markersize=4, label="of this run, ends of epochs")  # fmt: skip
+                  color=VERMILION, markersize=4, label="this run, ends of epochs")  # fmt: skip
     left.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
     left.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     left.legend(fontsize=8)
-    right.plot(steps, 100 * config.ema_decay**steps, color=BLACK, linestyle=":", label="the first weights")
+    right.plot(steps, 100 * config.ema_decay**steps, color=BLACK, linestyle=":", label="initial weights")
     for (color, dash), last in zip(CURVES, (1, 5), strict=False):
         span = last * steps_per_epoch
         share = 100 * (1 - config.ema_decay ** np.minimum(steps, span))
-        label = f"the last {last} epochs" if last > 1 else "the last epoch"
+        label = f"last {last} epochs" if last > 1 else "last epoch"
         right.plot(steps, share, dash, color=color, label=label)
     half = np.log(0.5) / np.log(config.ema_decay)
     right.set(xlabel="training step", ylabel="share in the average [%]", ylim=(0, 104))
-    right.set_title(f"decay {config.ema_decay:g}: half of it is of the last {half:.0f} steps", fontsize=9)
+    right.set_title(f"decay {config.ema_decay:g}: half of the weight is on the last {half:.0f} steps", fontsize=9)
     right.legend(fontsize=8)
     return figure
 
 
 def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid: StepGrid) -> None:
-    """The best-scored positive points' segments, each with what it costs, over the moment."""
+    """Segments of the positive points with the highest scores, each with its tIoU and loss."""
     mark_moments(axis, [(start, end)])
     for row, (_, point) in enumerate(positive.nlargest(6, "score").iterrows()):
         first, last = grid.to_sec(point["start"]), grid.to_sec(point["end"])
@@ -225,4 +226,4 @@ def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid
         axis.text(0.99, row, f"tIoU {point['tiou']:.2f}, loss {point['diou']:.2f}", fontsize=7.5, va="center",
                   ha="right", transform=axis.get_yaxis_transform())  # fmt: skip
     axis.set(xlabel="time in the clip [s]", ylim=(5.6, -0.6), yticks=[])
-    axis.set_title(f"regression: {positive['diou'].sum():.2f} over {len(positive)} positive points", fontsize=9)
+    axis.set_title(f"regression loss: {positive['diou'].sum():.2f} of {len(positive)} positive points", fontsize=9)

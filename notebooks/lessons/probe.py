@@ -1,7 +1,7 @@
 """Linear probe: a linear map from the tokens of a query to the features of its moment.
 
-It shows why grounding is possible at all (Alain and Bengio 2016). There is no network and nothing to tune:
-a network must beat it.
+It shows why grounding is possible (Alain and Bengio 2016). It is a baseline without a network and without
+hyperparameters to tune.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from notebooks.lessons.parts import heat_map, mark_moments
 
 @dataclass(frozen=True)
 class Probe:
-    """For each token the features, relative to the clip's mean, that are expected at its moment.
+    """Linear map from a token to the expected features at its moment, relative to the mean of the clip.
 
     Args:
         mean_token: (text_dim,); weights: (text_dim, video_dim).
@@ -46,7 +46,7 @@ class Probe:
 
         Args:
             ridge: in units of the tokens' mean variance.
-            at_most: about so many records; those of randomly chosen clips, so that few clips are read.
+            at_most: approximate number of records, from random clips, so that few clips are read.
         """
         num_tokens, sums = 0, [np.zeros(tokens.width), np.zeros(store.width)]
         squares = [np.zeros((tokens.width, tokens.width)), np.zeros((tokens.width, store.width))]
@@ -63,7 +63,7 @@ class Probe:
         return cls(mean, np.linalg.solve(covariance + penalty, together))
 
     def shares(self, tokens: np.ndarray, video: np.ndarray) -> np.ndarray:
-        """(T, L) what each token adds to the cosine similarity of each step with the query.
+        """(T, L) contribution of each token to the cosine similarity of each step and the query.
 
         Args:
             tokens: (L, text_dim) of a query; video: (T, video_dim) of a clip.
@@ -76,26 +76,26 @@ class Probe:
     def separation(
         self, records: Sequence[Record], store: FeatureStore, tokens: TokenStore, grid: StepGrid
     ) -> pd.DataFrame:
-        """For each query: ``order``, the chance that a step within its moment is more similar than one
-        outside (the area under the ROC curve; 0.5 is chance), and whether the most similar step is within.
+        """For each query ``AUC``, the probability that a step inside its moment is more similar than a step
+        outside (area under the ROC curve; 0.5 is chance), and whether the most similar step is inside.
         """
         rows = {}
         for record, similarity in self._similarities(records, store, tokens):
             is_inside = _steps_inside(record, len(similarity), grid)
             num_in, ranks = is_inside.sum(), pd.Series(similarity).rank().to_numpy()
             pairs = max(1, num_in * (~is_inside).sum())
-            order = (ranks[is_inside].sum() - num_in * (num_in + 1) / 2) / pairs
-            rows[record.query_id] = {"order": order, "is best inside": bool(is_inside[similarity.argmax()])}
+            auc = (ranks[is_inside].sum() - num_in * (num_in + 1) / 2) / pairs
+            rows[record.query_id] = {"AUC": auc, "is best inside": bool(is_inside[similarity.argmax()])}
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def predict(
         self, train: Sequence[Record], records: Sequence[Record], store: FeatureStore,
         tokens: TokenStore, grid: StepGrid, top_k: int = TOP_K,
     ) -> Ranked:  # fmt: skip
-        """Segments where the mean similarity is greatest; none contains the middle of another.
+        """Segments with the highest mean similarity; no segment contains the middle of another.
 
         Args:
-            train: records whose moments' median length all segments have.
+            train: records; all segments have the median length of their moments.
         """
         length_sec = float(np.median([end - start for r in train for start, end in r.moments_sec]))
         num_steps, ranked = max(1, round(length_sec / grid.step_sec)), {}
@@ -124,7 +124,7 @@ def similarity_figure(
     record: Record, words: Sequence[str], shares: np.ndarray, grid: StepGrid,
     log: Mapping[str, Any] | None = None,
 ) -> Figure:  # fmt: skip
-    """The similarity of each word with each step: a sample world's events above, words, their sum below.
+    """Similarity of each word and each step: event log of a sample world, words, and their sum.
 
     Args:
         words: one for each token; shares: (T, L) of `Probe.shares`.
@@ -137,11 +137,11 @@ def similarity_figure(
         draw_events(axes[0], log, record.query)
     image = heat_map(axes[-2], shares.T, len(shares) * grid.step_sec, max(float(shares.max()), 1e-9), "Greys")
     axes[-2].set_yticks(range(len(words)), [plain(word, 14) for word in words], fontsize=8)
-    figure.colorbar(image, ax=axes[-2], label="word's share", pad=0.01, aspect=12)
+    figure.colorbar(image, ax=axes[-2], label="contribution", pad=0.01, aspect=12)
     similarity, time = shares.sum(axis=1), grid.to_sec(np.arange(len(shares)))
     axes[-1].plot(time, similarity, color=BLUE, linewidth=1.2)
     best = int(similarity.argmax())
-    axes[-1].plot(time[best], similarity[best], "o", color=VERMILION, markeredgecolor=BLACK, label="best step")
+    axes[-1].plot(time[best], similarity[best], "o", color=VERMILION, markeredgecolor=BLACK, label="highest")
     axes[-1].axhline(0, color=GREY, linestyle=":")
     for axis in (*axes[:-2], axes[-1]):
         mark_moments(axis, record.moments_sec, alpha=0.35)
@@ -149,26 +149,26 @@ def similarity_figure(
         axes[-2].axvspan(start, end, fill=False, edgecolor=VERMILION, linestyle="--", linewidth=1.2)
     axes[-1].set(ylabel="cosine\nsimilarity", xlabel="time in the clip [s]", xlim=(0, record.duration_sec))
     axes[-1].legend(fontsize=8, loc="upper right")
-    axes[0].set_title(f"{plain(record.query)}   (yellow and dashed: the moment)", fontsize=11, loc="left")
+    axes[0].set_title(f"{plain(record.query)}   (yellow or dashed: the moment)", fontsize=11, loc="left")
     return figure
 
 
 def separation_figure(table: pd.DataFrame) -> Figure:
-    """How well similarity alone separates the steps of the moment from all others, over a split's queries."""
+    """Histogram of the AUC of `Probe.separation` over the queries of a split."""
     figure = new_figure(7, 2.6)
     axis = figure.subplots()
-    axis.hist(table["order"], bins=25, range=(0, 1), color=BLUE)
+    axis.hist(table["AUC"], bins=25, range=(0, 1), color=BLUE)
     axis.axvline(0.5, color=GREY, linestyle=":", label="chance")
-    median, hits = table["order"].median(), 100 * table["is best inside"].mean()
+    median, hits = table["AUC"].median(), 100 * table["is best inside"].mean()
     axis.axvline(median, color=VERMILION, linestyle="--", label=f"median {median:.2f}")
-    axis.set(xlabel="chance that a step of the moment is more similar than one outside", ylabel="queries")
-    axis.set_title(f"best step within the moment: {hits:.0f} % of {len(table)} queries", fontsize=10)
+    axis.set(xlabel="AUC: steps inside the moment against steps outside", ylabel="queries")
+    axis.set_title(f"most similar step inside the moment: {hits:.0f} % of {len(table)} queries", fontsize=10)
     axis.legend(fontsize=8, loc="upper left")
     return figure
 
 
 def _steps_inside(record: Record, num_steps: int, grid: StepGrid) -> np.ndarray:
-    """(T,) bool: the steps whose middle lies within a moment; at least the one that is nearest to it."""
+    """(T,) bool: steps whose middle lies inside a moment; at least the nearest step."""
     middle, found = grid.to_sec(np.arange(num_steps)), np.zeros(num_steps, dtype=bool)
     for start, end in record.moments_sec:
         found |= (middle >= start) & (middle <= end)

@@ -1,4 +1,4 @@
-"""Recalls and how far they can be trusted: one example, all thresholds, resampling, oracles of one word."""
+"""Recalls and their uncertainty: one example, all thresholds, resampling, oracles that know one word."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ PUBLISHED = {
 }
 
 
-def published_beside_ours(evaluations: Mapping[str, Evaluation], ours: str) -> pd.DataFrame:
-    """A table of strict recalls: published on Ego4D's val split above, ours on `ours` below."""
+def published_and_measured(evaluations: Mapping[str, Evaluation], ours: str) -> pd.DataFrame:
+    """Table of strict recalls: published on Ego4D's val split, and measured on the data called `ours`."""
     rows = {("published, Ego4D val", name): table for name, table in PUBLISHED.items()}
-    rows |= {(f"ours, {ours}", name): e.strict for name, e in evaluations.items()}
+    rows |= {(f"measured, {ours}", name): e.strict for name, e in evaluations.items()}
     return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
 def instructive_query(evaluation: Evaluation, k: int = TOP_K) -> str:
-    """The id of the first query, if any, whose first answer is right at the lower threshold only and of which
-    a later one is right at the higher; else of one of which one of the two is true."""
+    """Id of a query whose first prediction is a hit at the lower threshold only, and of which a later one is a
+    hit at the higher threshold; if there is none, of a query with one of the two properties."""
     hits, (low, high) = evaluation.hits, THRESHOLDS
     first_low, first_high, later = (hits[recall_key(*at)] for at in ((1, low), (1, high), (k, high)))
     return str(hits.loc[((first_low - first_high) + (later - first_high)).idxmax(), "query_id"])
 
 
 def recall_example_figure(record: Record, segments: np.ndarray, top_k: int = TOP_K) -> Figure:
-    """One query's segments on the time axis with their tIoU, and which R@k IoU=m count them as a hit.
+    """Segments of one query on the time axis with their tIoU, and its hits for each R@k IoU=m.
 
     Args:
         segments: (K, 3), ranked.
@@ -60,7 +60,7 @@ def recall_example_figure(record: Record, segments: np.ndarray, top_k: int = TOP
         left.barh(rank, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
         left.text(1.01, rank, f"tIoU {overlap:.2f}", transform=left.get_yaxis_transform(), va="center",
                   fontsize=8.5)  # fmt: skip
-    left.set_yticks(range(len(segments) + 1), ["truth", *(f"answer {n}" for n in range(1, len(segments) + 1))])
+    left.set_yticks(range(len(segments) + 1), ["ground truth", *(f"rank {n}" for n in range(1, len(segments) + 1))])
     left.set(xlabel="time in the clip [s]", ylim=(len(segments) + 0.6, -0.6), xlim=(0, record.duration_sec))
     left.set_title(plain(record.query), fontsize=10, loc="left")
     _hit_cells(right, overlaps)
@@ -70,13 +70,13 @@ def recall_example_figure(record: Record, segments: np.ndarray, top_k: int = TOP
 def threshold_curves(ranked: Mapping[str, Ranked], records: Sequence[Record], k: int) -> pd.DataFrame:
     """R@k [%] of each run at every tIoU threshold from 0 to 1.
 
-    A run's R@1 curve encloses its mIoU: the mean of a quantity between 0 and 1 is the integral of the share
-    that exceeds each threshold.
+    The area under the curve of R@1 is the mIoU: the mean of a quantity between 0 and 1 is the integral of the
+    share above each threshold.
     """
     thresholds, columns = np.linspace(0, 1, 201), {}
     annotated = [record for record in records if record.moments_sec]
-    for name, answers in ranked.items():
-        best = [best_tiou(answers.get(r.query_id, np.zeros((0, 3)))[:k], r.moments_sec).max(initial=0)
+    for name, predictions in ranked.items():
+        best = [best_tiou(predictions.get(r.query_id, np.zeros((0, 3)))[:k], r.moments_sec).max(initial=0)
                 for r in annotated]  # fmt: skip
         columns[name] = 100 * (np.array(best)[None] > thresholds[:, None]).mean(axis=1)
     return pd.DataFrame(columns, index=thresholds)
@@ -102,15 +102,15 @@ def threshold_figure(ranked: Mapping[str, Ranked], records: Sequence[Record], ks
 
 
 def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> Figure:
-    """Left, the recall of each clip, beside what independent queries would give; right, the interval that
-    follows: whole clips resampled, and single queries."""
+    """Left, the recall of each clip, and of the same hits shuffled over the queries; right, the recall of
+    resampled splits, by whole clips and by single queries."""
     figure = new_figure(10, 3)
     left, right = figure.subplots(1, 2)
     hits = evaluation.hits
     bins = np.linspace(0, 100, 11)
-    left.hist(100 * hits.groupby("clip_uid")[key].mean(), bins, color=BLUE, label="as it is")
+    left.hist(100 * hits.groupby("clip_uid")[key].mean(), bins, color=BLUE, label="measured")
     left.stairs(_shuffled_counts(hits, key, bins, seed), bins, color=BLACK, linestyle="--",
-                label="hits dealt out at random")  # fmt: skip
+                label="hits shuffled over queries")  # fmt: skip
     left.set(xlabel=f"{key} of a clip [%]", ylabel="clips")
     left.legend(fontsize=8, ncols=2, **ABOVE)
     clips, query_ids, values = hits["clip_uid"], hits["query_id"], 100 * hits[key]
@@ -123,21 +123,19 @@ def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> 
         right.hist(draws[name], edges, label=f"{name}: [{low:.1f}, {high:.1f}]", **style)
     right.set(xlabel=f"{key} [%] of resampled splits", ylabel="resampled splits")
     effect = design_effect(clips, query_ids, values, seed)
-    right.set_title(f"variance over clips / over queries: {effect:.2f}", fontsize=9)
-    right.legend(fontsize=8, title="95 % interval, drawing", title_fontsize=8, loc="upper right")
-    right.set_ylim(top=1.5 * right.get_ylim()[1])  # room for the legend
+    right.set_title(f"design effect (ratio of the variances): {effect:.2f}", fontsize=9)
+    right.legend(fontsize=8, title="95 % interval, resampling", title_fontsize=8, loc="upper right")
+    right.set_ylim(top=1.5 * right.get_ylim()[1])  # space for the legend
     return figure
 
 
 def oracle_table(oracles: WordOracles, evaluations: Mapping[str, Evaluation], key: str = KEY) -> pd.DataFrame:
-    """Percent, with its interval, of oracles that know one word of a sample world's answer, of networks, and
-    of the event log itself; the weakest first.
-    """
+    """Recall [%] with its interval of oracles that know one word, of runs, and of the event log; lowest first."""
     rows = {
-        "guesser: any event": oracles.hit_rate("nothing"),
-        "guesser: any event of the verb": oracles.hit_rate("verb"),
-        "guesser: any event of the object": oracles.hit_rate("object"),
-        "the event log itself": oracles.ceiling(),
+        "oracle: any event": oracles.hit_rate("nothing"),
+        "oracle: any event with the verb": oracles.hit_rate("verb"),
+        "oracle: any event with the object": oracles.hit_rate("object"),
+        "event log": oracles.ceiling(),
     }
     rows |= {name: e.hits.set_index("query_id")[key] for name, e in evaluations.items()}
     query_ids = [record.query_id for record in oracles.records]
@@ -147,12 +145,12 @@ def oracle_table(oracles: WordOracles, evaluations: Mapping[str, Evaluation], ke
 
 
 def oracle_bars(table: pd.DataFrame) -> Figure:
-    """`oracle_table`, drawn: what knows the world is hatched, what was trained is not."""
+    """Bars of `oracle_table`; oracles and the event log are hatched."""
     key = table.columns[0]
     figure = new_figure(9, 0.9 + 0.3 * len(table))
     axis = figure.subplots()
     errors = error_ends(table[key], table[LOW], table[HIGH])
-    is_oracle = table.index.str.startswith(("guesser", "the event log"))
+    is_oracle = table.index.str.startswith(("oracle", "event log"))
     bars = axis.barh(range(len(table)), table[key], xerr=errors, capsize=3, edgecolor=BLACK, linewidth=0.6,
                      color=[ORANGE if one else BLUE for one in is_oracle])  # fmt: skip
     for bar, one in zip(bars, is_oracle, strict=True):
@@ -165,14 +163,14 @@ def oracle_bars(table: pd.DataFrame) -> Figure:
 
 
 def length_groups(moment_sec: pd.Series, edges: Sequence[float] = (1, 2, 4, 8, 16)) -> pd.Series:
-    """Moment lengths as readable groups, in order."""
+    """Groups of moment lengths, in order."""
     bounds = [0, *edges, np.inf]
     names = [f"under {edges[0]:g} s", *(f"{a:g} - {b:g} s" for a, b in pairwise(edges))]
     return pd.cut(moment_sec, bounds, labels=[*names, f"over {edges[-1]:g} s"], right=False)
 
 
 def coverage_curve(ranked: Ranked, evaluation: Evaluation, key: str = KEY) -> pd.DataFrame:
-    """Percent right if only the surest queries are answered: a row for each number of them.
+    """Recall [%] of the queries with the highest scores: a row for each number of queries.
 
     (Selective prediction, Geifman and El-Yaniv 2017.)
     """
@@ -189,10 +187,10 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame], key: str = KEY) -> Figur
     figure = new_figure(7.5, 3.2)
     axis = figure.subplots()
     for (color, dash), (name, curve) in zip(CURVES, curves.items(), strict=False):
-        shown = curve[curve["answered"] >= 5]  # the mean of a few queries only jumps
+        shown = curve[curve["answered"] >= 5]  # a mean of very few queries is noise
         axis.plot(shown["answered"], shown["right"], dash, color=color, label=plain(name, 24))
         axis.axhline(curve["right"].iloc[-1], color=color, linestyle=":", linewidth=0.8)
-    axis.set(xlabel="queries that are answered, the surest first [%]", ylabel=f"of these right ({key}) [%]",
+    axis.set(xlabel="answered queries, highest scores first [%]", ylabel=f"{key} of these [%]",
              xlim=(0, 100), ylim=(0, 104))  # fmt: skip
     axis.legend(fontsize=8)
     return figure
@@ -213,8 +211,8 @@ def _hit_cells(axis: Axes, overlaps: np.ndarray) -> None:
 
 
 def _shuffled_counts(hits: pd.DataFrame, key: str, bins: np.ndarray, seed: int, times: int = 200) -> np.ndarray:
-    """Clips in each bin of recall if as many hits fell on queries at random; the mean of many deals."""
+    """Mean number of clips in each bin of recall if the same hits are shuffled over the queries."""
     random, (_, index) = np.random.default_rng(seed), np.unique(hits["clip_uid"], return_inverse=True)
     size = np.bincount(index)
-    dealt = [np.bincount(index, weights=random.permutation(hits[key].to_numpy(float))) for _ in range(times)]
-    return np.histogram(100 * np.concatenate(dealt) / np.tile(size, times), bins)[0] / times
+    shuffled = [np.bincount(index, weights=random.permutation(hits[key].to_numpy(float))) for _ in range(times)]
+    return np.histogram(100 * np.concatenate(shuffled) / np.tile(size, times), bins)[0] / times

@@ -1,4 +1,4 @@
-"""A figure with sliders, for any notebook."""
+"""A figure with sliders."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def sliders(make: Callable[..., Any], **choices: Sequence[float]) -> None:
-    """Show a slider for each argument of `make`, and the figure that it returns; the file keeps the last one.
+    """Show a slider for each argument of `make`, and the figure that it returns; the notebook file has the last.
 
     >>> sliders(lambda length_sec: draw(length_sec), length_sec=(1, 2, 4))  # doctest: +SKIP
 
     Args:
-        choices: the values of each argument; the first figure is that of the middle ones.
+        choices: the values of each argument; the first figure has the middle values.
     """
     import ipywidgets as widgets
     from IPython.display import display

@@ -1,4 +1,4 @@
-"""Numbers and distributions of a data set, beside those of Ego4D NLQ (train split, version 2)."""
+"""Numbers and distributions of a data set, compared with Ego4D NLQ (train split, version 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from groundnlq.view.style import BLACK, BLUE, VERMILION, new_figure, plain
 
 EGO4D = {
     "clips": 1270,
-    "questions a clip": 13_847 / 1270,
+    "questions per clip": 13_847 / 1270,
     "clip length, median [s]": 480.0,
     "clip length, shortest [s]": 207.0,
     "clip length, longest [s]": 1200.0,
@@ -30,8 +30,8 @@ EGO4D = {
 }
 
 
-def beside_ego4d(file: NlqFile, narrations: Sequence[Record] = ()) -> pd.DataFrame:
-    """One row a figure: of this file, of Ego4D's train split; empty where Ego4D's is not at hand.
+def compare_to_ego4d(file: NlqFile, narrations: Sequence[Record] = ()) -> pd.DataFrame:
+    """Numbers of this file and of Ego4D's train split; empty where Ego4D's is not known.
 
     Args:
         file: an annotation file with moments; narrations: the records for pretraining, if any.
@@ -39,19 +39,19 @@ def beside_ego4d(file: NlqFile, narrations: Sequence[Record] = ()) -> pd.DataFra
     here = _of_moments(file) | _of_texts(file)
     if narrations:
         minutes = sum({r.clip_uid: r.duration_sec for r in narrations}.values()) / 60
-        here["narrations a minute"] = len(narrations) / minutes
-    return pd.DataFrame({"here": here, "Ego4D": EGO4D}).reindex(here).round(1)
+        here["narrations per minute"] = len(narrations) / minutes
+    return pd.DataFrame({"this data": here, "Ego4D": EGO4D}).reindex(here).round(1)
 
 
-def templates_beside_ego4d(records: Sequence[Record]) -> pd.DataFrame:
-    """The share of every template [%], here and in Ego4D (val split)."""
+def template_shares(records: Sequence[Record]) -> pd.DataFrame:
+    """Share of every template [%], in these records and in Ego4D (val split)."""
     here = pd.Series([record.template for record in records]).value_counts()
-    table = pd.DataFrame({"here": here, "Ego4D": {t.name: t.weight for t in TEMPLATES}}).fillna(0)
+    table = pd.DataFrame({"this data": here, "Ego4D": {t.name: t.weight for t in TEMPLATES}}).fillna(0)
     return (100 * table / table.sum()).sort_values("Ego4D", ascending=False).round(1)
 
 
 def length_distributions(records: Sequence[Record]) -> Figure:
-    """Lengths of clips and moments, where moments lie, and what share of the clip they cover."""
+    """Histograms of clip lengths, moment lengths, positions, and covered shares of the clip."""
     moments = np.array([moment for r in records for moment in r.moments_sec]).reshape(-1, 2)
     durations = np.array([r.duration_sec for r in records for _ in r.moments_sec])
     clips = {r.clip_uid: r.duration_sec for r in records}
@@ -69,22 +69,22 @@ def length_distributions(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def template_bars(records: Sequence[Record], beside: Mapping[str, float] | None = None) -> Figure:
-    """How often each template is asked.
+def template_bars(records: Sequence[Record], reference: Mapping[str, float] | None = None) -> Figure:
+    """Number of queries of each template.
 
     Args:
-        beside: the share [%] of each template in another data set, such as Ego4D.
+        reference: share [%] of each template in another data set, such as Ego4D.
     """
     counts = Counter(record.template or "(none)" for record in records).most_common()
     figure = new_figure(9, 0.7 + 0.28 * len(counts))
     axis = figure.subplots()
     axis.barh([plain(name, 70) for name, _ in counts], [n for _, n in counts], color=BLUE)
-    expected = [(beside or {}).get(name, np.nan) * len(records) / 100 for name, _ in counts]
+    expected = [(reference or {}).get(name, np.nan) * len(records) / 100 for name, _ in counts]
     for row, (_, n) in enumerate(counts):
         axis.text(np.nanmax([n, expected[row]]), row, f"  {n}", va="center", fontsize=8)
-    if beside is not None:
+    if reference is not None:
         axis.plot(expected, range(len(counts)), "D", markersize=6, markerfacecolor="white",
-                  markeredgecolor=BLACK, label="if as often as in Ego4D")  # fmt: skip
+                  markeredgecolor=BLACK, label="with the share in Ego4D")  # fmt: skip
         axis.legend(fontsize=8, loc="lower right")
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
@@ -99,7 +99,7 @@ def _of_moments(file: NlqFile) -> dict[str, float]:
     lengths, clips = moments[:, 1] - moments[:, 0], np.array([clip.duration_sec for clip in file.clips])
     return {
         "clips": len(clips),
-        "questions a clip": len(file.records) / len(clips),
+        "questions per clip": len(file.records) / len(clips),
         "clip length, median [s]": float(np.median(clips)),
         "clip length, shortest [s]": float(clips.min()),
         "clip length, longest [s]": float(clips.max()),
@@ -116,12 +116,12 @@ def _of_texts(file: NlqFile) -> dict[str, float]:
     texts = [record.raw_query or record.query for record in file.records]
     return {
         "questions without a question mark [%]": 100 * float(np.mean(["?" not in text for text in texts])),
-        "words a question, mean": float(np.mean([len(record.query.split()) for record in file.records])),
+        "words per question, mean": float(np.mean([len(record.query.split()) for record in file.records])),
     }
 
 
 def _log_histogram(axis: Axes, values: np.ndarray, unit: str) -> None:
-    """Bins and axis by powers of two, so that neither the many short nor the few long ones are lost."""
+    """Histogram with a logarithmic axis, since most values are short and a few are long."""
     if len(values):
         axis.hist(values, bins=np.geomspace(max(values.min(), 0.01), values.max() + 1e-6, 30), color=BLUE)
         axis.axvline(np.median(values), color=BLACK, label=f"median {np.median(values):.1f} {unit}")

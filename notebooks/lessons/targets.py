@@ -1,4 +1,4 @@
-"""Targets and decoding in figures: positive points, losses, suppression, half a window."""
+"""Figures of targets and decoding: positive points, losses, soft-NMS, shifted predictions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from notebooks.lessons.parts import mark_moments, name_levels
 
 
 def assignment_figure(config: RunConfig, clip_sec: float, length_sec: float, center_sec: float | None = None) -> Figure:
-    """All points of a clip; filled and green are those that a moment of this length makes positive.
+    """All points of a clip; the positive points of a moment of this length are green.
 
     Args:
-        config: of the run; its pyramid, centre radius and rate decide.
+        config: of the run, with pyramid, centre radius and frame rate.
     """
     center, grid = clip_sec / 2 if center_sec is None else center_sec, config.data.grid
     moment = torch.tensor([[center - length_sec / 2, center + length_sec / 2]])
@@ -38,17 +38,17 @@ def assignment_figure(config: RunConfig, clip_sec: float, length_sec: float, cen
     axis.plot(time[is_positive], level[is_positive], "o", color=GREEN, markersize=7, markeredgecolor=BLACK)
     name_levels(axis, num_levels)
     axis.set(xlabel="time in the clip [s]", xlim=(0, clip_sec))
-    lit = [f"{(is_positive & (level == n)).sum()} of stride {2**n}" for n in sorted(set(level[is_positive]))]
-    title = ", ".join(lit) or "none: this moment is never learned"
-    axis.set_title(f"a moment of {length_sec:g} s makes positive: {title}", fontsize=10, loc="left")
+    counts = [f"{(is_positive & (level == n)).sum()} with stride {2**n}" for n in sorted(set(level[is_positive]))]
+    title = ", ".join(counts) or "none, so this moment is never learned"
+    axis.set_title(f"positive points of a moment of {length_sec:g} s: {title}", fontsize=10, loc="left")
     return figure
 
 
 def loss_figure(label_smoothing: float) -> Figure:
-    """Left, the regression loss as a prediction slides over the moment; right, the classification loss.
+    """Left, the regression loss at different distances from the moment; right, the classification loss.
 
     Args:
-        label_smoothing: of the run; a positive point's target is 1 minus half of it.
+        label_smoothing: of the run; the target of a positive point is 1 minus half of it.
     """
     figure = new_figure(10, 3.2)
     left, right = figure.subplots(1, 2)
@@ -57,7 +57,7 @@ def loss_figure(label_smoothing: float) -> Figure:
         left.plot(shift, _regression_loss(shift, ratio), dash, color=color, label=f"length × {ratio:g}")
     inside = np.stack([shift - 0.5, shift + 0.5], axis=-1)
     left.plot(shift, 1 - tiou(inside, np.array([-0.5, 0.5])), color=GREY, linestyle=":", label="1 − tIoU, length × 1")
-    left.set(xlabel="offset of the centre, in lengths of the moment", ylabel="distance-IoU loss", ylim=(0, None))
+    left.set(xlabel="distance of the centres / length of the moment", ylabel="distance-IoU loss", ylim=(0, None))
     probability = torch.linspace(0.005, 0.995, 200)
     cases = (("positive", 1 - label_smoothing / 2, BLUE, "-"), ("negative", label_smoothing / 2, VERMILION, "--"))
     for name, target, color, dash in cases:
@@ -71,15 +71,15 @@ def loss_figure(label_smoothing: float) -> Figure:
 
 
 def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
-    """Of a prediction `ratio` times as long, its centre `shift` lengths away, seen from the moment's middle;
-    distances end at zero, as the network's do."""
+    """Loss of segments `ratio` times as long as the moment, with centres `shift` lengths away from its centre;
+    distances are at least zero, like those of the network."""
     offset = torch.from_numpy(shift)
     predicted = torch.stack([ratio / 2 - offset, ratio / 2 + offset], dim=-1).clamp(min=0)
     return distance_iou_loss(predicted, torch.full_like(predicted, 0.5))
 
 
 def shift_recall(decoded: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
-    """R@1 [%] at each threshold of the challenge if all predictions were moved by so many seconds."""
+    """R@1 [%] at each threshold of the challenge after a shift of all predictions, for each shift."""
     rows = {}
     for shift in shifts_sec:
         moved = decoded.ranked[:, :1] + np.array([shift, shift, 0.0])
@@ -89,20 +89,20 @@ def shift_recall(decoded: Decoded, records: Sequence[Record], shifts_sec: Sequen
 
 
 def shift_figure(recall: pd.DataFrame, grid: StepGrid) -> Figure:
-    """Recall over the shift; dotted, half a window to both sides."""
+    """Recall over the shift; dotted, half a step to both sides."""
     figure = new_figure(7, 3)
     axis = figure.subplots()
     for (color, dash), name in zip(CURVES, recall, strict=False):
         axis.plot(recall.index, recall[name], dash, color=color, label=name)
     for side in (-0.5, 0.5):
-        axis.axvline(side * grid.step_sec, color=GREY, linestyle=":", label="half a window" if side > 0 else None)
-    axis.set(xlabel="all answers moved by [s]", ylabel="recall [%]", ylim=(0, None))
+        axis.axvline(side * grid.step_sec, color=GREY, linestyle=":", label="half a step" if side > 0 else None)
+    axis.set(xlabel="shift of all predictions [s]", ylabel="recall [%]", ylim=(0, None))
     axis.legend(fontsize=8)
     return figure
 
 
 def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4) -> Figure:
-    """Soft-NMS (Bodla et al. 2017), pick by pick: what overlaps one loses score, and the next best follows.
+    """Soft-NMS (Bodla et al. 2017), pick by pick: each pick lowers the scores of all that overlap it.
 
     Args:
         candidates: (N, 3 or more) start_sec, end_sec, score.
@@ -110,17 +110,17 @@ def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4)
     segments, scores = candidates[:, :2], candidates[:, 2].astype(float)
     figure = new_figure(9.5, 1.35 * num_picks)
     axes = figure.subplots(num_picks, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    alive = scores.copy()
+    remaining = scores.copy()
     for number, axis in enumerate(axes, 1):
-        best = int(alive.argmax())
+        best = int(remaining.argmax())
         centers = segments.mean(axis=1)
         axis.vlines(centers, 0, scores, color="0.85", linewidth=1)
-        axis.vlines(centers, 0, alive, color=SKY, linewidth=1)
-        axis.hlines(alive[best], *segments[best], color=VERMILION, linewidth=4)
+        axis.vlines(centers, 0, remaining, color=SKY, linewidth=1)
+        axis.hlines(remaining[best], *segments[best], color=VERMILION, linewidth=4)
         start, end = segments[best]
-        axis.set_title(f"pick {number}: {start:.1f} – {end:.1f} s, score {alive[best]:.3f}", fontsize=9, loc="left")
-        alive = alive * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
-        alive[best] = 0.0
+        axis.set_title(f"pick {number}: {start:.1f} – {end:.1f} s, score {remaining[best]:.3f}", fontsize=9, loc="left")
+        remaining = remaining * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
+        remaining[best] = 0.0
     axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None))
-    figure.supylabel("score: grey before, blue left", fontsize=9)
+    figure.supylabel("score (grey: original, blue: now)", fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""The network in figures: its parts with real shapes, attention windows, the reach of its points."""
+"""Figures of the network: its parts with real shapes, attention windows, receptive fields."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from groundnlq.model.attention import attend_window
 from groundnlq.model.grounder import Grounder
 from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
 
-KERNEL_REACH = 1  # steps that a convolution of width 3 sees to each side
+KERNEL_REACH = 1  # steps that a convolution of width 3 reads to each side
 
 
 @dataclass(frozen=True)
 class Part:
-    """A box of the model's figure: what it is, what came out of it for a real batch, and its parameters."""
+    """Box of the model's figure: name, shape of its output for a batch, number of parameters."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class Part:
 
 @torch.inference_mode()
 def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
-    """The boxes of the network in the order of its `forward`, with the shapes that a batch has in them."""
+    """Boxes of the network in the order of its `forward`, with the shapes of a batch."""
     video = model.video_encoder
     text = model.encode_text(batch.text, batch.text_mask)
     clips = model.encode_video(batch.video, batch.video_mask)
@@ -57,7 +57,7 @@ def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
 
 
 def model_figure(found: Mapping[str, Part]) -> Figure:
-    """The network as its authors draw it: video from left to right, the query from below."""
+    """Figure of the network: video from left to right, query from below."""
     levels = [part for name, part in found.items() if name.startswith("level")]
     figure = new_figure(11, 1.6 + 0.42 * len(levels))
     axis = figure.subplots()
@@ -80,10 +80,10 @@ def model_figure(found: Mapping[str, Part]) -> Figure:
                                 (1.7, 2, -0.9)):  # fmt: skip
         axis.annotate("", (right, height), (left, height), arrowprops=arrow)
     axis.annotate("", (4.6, middle - 0.52), (3.72, -0.9), arrowprops=arrow)
-    axis.text(4.5, -0.4, "cross-attention:\nevery step asks, the words answer", fontsize=8, va="center")
-    axis.text(6.4, len(levels) + 0.05, "feature pyramid: each level halves the steps", fontsize=8)
+    axis.text(4.5, -0.4, "cross-attention:\nevery step reads the words", fontsize=8, va="center")
+    axis.text(6.4, len(levels) + 0.05, "feature pyramid: each level has half the steps", fontsize=8)
     axis.text(8.9, middle + 0.15, "neck", fontsize=8, ha="center")
-    axis.text(9.2, middle - 1.6, "heads, shared by all levels", fontsize=8)
+    axis.text(9.2, middle - 1.6, "heads, the same on all levels", fontsize=8)
     return figure
 
 
@@ -103,14 +103,14 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-# ---- what a point sees
+# ---- receptive fields
 
 
 def reach_steps(model: Grounder) -> pd.DataFrame:
-    """For each level how many steps a point can see to each side, by the widths of the layers below it.
+    """Receptive field of a point on each level, in steps to each side, from the widths of the layers.
 
-    A convolution of width 3 adds one step of its stride, a window of 9 four; the query adds none: every
-    step may read all of it.
+    A convolution of width 3 adds one step of its stride, a window of 9 adds four. The query adds none, because
+    every step reads all of it.
     """
     video, heads = model.video_encoder, model.heads.classification
     steps = KERNEL_REACH * len(video.embedding.convs)
@@ -125,7 +125,7 @@ def reach_steps(model: Grounder) -> pd.DataFrame:
 
 
 def influence(model: Grounder, batch: Batch, level: int) -> np.ndarray:
-    """(T,) how much each step's features move the score of a level's middle point (norm of the gradient)."""
+    """(T,) influence of each step on the score of a level's middle point (norm of the gradient)."""
     video = batch.video.clone().requires_grad_()
     predictions = model(Batch(**{**vars(batch), "video": video}))
     places = (predictions.points.level == level).nonzero()[:, 0]
@@ -135,39 +135,39 @@ def influence(model: Grounder, batch: Batch, level: int) -> np.ndarray:
 
 
 def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
-    """Left, what a point could see, beside the moments that it is to find; right, what it does look at."""
+    """Left, receptive fields and lengths of the moments of each level; right, the influence of each step."""
     reach, ranges = reach_steps(model) * grid.step_sec, np.array(model.ranges_grid) * grid.step_sec
     figure = new_figure(10, 1 + 0.5 * len(reach))
     left, right = figure.subplots(1, 2)
     clip_sec = float(batch.video_mask[0].sum()) * grid.step_sec
     places = np.arange(len(reach))
     for shift, color, hatch, name in ((-0.27, SKY, "", "window"), (0, BLUE, "//", "whole network")):
-        label = "one attention window" if name == "window" else "whole network"
+        label = "one attention window" if name == "window" else "receptive field"
         left.barh(places + shift, 2 * reach[name], 0.26, color=color, hatch=hatch, edgecolor="white", label=label)
     low, high = 2 * ranges[:, 0].clip(min=grid.step_sec / 2), 2 * ranges[:, 1].clip(max=clip_sec / 2)
-    left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="moments it may find")
+    left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="moments of the level")
     left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter("{x:g}")
     left.set(xlabel="length [s]", ylim=(len(reach) - 0.5, -0.5))
     left.set_yticks(places, reach.index)
     left.legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     for level in places:
-        seen = influence(model, batch, int(level))
-        time = (np.arange(len(seen)) + 0.5) * grid.step_sec
-        right.fill_between(time, level + 0.45, level + 0.45 - 0.85 * np.sqrt(seen / max(seen.max(), 1e-30)),
+        strength = influence(model, batch, int(level))
+        time = (np.arange(len(strength)) + 0.5) * grid.step_sec
+        right.fill_between(time, level + 0.45, level + 0.45 - 0.85 * np.sqrt(strength / max(strength.max(), 1e-30)),
                            step="mid", color=BLUE, alpha=0.8, linewidth=0)  # fmt: skip
-        middle = time[int(seen.argmax())]
+        middle = time[int(strength.argmax())]
         right.hlines(level + 0.47, middle - reach["whole network"].iloc[level],
                      middle + reach["whole network"].iloc[level], color=GREY, linewidth=3)  # fmt: skip
     right.set(xlabel="time in the clip [s]", xlim=(0, clip_sec), ylim=(len(reach) - 0.4, -0.6))
     right.set_yticks(places, reach.index)
-    right.set_title("influence on the middle point (root scale); grey: its reach", fontsize=8.5)
+    right.set_title("influence on the middle point (square root); grey: its receptive field", fontsize=8.5)
     return figure
 
 
 @torch.inference_mode()
 def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
-    """(T, T) what each step of the stem's first block reads of which step; zero outside of the window."""
+    """(T, T) attention weights of each step of the first block of the stem; zero outside of the window."""
     attention, found = model.video_encoder.stem[0].self_attention, {}
     hooks = [
         getattr(attention, role).register_forward_hook(lambda _m, _a, out, role=role: found.update({role: out}))
@@ -177,14 +177,14 @@ def window_weights(model: Grounder, batch: Batch, head: int = 0) -> np.ndarray:
     for hook in hooks:
         hook.remove()
     query, key = (found[role].unflatten(-1, (attention.num_heads, -1))[:, :, head] for role in ("query", "key"))
-    every = torch.eye(query.shape[1])[None]  # attending to "which step is this" gives the weights themselves
+    every = torch.eye(query.shape[1])[None]  # with one-hot values, the output is the weights
     weights = attend_window(query, key, every, batch.video_mask, 1, attention.window)
     num_steps = int(batch.video_mask[0].sum())
     return weights[0, :num_steps, :num_steps].numpy()
 
 
 def window_figure(weights: np.ndarray, window: int, num_steps: int = 48) -> Figure:
-    """The first steps of `window_weights`, beside the mean over all steps by distance."""
+    """The first steps of `window_weights`, and the mean over all steps by distance."""
     figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)
     image = left.imshow(weights[:num_steps, :num_steps], cmap="Blues")
@@ -193,7 +193,7 @@ def window_figure(weights: np.ndarray, window: int, num_steps: int = 48) -> Figu
     distances = np.arange(-window // 2 - 1, window // 2 + 3)
     means = [np.diagonal(weights, d).mean() if abs(d) < len(weights) else 0 for d in distances]
     right.bar(distances, means, color=BLUE)
-    right.axhline(1 / window, color=GREY, linestyle=":", label=f"1 / {window}: no preference")
+    right.axhline(1 / window, color=GREY, linestyle=":", label=f"1 / {window}: uniform")
     right.set(xlabel="distance [steps]", ylabel="mean weight")
     right.legend(fontsize=8)
     return figure

@@ -1,7 +1,7 @@
-"""Oracles that know one word of the answer, and queries with one word exchanged; of the sample world only.
+"""Oracles that know one word of the answer, and queries with another word; for the sample world only.
 
-Its event log has what happened in every clip and what each query is about. A network that does not use the
-words of a query cannot beat these oracles.
+Its event log contains all events of every clip, and the event of each query. A network that uses only one
+word of a query is not better than these oracles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Event = Mapping[str, Any]
 
 
 class WordOracles:
-    """Queries of one split of a sample world, with the meaning that a network does not get.
+    """Queries of one split of a sample world with their meaning, which is not an input of the network.
 
     Args:
         folder: of the sample world; records: of the split; others are left out.
@@ -41,9 +41,9 @@ class WordOracles:
         self.events = {log["clip_uid"]: log["events"] for log in read_events(folder) if log["clip_uid"] in clips}
 
     def hit_rate(self, word: str) -> pd.Series:
-        """For each query, how often an oracle with perfect boundaries is right that knows one word only.
+        """For each query the hit rate of an oracle that knows one word and exact boundaries.
 
-        It takes any of the clip's events that have this word in common with the answer, with equal chances.
+        It takes any event of the clip that has this word in common with the answer, with equal probability.
 
         Args:
             word: ``verb``, ``object`` (else container, else person) or ``nothing`` (any event).
@@ -51,21 +51,21 @@ class WordOracles:
         return self._by_query(lambda record: self._share_right(record, word))
 
     def ceiling(self) -> pd.Series:
-        """For each query 1 if the event that it was made for hits its annotated moment."""
+        """For each query 1 if its event hits its annotated moment, else 0."""
         return self._by_query(lambda record: float(self._event_of(record) is not None))
 
     def is_unseen(self) -> pd.Series:
-        """For each query whether it is about an object that no training clip has."""
+        """For each query whether its object is in no training clip."""
         return self._by_query(lambda record: self.meaning[record.query_id]["is_unseen"])
 
     def template(self) -> pd.Series:
-        """For each query its template, also where the annotators left it out."""
+        """For each query its template, also where the annotation has none."""
         return self._by_query(lambda record: self.meaning[record.query_id]["template"])
 
     def with_swapped_objects(self, seed: int = 0) -> list[Record]:
-        """The queries that name an object, with the name of another object of the clip.
+        """The queries with an object, each with another object of the clip in its text.
 
-        Ids and moments stay: a network that uses the object should now miss them.
+        Ids and moments stay the same: a network that uses the object should now miss them.
         """
         random, swapped = np.random.default_rng(seed), []
         for record in self.records:
@@ -79,7 +79,7 @@ class WordOracles:
         return swapped
 
     def as_statements(self) -> list[Record]:
-        """The queries as a narrator's statements of the events that answer them; ids and moments stay.
+        """Statements of a narrator about the events that answer the queries; ids and moments stay the same.
 
         A network that grounds these but not the queries finds events and does not understand questions.
         """
