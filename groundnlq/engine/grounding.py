@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from groundnlq.config import ModelConfig, RunConfig, differing_keys
+from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.recall import recalls
 from groundnlq.data.records import read_records
@@ -91,7 +91,7 @@ def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -
     if path is None:
         return {"loaded": [], "fresh": names}
     source = Predictor.load(path, preset=config)
-    if keys := [key for key in differing_keys(source.config, config) if key in ARCHITECTURE]:
+    if keys := [key for key in source.config.differing_keys(config) if key in ARCHITECTURE]:
         raise CheckpointError(
             f"{path}: has another architecture than this run, {', '.join(keys)} differ -- set the same model.* keys"
         )
