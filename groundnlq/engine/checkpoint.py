@@ -44,8 +44,7 @@ class States:
 
     def committed(self) -> list[Path]:
         """States that have a manifest, newest first; `latest` tells whether they are whole."""
-        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
-        return [path.with_suffix(".pt") for path in manifests]
+        return [path.with_suffix(".pt") for path in sorted(self.folder.glob("step-*.json"), reverse=True)]
 
     def latest(self) -> Path | None:
         """The newest whole state, to be read by `read_checkpoint`; None where none was ever saved. States of which none

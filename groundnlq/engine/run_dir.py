@@ -140,6 +140,5 @@ def read_status(run_dir: str | Path) -> dict[str, Any]:
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
     """The epochs of a run so far: losses, rates, recalls of raw and averaged weights."""
     path = RunDirectory(run_dir).metrics
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+    return [json.loads(line) for line in lines if line]
