@@ -70,13 +70,12 @@ def golden_digests() -> dict[str, str]:
 
 def run_digests(folder: Path) -> dict[str, str]:
     """Weights, averages, optimizer and log of a tiny run: one process, two, and stopped halfway."""
-    from groundnlq.config import save_config
     from tests.tiny_run import make_tiny_data, tiny_config
 
     data = make_tiny_data(folder / "data")
     config = tiny_config(data, batch_size=2, checkpoint_every_steps=2, timeout_sec=60.0)
     jittered = config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})})
-    save_config(jittered, folder / "run.yaml")
+    jittered.save(folder / "run.yaml")
     found = {}
     for name, processes, is_stopped in (("one process", 1, False), ("two processes", 2, False),
                                         ("stopped and resumed", 1, True)):  # fmt: skip

@@ -13,7 +13,7 @@ from gpu_setting import CHAMPION, PRECISIONS, Setting, in_tf32
 from gpu_timing import count_tflop, kernel_times, longest, milliseconds, peak_gib, rates
 from timing import CLIP_STEPS, QUERIES_PER_CLIP
 
-from groundnlq.config import parse_config
+from groundnlq.config import RunConfig
 from groundnlq.data.dataset import QueryDataset, clip_batches
 from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor
@@ -148,7 +148,7 @@ def whole_run(setting: Setting, size: int) -> dict[str, Any]:
         "train": options,
     }
     began = time.perf_counter()
-    result = train(parse_config(tree, "speed"), setting.folder / f"speed-{size}", reporter=Reporter())
+    result = train(RunConfig.parse(tree, "speed"), setting.folder / f"speed-{size}", reporter=Reporter())
     row = result.history[-1]
     keys = ("steps_per_second", "data_wait_share", "seconds", "val_seconds", "peak_memory_mb")
     found = {key: row[key] for key in keys} | {"queries/s": row["steps_per_second"] * size}

@@ -22,7 +22,7 @@ from gpu_report import apart
 from gpu_setting import Setting, learner_of
 from torch import Tensor, nn
 
-from groundnlq.config import RunConfig, save_config
+from groundnlq.config import RunConfig
 from groundnlq.engine import launch
 from groundnlq.engine.distributed import StopRequest, World, die_with_parent
 from groundnlq.engine.predictor import Predictor
@@ -153,7 +153,7 @@ def torchrun(home: Path, device: torch.device) -> dict[str, Any]:
     data, run, log = make_tiny_data(home), home / "run", home / "log.txt"
     options = {"epochs": 12, "validate_every_epochs": 12, "checkpoint_every_steps": 5, "deterministic": True}
     config = tiny_config(data, **options)
-    save_config(config, home / "c.yaml")
+    config.save(home / "c.yaml")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     command += ["--max-restarts=1", "-m", "groundnlq", "train", str(home / "c.yaml"), "--run-dir", str(run)]
     with open(log, "wb") as file:

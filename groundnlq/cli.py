@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,7 @@ def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
         if known := [r.query_id for r in file.records if r.query_id in records]:
             raise DataError(f"{path}: {sample_of(known)} also in an earlier file -- name each file once")
         records |= {record.query_id: record for record in file.records}
-        _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | _nonzero(file.dirt))
+        _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | +Counter(file.dirt))
     write_records(output, records.values())
 
 
@@ -253,7 +254,7 @@ def _prepare_narrations(
     available = set(FeatureStore(features).clip_uids) if features else None
     records, counts = narration_records(egoclip, read_clips(clips), available=available, **options)
     write_records(output, records)
-    _print_counts(egoclip, _nonzero(counts))
+    _print_counts(egoclip, +Counter(counts))
 
 
 @_command("features import", "internvideo/ egovlp/ --output data/ego4d/features.h5")
@@ -358,10 +359,9 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
     queries, allowed = read_records(records), options.pop("other_encoder")
     predictor = Predictor.load(checkpoint, **options)
     predictions = predictor.predict(queries, features, text, allow_other_encoder=allowed)
-    if not _is_main_process():
-        return
-    write_submission(output, predictions, queries)
-    _print_counts("predicted", {"queries": len(predictions)})
+    if _is_main_process():
+        write_submission(output, predictions, queries)
+        _print_counts("predicted", {"queries": len(predictions)})
 
 
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")
@@ -382,13 +382,7 @@ def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Pat
         result = evaluate(read_submission(path), records)
         counts = {"queries": len(result.hits), "unanswered": result.num_missing, "kept": result.num_kept}
         _print_counts(path, counts)
-        print(f"{result.table().to_string()}\n")
-        if missing := result.hits.loc[~result.hits["is_answered"], "query_id"].tolist():
-            print(f"unanswered, a miss in the strict figures: {sample_of(missing)} -- predict all records\n")
-        for name, count in result.num_short.items():
-            print(f"{name}: {count} answered queries have fewer moments; a missing one counts as a miss\n")
-        if result.num_kept < 10:
-            print(f"no R@10: {result.num_kept} moments per query were kept -- predict with --top-k 10\n")
+        print(f"{result.report()}\n")
         content |= result.to_json() if path is predictions else {"raw_text": result.to_json()}
     if output:
         write_json(output, content, indent=1)
@@ -433,8 +427,8 @@ def _notebooks(names: Sequence[str], run: Path, parameter: Sequence[tuple[str, s
     from groundnlq.notebook import run_notebooks
 
     executed = run_notebooks(names, run, dict(parameter))
-    metrics = {p.stem: json.loads(p.read_text("utf-8")) for p in sorted((run / "metrics").glob("*.json"))}
-    if recalls := {name: scores["strict"] for name, scores in metrics.items()}:
+    metrics = sorted((run / "metrics").glob("*.json"))
+    if recalls := {path.stem: json.loads(path.read_text("utf-8"))["strict"] for path in metrics}:
         table = pd.DataFrame.from_dict(recalls, orient="index").sort_values("mean R@1")
         print(f"\nstrict recalls, in percent:\n{table.to_string(float_format='{:.2f}'.format, na_rep='-')}\n")
     print(f"executed notebooks: {executed[0].parent}")
@@ -458,7 +452,3 @@ def _is_main_process() -> bool:
 
 def _print_counts(title: object, counts: Mapping[str, object]) -> None:
     print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-
-
-def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if count}

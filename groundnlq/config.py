@@ -158,6 +158,23 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
 
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any], where: str) -> RunConfig:
+        """Check plain dictionaries; keys of version 0.1 are understood."""
+        try:
+            return cls.model_validate(_renamed(tree))
+        except ValidationError as error:
+            raise ConfigError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write YAML that `load_config` reads back to an equal configuration."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    def differing_keys(self, other: RunConfig) -> list[str]:
+        """Dotted names of the values in which two configurations differ."""
+        ours, theirs = dict(_leaves(self.model_dump())), dict(_leaves(other.model_dump()))
+        return sorted(key for key in ours if ours[key] != theirs[key])
+
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
@@ -173,26 +190,7 @@ def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, obje
     tree = _read_tree(source)
     for key, value in _pairs(overrides):
         _assign(tree, key, value)
-    return parse_config(tree, str(source))
-
-
-def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """A checked `RunConfig` from plain dictionaries; keys of version 0.1 are understood."""
-    try:
-        return RunConfig.model_validate(_renamed(tree))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
-
-
-def save_config(config: RunConfig, path: str | Path) -> None:
-    """Write a configuration as YAML that `load_config` reads back to an equal one."""
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
-    """Dotted names of the values in which two configurations differ."""
-    left, right = dict(_leaves(one.model_dump())), dict(_leaves(other.model_dump()))
-    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    return RunConfig.parse(tree, str(source))
 
 
 def _read_tree(source: str | Path) -> dict[str, Any]:

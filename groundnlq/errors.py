@@ -38,7 +38,7 @@ class Preempted(KitError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
-def sample_of(names: Iterable[str], at_most: int = 5) -> str:
+def sample_of(names: Iterable[object], at_most: int = 5) -> str:
     """The first few of many names, for a message.
 
     >>> sample_of(["c", "a", "b"], at_most=2)

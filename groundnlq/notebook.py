@@ -35,9 +35,6 @@ def workspace() -> Path:
     """Change to the project folder, so that a path means the same in JupyterLab, papermill and a shell.
 
     Figures are shown as PNG from here on, and a dollar sign in a table stays one: no query is typeset as a formula.
-
-    Raises:
-        ConfigError: there is no project folder.
     """
     import pandas as pd
     from IPython import get_ipython
@@ -61,17 +58,14 @@ def require(path: str | Path, remedy: str) -> None:
 
 
 def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
-    """Refuse unknown or mistyped parameters; called right after a notebook's parameters cell.
+    """Refuse unknown or mistyped parameters among a notebook's ``globals()``, right after its parameters cell. A type
+    is such as ``int``, ``float`` (whole numbers, too) or ``int | None``.
 
     papermill only warns about an unknown name, but the name is in the cell that it injected.
 
     >>> check_parameters({"run_dir": "runs/demo", "epochs": "3"}, run_dir=str, epochs=int)
     Traceback (most recent call last):
     groundnlq.errors.ConfigError: parameters: epochs='3' is of type str, expected int -- correct and run again
-
-    Args:
-        variables: the notebook's ``globals()``.
-        types: such as ``int``, ``float`` (whole numbers, too) or ``int | None``.
     """
     findings = Findings("parameters", ConfigError)
     injected = [cell for cell in variables.get("In", ()) if cell.lstrip().startswith(INJECTED)]
@@ -84,10 +78,8 @@ def check_parameters(variables: Mapping[str, Any], **types: Any) -> None:
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's parameters: the literals in its cell tagged ``parameters``.
-
-    A ConfigError where one is no literal: it would not follow when another parameter is injected.
-    """
+    """Names and default values of a notebook's parameters: the literals in its cell tagged ``parameters``; anything
+    else would not follow when another parameter is injected."""
     _, source = _title_and_parameters(path)
     try:
         return {name: ast.literal_eval(value) for name, value in _assignments(source).items()}
@@ -178,9 +170,7 @@ def run_notebooks(
         run_dir: the notebooks' ``run_dir``; the executed ones go to ``run_dir/notebooks``.
         parameters: values by name; text, as a shell passes it, is read as the type of the default.
 
-    Raises:
-        ConfigError: unknown notebook or parameter, or a value of the wrong type.
-        KitError: a cell failed; the message names the executed notebook, which holds the traceback.
+    A KitError about a cell that failed names the executed notebook, which holds the traceback.
     """
     project, run_dir = _project_folder(), Path(run_dir).resolve()
     paths = _select(project / "notebooks", names)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from groundnlq.cli import main
-from groundnlq.config import save_config
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import read_records
 from groundnlq.data.submission import write_submission
@@ -35,7 +34,7 @@ def make_world(folder: Path) -> None:
     make_tiny_data(folder, num_clips=6)
     with chdir(folder):
         config = tiny_config(Path("."), epochs=1, warmup_epochs=0)
-        save_config(config, "run.yaml")
+        config.save("run.yaml")
         store, rate = FeatureStore("features.h5"), {"fps": 1.0, "snippet_stride_frames": 1.0}
         clips = [(uid, store.read(uid)) for uid in store.clip_uids]
         del store  # closes its file

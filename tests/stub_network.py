@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from groundnlq.analysis.candidates import LivePredictions
-from groundnlq.config import RunConfig, parse_config
+from groundnlq.config import RunConfig
 from groundnlq.data.records import Record
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
@@ -28,7 +28,7 @@ def config_of(train: Mapping | None = None, ranges: Sequence = RANGES, **decode)
         "train": dict(train or {}),
         "decode": decode,
     }
-    return parse_config(tree, "stub")
+    return RunConfig.parse(tree, "stub")
 
 
 class StubNetwork(nn.Module):

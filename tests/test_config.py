@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundnlq.config import RunConfig, differing_keys, load_config, parse_config, preset_names, save_config
+from groundnlq.config import RunConfig, load_config, preset_names
 from groundnlq.errors import ConfigError
 
 PUBLISHED = {  # spec of the paper's runs: batch of one process, base rate, warm-up epochs, epochs in all
@@ -58,7 +58,7 @@ def test_the_published_settings_around_the_table():
 @pytest.mark.parametrize("name", preset_names())
 def test_a_saved_configuration_is_read_back_equal(name, tmp_path):
     config = load_config(name)
-    save_config(config, tmp_path / "config.yaml")
+    config.save(tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
 
@@ -71,7 +71,7 @@ def test_a_saved_configuration_is_read_back_equal(name, tmp_path):
 def test_any_values_survive_a_round_trip_as_plain_yaml(epochs, rate, nms, folder):
     tree = {"train.epochs": epochs, "train.warmup_epochs": 1, "train.learning_rate": rate, "decode.nms": nms}
     config = load_config("finetune", tree | {"data.folder": folder})
-    again = parse_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))), "again")
+    again = RunConfig.parse(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))), "again")
     assert again == config
 
 
@@ -79,13 +79,13 @@ def test_overrides_mean_the_same_from_the_shell_and_from_a_cell():
     from_shell = load_config("finetune", ["train.epochs=6", "train.learning_rate=1e-4", "decode.nms=hard"])
     from_cell = load_config("finetune", {"train.epochs": 6, "train.learning_rate": 1e-4, "decode.nms": "hard"})
     assert from_shell == from_cell
-    assert differing_keys(from_shell, load_config("finetune")) == ["decode.nms", "train.epochs", "train.learning_rate"]
+    assert from_shell.differing_keys(load_config("finetune")) == ["decode.nms", "train.epochs", "train.learning_rate"]
 
 
 def test_a_file_changes_only_what_it_names_of_its_base(file):
     config = load_config(file("base: finetune\ntrain: {epochs: 7}\n"))
     assert config.name == "run"
-    assert differing_keys(config, load_config("finetune")) == ["name", "train.epochs"]
+    assert config.differing_keys(load_config("finetune")) == ["name", "train.epochs"]
 
 
 def test_configurations_cannot_be_changed_and_do_not_share_edits():

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.config import load_config, save_config
+from groundnlq.config import load_config
 from groundnlq.engine.checkpoint import States, read_checkpoint
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.step import learning_rate_at
@@ -48,7 +48,7 @@ def config(data, tmp_path_factory):
 
 def write_config(data, path, **train):
     config = tiny_config(data, **{"batch_size": 2, "checkpoint_every_steps": 2, "timeout_sec": 60.0, **train})
-    save_config(config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})}), path)
+    config.model_copy(update={"data": config.data.model_copy(update={"jitter_max_scale": 3})}).save(path)
     return path
 
 
@@ -362,7 +362,7 @@ def test_another_number_of_processes_is_refused_unless_asked_for(config, calm, t
 def still(path, data, **train):
     """A configuration without dropped paths, which every process draws for itself."""
     config = load_config(write_config(data, path, **train))
-    save_config(config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.0})}), path)
+    config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.0})}).save(path)
     return path
 
 

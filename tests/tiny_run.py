@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groundnlq.config import ModelConfig, RunConfig, parse_config
+from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.features import write_features
 from groundnlq.data.records import Record, write_records
 from groundnlq.data.tokens import write_tokens
@@ -77,7 +77,7 @@ def tiny_config(folder: Path, **train) -> RunConfig:
             **train,
         },
     }
-    return parse_config(tree, "tiny")
+    return RunConfig.parse(tree, "tiny")
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:

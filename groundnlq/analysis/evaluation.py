@@ -26,9 +26,9 @@ KEY = recall_key(1, THRESHOLDS[0])  # the recall that is compared where none is 
 class Evaluation:
     """Hits of every query that has ground truth; everything else is a mean of them.
 
-    ``hits`` has a row a query: its ids, template, moment length, whether it was answered, `mIoU` (the tIoU of
-    the first prediction), and a 0/1 column for each recall. A recall at more than the number of kept
-    predictions is left out: it would repeat a smaller one.
+    ``hits`` has a row a query: its ids, template, moment length, whether it was answered, `mIoU` (the tIoU of the first
+    prediction), and a 0/1 column for each recall. A recall at more than the number of kept predictions is left out: it
+    would repeat a smaller one.
     """
 
     hits: pd.DataFrame
@@ -73,6 +73,17 @@ class Evaluation:
         intervals = pd.DataFrame.from_dict(self.intervals(), orient="index", columns=[LOW, HIGH])
         return pd.DataFrame({"official": self.official, "strict": self.strict}).join(intervals).round(2)
 
+    def report(self) -> str:
+        """The table as text, and a line for each way in which the predictions are incomplete."""
+        parts = [self.table().to_string()]
+        if missing := self.hits.loc[~self.hits["is_answered"], "query_id"].tolist():
+            parts.append(f"unanswered, a miss in the strict figures: {sample_of(missing)} -- predict all records")
+        for name, count in self.num_short.items():
+            parts.append(f"{name}: {count} answered queries have fewer moments; a missing one counts as a miss")
+        if self.num_kept < 10:
+            parts.append(f"no R@10: {self.num_kept} moments per query were kept -- predict with --top-k 10")
+        return "\n\n".join(parts)
+
     def by(self, group: str | pd.Series, key: str = KEY, seed: int = 0) -> pd.DataFrame:
         """Strict recall (percent) with its interval, and the number of queries, one row a group.
 
@@ -86,11 +97,7 @@ class Evaluation:
         return pd.DataFrame.from_dict(rows, orient="index", columns=[key, LOW, HIGH, "queries"])
 
     def difference(self, other: Evaluation, key: str = KEY) -> np.ndarray:
-        """(Q,) `other` minus this one in points for every query, in the order of `hits`.
-
-        Raises:
-            DataError: the two are not about the same queries.
-        """
+        """(Q,) `other` minus this one in points for every query, in the order of `hits`."""
         left, right = (e.hits.set_index("query_id")[key] for e in (self, other))
         if set(left.index) != set(right.index):
             reason = "the two evaluations are not about the same queries"
@@ -124,12 +131,8 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
     """Compare ranked predictions with the ground truth; a hit is tIoU > threshold, strictly.
 
     Args:
-        predictions: ranked segments by query_id, or a submission file.
+        predictions: ranked segments by query_id, or a submission file; of another split they are refused.
         truth: records, or a file of records or of official annotations.
-
-    Raises:
-        DataError: predictions of queries that the records do not have (of another split); no predictions
-            at all; records without moments.
     """
     ranked = read_submission(predictions) if isinstance(predictions, str | Path) else predictions
     records = read_truth(truth) if isinstance(truth, str | Path) else truth
@@ -150,12 +153,8 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:
-    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, and how likely
-    one so far from 0 is if the two are equally good (`sign_flip_p`).
-
-    Raises:
-        DataError: the two are not about the same queries.
-    """
+    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, and how likely one so
+    far from 0 is if the two are equally good (`sign_flip_p`); a DataError where they are not about the same queries."""
     clips, difference = one.hits["clip_uid"], one.difference(other, key)
     interval = ClipBootstrap(clips, seed).summary("difference", difference)
     return interval | {"p": sign_flip_p(clips, difference, seed)}

@@ -86,14 +86,15 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     all faults of the file in one message, each with its JSON path.
     """
     path = Path(path)
-    reader = _NlqReader(path, clean_text)
-    tree = read_json(path)
+    reader, tree = _NlqReader(path, clean_text), read_json(path)
     for where, clip, entry in _clips(tree, reader.findings):
         reader.read_clip(where, clip, entry)
     version = str(tree.get("version", "")) if isinstance(tree, dict) else ""
     if version not in KNOWN_VERSIONS:
         reader.dirt[f"unknown version {version!r:.40}"] += 1
-    reader.check_moments_present()
+    if any(record.moments_sec for record in reader.records):  # a test file has no moments at all
+        missing = "missing clip_start_sec and clip_end_sec, which other queries have"
+        reader.findings.add(*(f"{where}: {missing}" for where in reader.without_moment))
     reader.findings.raise_if_any("fix the file or fetch it again")
     if not reader.records:
         raise DataError(f"{path}: no query with a text in it -- is this an NLQ annotation file?")
@@ -171,32 +172,26 @@ class _NlqReader:
         self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
         self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
         self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
-        moment = self._read_moment(where, query, clip)
+        moments = self._read_moments(where, query, clip)
         self.dirt["queries without template"] += query.template is None
-        record = Record(query_id, clip.clip_uid, text, clip.duration_sec, (moment,) if moment else ())
-        self.records.append(replace(record, template=query.template, raw_query=raw))
+        asked = query_id, clip.clip_uid, text, clip.duration_sec, moments
+        self.records.append(Record(*asked, template=query.template, raw_query=raw))
 
-    def _read_moment(self, where: str, query: _Query, clip: Clip) -> tuple[float, float] | None:
+    def _read_moments(self, where: str, query: _Query, clip: Clip) -> tuple[tuple[float, float], ...]:
         start, end = query.clip_start_sec, query.clip_end_sec
         if start is None and end is None:
             self.without_moment.append(where)
-            return None
+            return ()
         if start is None or end is None:
             self.findings.add(f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start}, {end}")
-            return None
+            return ()
         if end <= start:
             self.findings.add(f"{where}: the moment ends at {end} s, not after its start at {start} s")
         elif start < -NEGATIVE_TOLERANCE_SEC or start >= clip.duration_sec:
             self.findings.add(f"{where}: the moment starts at {start} s, outside 0 ... {clip.duration_sec:g} s")
         self.dirt["moments that end beyond the clip"] += end > clip.duration_sec
         self.dirt["moments shorter than 1 s"] += end - start < 1
-        return (start, end)
-
-    def check_moments_present(self) -> None:
-        """A test file has no moments at all; a file with some is broken where they are missing."""
-        if any(record.moments_sec for record in self.records):
-            missing = "missing clip_start_sec and clip_end_sec, which other queries have"
-            self.findings.add(*(f"{where}: {missing}" for where in self.without_moment))
+        return ((start, end),)
 
     def _is_duplicate(self, name: str, where: str) -> bool:
         first = self.seen.setdefault(name, where)

@@ -41,16 +41,10 @@ class Batch:
 
     @classmethod
     def collate(
-        cls,
-        clips: Sequence[Tensor],
-        texts: Sequence[Tensor],
-        clip_index: Sequence[int],
-        moments_grid: Sequence[Tensor],
-        query_ids: Sequence[str],
-        clip_uids: Sequence[str],
-        durations_sec: Sequence[float],
-        row_multiple: int = ROW_MULTIPLE,
-    ) -> Batch:
+        cls, clips: Sequence[Tensor], texts: Sequence[Tensor], clip_index: Sequence[int],
+        moments_grid: Sequence[Tensor], query_ids: Sequence[str], clip_uids: Sequence[str],
+        durations_sec: Sequence[float], row_multiple: int = ROW_MULTIPLE,
+    ) -> Batch:  # fmt: skip
         """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim)."""
         num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
         video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
@@ -58,17 +52,9 @@ class Batch:
             row[: len(clip)] = clip
         # a zero token behind every query: published answers depend on whether a longer neighbour put one there
         text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
-        return cls(
-            video=video,
-            video_mask=_valid(clips, num_rows),
-            text=text,
-            text_mask=_valid(texts, text.shape[1]),
-            clip_index=torch.tensor(clip_index),
-            moments_grid=tuple(moments_grid),
-            query_ids=tuple(query_ids),
-            clip_uids=tuple(clip_uids),
-            durations_sec=tuple(durations_sec),
-        )
+        video_mask, text_mask = _valid(clips, num_rows), _valid(texts, text.shape[1])
+        about = tuple(moments_grid), tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
+        return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), *about)
 
     def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
         """The same batch on another device, features and tokens in another dtype."""
@@ -103,17 +89,10 @@ class QueryDataset:
     """
 
     def __init__(
-        self,
-        records: Sequence[Record],
-        store: FeatureStore,
-        tokens: TokenStore,
-        grid: StepGrid,
-        jitter_max_scale: int = 1,
-        seed: int = 0,
-        max_seq_len: int | None = None,
-        row_multiple: int = ROW_MULTIPLE,
-        widths: tuple[int, int] | None = None,
-    ):
+        self, records: Sequence[Record], store: FeatureStore, tokens: TokenStore, grid: StepGrid,
+        jitter_max_scale: int = 1, seed: int = 0, max_seq_len: int | None = None,
+        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None,
+    ):  # fmt: skip
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
         if widths:
@@ -147,8 +126,7 @@ class QueryDataset:
 
     def fingerprint(self) -> str:
         """A hash of the records in order, and of the features and tokens that they are looked up in."""
-        hashes = "\n".join(source["sha256"] for source in self.sources().values())
-        return hashlib.sha256(hashes.encode()).hexdigest()
+        return hashlib.sha256("\n".join(source["sha256"] for source in self.sources().values()).encode()).hexdigest()
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Identity of records, features and tokens, for the provenance of results."""

@@ -92,12 +92,9 @@ class FeatureStore:
 
 
 def write_features(
-    path: str | Path,
-    clips: Iterable[tuple[str, np.ndarray | Tensor]],
-    *,
-    attributes: Mapping[str, Any] | None = None,
-    dtype: Literal["float16", "float32"] = "float16",
-) -> int:
+    path: str | Path, clips: Iterable[tuple[str, np.ndarray | Tensor]], *,
+    attributes: Mapping[str, Any] | None = None, dtype: Literal["float16", "float32"] = "float16",
+) -> int:  # fmt: skip
     """Write (clip_uid, (T, D) array) pairs as they come, atomically; returns the number of clips.
 
     A FeatureError names all clips that are not (T, D), empty, of another width than the first, hold NaN, Inf or a value

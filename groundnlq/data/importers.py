@@ -37,14 +37,9 @@ class _Source:
 
 
 def import_features(
-    sources: Sequence[str | Path],
-    output: str | Path,
-    *,
-    dtype: Literal["float16", "float32"] = "float16",
-    fps: float = FPS,
-    snippet_stride_frames: float = SNIPPET_STRIDE_FRAMES,
-    progress: bool = True,
-) -> dict[str, int]:
+    sources: Sequence[str | Path], output: str | Path, *, dtype: Literal["float16", "float32"] = "float16",
+    fps: float = FPS, snippet_stride_frames: float = SNIPPET_STRIDE_FRAMES, progress: bool = True,
+) -> dict[str, int]:  # fmt: skip
     """Write a feature store from one or several sources, concatenated by channel in the given order.
 
     A source is a folder of ``<clip_uid>.pt`` tensors, an LMDB folder of the published layout, or an HDF5 file (of this
@@ -64,8 +59,7 @@ def import_features(
     widths: dict[Path, int] = {}
     arrays = map(partial(_concatenate, sources=opened, widths=widths), bar)
     clips = zip(common, arrays, strict=True)  # unlike a generator, map goes on behind a broken clip
-    names = [source.path.name for source in opened]
-    attributes = {"sources": names, "fps": fps, "snippet_stride_frames": snippet_stride_frames}
+    attributes = {"sources": [s.path.name for s in opened], "fps": fps, "snippet_stride_frames": snippet_stride_frames}
     report = {"clips": write_features(output, clips, attributes=attributes, dtype=dtype)}
     return report | {f"left out of {s.path.name}": len(s.keys) - len(common) for s in opened}
 

@@ -16,13 +16,9 @@ _TAG = re.compile(r"^\s*#\s*\w+\s+")  # "#C C picks ...": who is narrated
 
 
 def narration_records(
-    egoclip_csv: str | Path,
-    clips: Mapping[str, Clip],
-    *,
-    available: Container[str] | None = None,
-    keep_tag: bool = False,
-    question_mark: bool = False,
-) -> tuple[list[Record], dict[str, int]]:
+    egoclip_csv: str | Path, clips: Mapping[str, Clip], *, available: Container[str] | None = None,
+    keep_tag: bool = False, question_mark: bool = False,
+) -> tuple[list[Record], dict[str, int]]:  # fmt: skip
     """Records of the narrations that lie within the given clips, and counts of what was left out.
 
     A row counts for a clip of its video when it starts strictly after the clip's start and ends strictly before its

@@ -115,20 +115,14 @@ def _hub(is_allowed: bool) -> Iterator[None]:
 
 
 def encode_records(
-    record_paths: Sequence[str | Path],
-    encoder: str,
-    output: str | Path,
-    *,
-    download: bool = False,
-    progress: bool = True,
+    paths: Sequence[str | Path], encoder: str, output: str | Path, *, download: bool = False, progress: bool = True
 ) -> dict[str, int]:
     """Encode the texts of record files into one token store; counts queries, distinct texts and truncated texts."""
     texts: dict[str, tuple[bool, str]] = {}  # query_id -> (is a question, text)
-    for record in (r for path in record_paths for r in read_records(path)):
+    for record in (r for path in paths for r in read_records(path)):
         text = (record.query_type == "nlq", record.query)
         if texts.setdefault(record.query_id, text) != text:
-            paths = sample_of(map(str, record_paths))
-            raise DataError(f"query {record.query_id} has two texts in {paths} -- encode one file")
+            raise DataError(f"query {record.query_id} has two texts in {sample_of(paths)} -- encode one file")
     model = TextEncoder.load(encoder, download)
     distinct = sorted(set(texts.values()), key=lambda kind: (kind[0], len(kind[1]), kind[1]))
     encoded: dict[tuple[bool, str], Tensor] = {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from groundnlq import __version__
-from groundnlq.config import RunConfig, load_config, parse_config
+from groundnlq.config import RunConfig, load_config
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError
 from groundnlq.files import atomic_path, load_tensors, sha256_of, write_json
@@ -33,11 +33,7 @@ class States:
         self.folder = folder
 
     def save(self, step: int, state: Mapping[str, Any], keep: int) -> None:
-        """Commit a state and remove all but the newest `keep` committed ones.
-
-        Raises:
-            KitError: it cannot be written; earlier states stay as they are.
-        """
+        """Commit a state and remove all but the newest `keep` committed ones; if it cannot be written, none."""
         path = self.folder / f"step-{step:08d}.pt"
         _write(path, {"step": step, **state})
         manifest = {"step": step, "bytes": path.stat().st_size, "sha256": sha256_of(path), "version": __version__}
@@ -48,15 +44,11 @@ class States:
 
     def committed(self) -> list[Path]:
         """States that have a manifest, newest first; `latest` tells whether they are whole."""
-        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
-        return [path.with_suffix(".pt") for path in manifests]
+        return [path.with_suffix(".pt") for path in sorted(self.folder.glob("step-*.json"), reverse=True)]
 
     def latest(self) -> Path | None:
-        """The newest whole state, to be read by `read_checkpoint`; None where none was ever saved.
-
-        Raises:
-            CheckpointError: states are there, but none is whole; a new start would lose them.
-        """
+        """The newest whole state, to be read by `read_checkpoint`; None where none was ever saved. States of which none
+        is whole are a CheckpointError: a new start would lose them."""
         reasons = []
         for path in self.committed():
             if (reason := _damage(path)) is None:
@@ -73,11 +65,7 @@ class States:
 def save_model(
     path: Path, config: RunConfig, weights: Mapping[str, Mapping[str, Tensor]], use: str, **info: Any
 ) -> None:
-    """Write trained weights with the configuration that made them.
-
-    Args:
-        weights: ``raw`` and ``ema`` states; `use` names the one that is better by validation.
-    """
+    """Write trained weights, ``raw`` and ``ema``, with the configuration that made them; `use` names the better."""
     states = {name: dict(state) for name, state in weights.items()}
     _write(path, {"config": config.model_dump(mode="json"), "use": use, "info": info, "weights": states})
 
@@ -85,18 +73,14 @@ def save_model(
 def load_model(
     path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
 ) -> tuple[Grounder, RunConfig, dict[str, Any]]:
-    """A trained network in evaluation mode, its configuration, and what is known of its training.
+    """A trained network in evaluation mode, its configuration, and what is known of its training: ``encoder`` (of its
+    query tokens), ``epoch``, ``step``, ``provenance``. A CheckpointError where it is damaged, refused or of another
+    architecture.
 
     Args:
         path: our file, our run directory (its best weights) or a published file.
         preset: of a published file: what its shapes do not tell (heads, window, position table) and how to decode.
         weights: ``raw`` or ``ema``; by default what the file names as the better one.
-
-    Returns:
-        the last: ``encoder`` (of its query tokens), ``epoch``, ``step``, ``provenance``, as far as the file tells.
-
-    Raises:
-        CheckpointError: damaged, refused or of another architecture; with the file's name.
     """
     path = RunDirectory.weights_of(path)
     content = read_checkpoint(path)
@@ -115,7 +99,7 @@ def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) ->
     if "weights" not in content and "optimizer" in content:
         raise CheckpointError(f"{path}: is a state to resume from -- name the run folder, best.pt or last.pt")
     try:
-        config = parse_config(content["config"], str(path))
+        config = RunConfig.parse(content["config"], str(path))
         state = content["weights"][weights or content["use"]]
         info = dict(content.get("info", {}))
     except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from groundnlq.config import ModelConfig, RunConfig, differing_keys
+from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.recall import recalls
 from groundnlq.data.records import read_records
@@ -30,9 +30,7 @@ ARCHITECTURE = {f"model.{key}" for key in ModelConfig.model_fields} - {
 def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> Task:
     """What a run of this configuration trains; `reporter` is told about the clips of a validation.
 
-    Raises:
-        FeatureError: features or tokens are missing; named.
-        ConfigError: training records without moments.
+    Missing features or tokens, and training records without moments, are refused by name.
     """
     train_set = load_dataset(config, config.data.train_records, is_training=True)
     val_set = load_dataset(config, config.data.val_records, is_training=False)
@@ -82,16 +80,13 @@ def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -
     """Load the weights of `train.init_from` but the heads, which start fresh on purpose.
 
     `encoder` is of the query tokens at hand; None does not check it. Returns the names of the parameters that were
-    ``loaded`` and that start ``fresh``.
-
-    Raises:
-        CheckpointError: no such file, another architecture, or trained with another encoder's tokens.
+    ``loaded`` and that start ``fresh``. A CheckpointError says where architecture or encoder are others.
     """
     names, path = list(model.state_dict()), config.train.init_from
     if path is None:
         return {"loaded": [], "fresh": names}
     source = Predictor.load(path, preset=config)
-    if keys := [key for key in differing_keys(source.config, config) if key in ARCHITECTURE]:
+    if keys := [key for key in source.config.differing_keys(config) if key in ARCHITECTURE]:
         raise CheckpointError(
             f"{path}: has another architecture than this run, {', '.join(keys)} differ -- set the same model.* keys"
         )

@@ -52,11 +52,8 @@ def open_dataset(
     config: RunConfig, records: Sequence[Record], features: str | Path | None = None, text: str | Path | None = None,
     **training: Any,
 ) -> QueryDataset:  # fmt: skip
-    """Records with features and tokens from these stores, by default those of the run; `training` as `QueryDataset`.
-
-    Raises:
-        FeatureError: clips without features or queries without tokens, all by name.
-    """
+    """Records with features and tokens from these stores, by default those of the run; `training` as `QueryDataset`,
+    which refuses what it lacks by name."""
     data, model = config.data, config.model
     store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
     widths = model.video_dim, model.text_dim
@@ -98,15 +95,13 @@ class Predictor:
         cls, path: str | Path, *, preset: str | RunConfig = "finetune", weights: str | None = None,
         precision: Literal["float32", "bfloat16"] = "float32", top_k: int | None = None,
     ) -> Predictor:  # fmt: skip
-        """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``.
+        """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``; a CheckpointError
+        where it is damaged, refused or of another architecture.
 
         Args:
             preset: configuration of a published checkpoint, which has none of its own.
             weights: ``raw`` or ``ema``; by default those that were better in validation.
             top_k: moments per query; as configured by default.
-
-        Raises:
-            CheckpointError: damaged, refused or of another architecture; with the file's name.
         """
         model, config, info = load_model(path, preset, weights)
         if top_k is not None:
@@ -125,10 +120,8 @@ class Predictor:
             features, text: stores of features and query tokens; those of the training by default.
             allow_other_encoder: take tokens of another encoder than the network was trained with.
 
-        Raises:
-            FeatureError: clips without features or queries without tokens, all by name, before any work; or
-                features for which the network's outputs are NaN.
-            CheckpointError: the tokens are of another encoder.
+        A FeatureError names clips without features and queries without tokens, before any work, or features for which
+        the network's outputs are NaN.
         """
         records = read_records(records) if isinstance(records, str | Path) else records
         dataset = open_dataset(self.config, records, features, text)
@@ -161,10 +154,8 @@ class Predictor:
         """Ranked moments (K, 3) for the queries of a batch.
 
         Clips are encoded once, if that was not done before; the queries then pass a few at a time, so that memory
-        depends neither on their number nor, beyond one query, on the clips' length.
-
-        Raises:
-            FeatureError: the network's outputs are not finite; names the queries and the `source`.
+        depends neither on their number nor, beyond one query, on the clips' length. Outputs that are not finite are a
+        FeatureError with the queries and the `source`.
         """
         ranked: Ranked = {}
         with self._evaluating() as model:
@@ -201,9 +192,7 @@ class Predictor:
             question: free-form query in English.
             encoder: text encoder (see `TextEncoder.load`); by default the one of the training.
 
-        Raises:
-            FeatureError: no such clip, features of another width, an encoder that is not installed.
-            CheckpointError: the encoder is not the one of the training, or that one is not known by name.
+        A CheckpointError where that encoder is not known by name, or another one was given.
         """
         data, width = self.config.data, self.config.model.video_dim
         if isinstance(clip, str):
@@ -222,11 +211,7 @@ class Predictor:
         return [Moment(*row) for row in self.answer(batch, source, self._clip[1])["question"].tolist()]
 
     def require_encoder(self, encoder: str, where: str | Path) -> None:
-        """Refuse tokens of another text encoder: of the same width they would be misread without a word.
-
-        Raises:
-            CheckpointError: names both encoders.
-        """
+        """Refuse tokens of another text encoder: of the same width they would be misread without a word."""
         if self.encoder not in (None, encoder):
             raise CheckpointError(
                 f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "

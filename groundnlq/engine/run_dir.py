@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import SoftFileLock, Timeout, UnixFileLock
 
-from groundnlq.config import RunConfig, differing_keys, load_config, save_config
+from groundnlq.config import RunConfig, load_config
 from groundnlq.errors import ConfigError, KitError
 from groundnlq.files import write_json, write_text
 
@@ -44,23 +44,19 @@ class RunDirectory:
         return cls(path).best if Path(path).is_dir() else Path(path)
 
     def open(self, config: RunConfig) -> None:
-        """Make the directory, or check that it belongs to this configuration.
-
-        Raises:
-            ConfigError: another configuration has been run here; the differing keys are named.
-        """
+        """Make the directory, or check that it belongs to this configuration; an error names the differing keys."""
         known = self.path / "config.yaml"
         if known.exists():
             free = FREE_KEYS | (BATCH_KEYS if config.train.allow_other_world_size else set())
             before = load_config(known)
-            if keys := [key for key in differing_keys(before, config) if key not in free]:
+            if keys := [key for key in before.differing_keys(config) if key not in free]:
                 raise ConfigError(
                     f"{self.path}: was run with another configuration; {', '.join(keys)} differ "
                     "-- use another run folder, or the same settings"
                 )
             if before == config:
                 return
-        save_config(config, known)
+        config.save(known)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -144,6 +140,5 @@ def read_status(run_dir: str | Path) -> dict[str, Any]:
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
     """The epochs of a run so far: losses, rates, recalls of raw and averaged weights."""
     path = RunDirectory(run_dir).metrics
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+    return [json.loads(line) for line in lines if line]

@@ -35,17 +35,11 @@ class Learner:
         self.loss_names = (*(f"loss {name}" for name in task.loss_weights), "loss total")  # that `step` returns
 
     def step(self, micro_batches: list[Any], rate: float, seed: int) -> tuple[dict[str, float], float]:
-        """One update by the gradients of all micro-batches of all processes.
+        """One update by the gradients of all micro-batches of all processes, at this learning rate; `seed` is of the
+        paths that this process drops.
 
-        Args:
-            rate: learning rate of this step.
-            seed: of the paths that this process drops.
-
-        Returns:
-            the loss terms and ``loss total``; the gradient's norm before clipping.
-
-        Raises:
-            TrainingFailed: one of these is not finite; nothing was updated.
+        Returns the loss terms with ``loss total``, and the gradient's norm before clipping; where one of these is not
+        finite, nothing is updated, and TrainingFailed is raised.
         """
         torch.manual_seed(seed)
         self.network.train()

@@ -53,11 +53,7 @@ _LEVEL_SCALE = "heads.level_scale"  # one vector here, one scalar `reg_head.scal
 
 
 def _from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state (with or without ``module.``) in our names and shapes.
-
-    Raises:
-        CheckpointError: names that the layout does not have, all in one message.
-    """
+    """A published state (with or without ``module.``) in our names and shapes; unknown names are refused together."""
     ours: dict[str, Tensor] = {}
     scales: dict[int, Tensor] = {}
     unknown = []
@@ -79,11 +75,8 @@ def _from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_published(path: str | Path, preset: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Architecture and state (in our names) of a published ``.pth.tar`` file; nothing in it is run.
 
-    Args:
-        preset: gives what the shapes do not show: heads, window, length of the position table, training's own.
-
-    Raises:
-        CheckpointError: unreadable or refused file, missing or unexpected keys, other shapes; all by name.
+    `preset` gives what the shapes do not show: heads, window, length of the position table, training's own. A
+    CheckpointError names missing and unexpected keys and other shapes.
     """
     content = load_tensors(path, CheckpointError)
     state = content.get("state_dict") if isinstance(content, dict) else None
@@ -133,11 +126,7 @@ def _published_ranges(num_levels: int) -> tuple[tuple[float, float], ...]:
 
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
-    """Compare names and shapes with what the architecture needs, before anything is loaded.
-
-    Raises:
-        CheckpointError: names the missing, the unexpected and the differently shaped ones.
-    """
+    """Compare names and shapes with what the architecture needs, before anything is loaded; what differs is named."""
     with torch.device("meta"):
         expected = {name: value.shape for name, value in Grounder(config).state_dict().items()}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
