@@ -120,7 +120,7 @@ def same(one: Path, other: Path) -> float:
 
 
 def resume(home: Path, device: torch.device, deterministic: bool) -> dict[str, Any]:
-    """Stopped behind steps 6 and 11 and continued, and run anew, against an uninterrupted run."""
+    """Stopped behind steps 6 and 11 and continued, and run again, against an uninterrupted run."""
     config = tiny_config(make_tiny_data(home), deterministic=deterministic)
     calm = train(config, home / "calm", device)
     off = {"again": same(calm, train(config, home / "again", device))}

@@ -127,7 +127,7 @@ def notebook_page(path: Path, run: Path) -> dict[str, str | bytes]:
 
 
 def _drop_widgets(notebook: Any) -> None:
-    """Leave out outputs that only a running kernel can show; each has its picture beside it."""
+    """Leave out outputs that only a running kernel can show; each also has a picture."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_widget(output)]

@@ -214,7 +214,7 @@ def _read_tree(source: str | Path) -> dict[str, Any]:
         warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
     base = tree.pop("base", None)
     if base is not None and base not in known:
-        raise ConfigError(f"{name}: base {base!r} is no preset{closest(str(base), known)}")
+        raise ConfigError(f"{name}: base {base!r} is not a preset{closest(str(base), known)}")
     return _merge(_read_tree(base) if base else {}, {"name": path.stem} | tree)
 
 

@@ -46,7 +46,7 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
         if ours.setdefault(section, {}).setdefault(name, value) != value:
             others = [key for key in given if translated.get(key) == target]
             findings.add(f"{' and '.join(others)} differ, but are one number here ({target})")
-    findings.raise_if_any("mend the keys, or write the file in the kit's own layout")
+    findings.raise_if_any("fix the keys, or write the file in the kit's own layout")
     used = {"test_cfg.voting_thresh"} if "voting_iou" in ours.get("decode", ()) else set()
     return ours, sorted(given.keys() & {*table["ignored"], "test_cfg.voting_thresh"} - used)
 

@@ -15,8 +15,8 @@ HDF5_MARK, ZIP_MARK = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 
 
 def describe(path: Path) -> str:
-    """YAML text: what a file or run directory holds, its hash, and its provenance; a KitError where there is no such
-    file, or it is damaged, or not of a kind that the kit writes."""
+    """YAML text: what a file or run directory holds, its hash, and its provenance; KitError for a file
+    that is missing, damaged, or not of a kind that the kit writes."""
     if path.is_dir():
         tree = _run_directory(path)
     else:

@@ -172,7 +172,7 @@ class LivePredictions:
 
     @cached_property
     def _top(self) -> Tensor:
-        """The best point of each query, which is the prediction where there is no candidate."""
+        """The best point of each query, which is the prediction for a query without candidates."""
         return torch.stack([a + self._scores[a:b].argmax() for a, b in self._first.unfold(0, 2, 1)])
 
     @cached_property

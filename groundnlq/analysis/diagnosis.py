@@ -37,7 +37,7 @@ NUM_BINS = 8  # of calibration
 def outcome_codes(run: SplitPredictions, threshold: float, settings: DecodeConfig) -> np.ndarray:
     """(Q,) the outcome of every query as a place in `OUTCOMES`; `NO_MOMENT` where it is not annotated.
 
-    Of `FixedPredictions` neither candidates nor pyramid are known: what is no hit and overlaps nothing is
+    Of `FixedPredictions` neither candidates nor pyramid are known: what is not a hit and overlaps nothing is
     "missed".
     """
     overlaps = run.decode(settings).overlaps[:, : settings.top_k]

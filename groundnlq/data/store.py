@@ -49,7 +49,7 @@ class StoreFile(h5py.File):
                 raise FeatureError(f"{path}: damaged ({error}) -- {remedy}") from None
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A text among the attributes; KeyError where it is missing and there is no default."""
+        """A text among the attributes; KeyError where it is missing and no default is given."""
         value = self.attrs[name] if default is None else self.attrs.get(name, default)
         return value.decode() if isinstance(value, bytes) else str(value)
 

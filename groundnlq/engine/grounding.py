@@ -28,7 +28,7 @@ ARCHITECTURE = {f"model.{key}" for key in ModelConfig.model_fields} - {
 
 
 def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> Task:
-    """What a run of this configuration trains; `reporter` is told about the clips of a validation.
+    """What a run of this configuration trains; `reporter` receives the clips of a validation.
 
     Missing features or tokens, and training records without moments, are refused by name.
     """

@@ -51,7 +51,7 @@ def train(
     Args:
         processes: of this machine that train as one; their output goes to ``log.txt``. Under torchrun its processes
             train as one instead.
-        reporter: told about progress; progress bars in a terminal by default.
+        reporter: receives the progress; progress bars in a terminal by default.
         max_restarts: how often processes that died are started again, from the newest checkpoint.
         attach: follow several processes that already train here; without it they are an error.
 

@@ -73,7 +73,7 @@ class Predictor:
         world: the processes that share the clips of `predict_dataset` and `stream`.
         encoder: of the query tokens in training, name and hash; None where it is not known.
         info, path: facts of the checkpoint, such as its ``epoch``, and its file.
-        reporter: told about every clip; a progress bar in a terminal by default.
+        reporter: receives every finished clip; a progress bar in a terminal by default.
     """
 
     model: Grounder

@@ -199,7 +199,7 @@ class Trainer:
         old, new = state["made_with"] | {"processes": before}, self.made_with | {"processes": now}
         changes = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         if changes and state["step"] < self.total_steps and self.world.is_main:
-            # samples and rates stay the same; sums are rounded in another order, dropped paths are drawn anew
+            # samples and rates stay the same; sums are rounded in another order, dropped paths are drawn again
             text = f"{where}: {', '.join(changes)}: goes on at the same sample, but no longer bitwise as before"
             warnings.warn(text, stacklevel=2)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from groundnlq.model.layers import Conv, LayerNorm, Linear, normed_linear
 
-MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is no NaN
+MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is not NaN
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor, num_heads: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Clips of each new length need some hundred kernels, which oneDNN makes on the spot. It keeps only 1,024 of
-# them unless told otherwise, and with many lengths would make them again and again. Read at the first kernel.
+# them by default, and with many lengths would make them again and again. Read at the first kernel.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
@@ -137,7 +137,7 @@ def _gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
 
 
 def _autocast(x: Tensor) -> Tensor:
-    """`x` in autocast's precision where that is on; it does not reach into a function of one's own."""
+    """`x` in autocast's precision where that is on; autocast does not reach into custom autograd functions."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 

@@ -187,9 +187,9 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                 source = f"narration_pass_{narrator}"
                 video_length = f"{2.4 * config.clip_length_sec:.3f}"
                 noun = event.object or event.container or event.person or ""
-                told = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
+                text = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
                 about = [log.video_uid, video_length, source, str(index)]
-                rows.append([*about, *times, told, event.verb, noun])
+                rows.append([*about, *times, text, event.verb, noun])
     return rows
 
 

@@ -226,7 +226,7 @@ TEMPLATES = (
 
 
 def narrate(event: Event, relation: str = "", other: Event | None = None) -> str:
-    """A narrator's sentence about an event, in EgoClip's manner; perhaps with what happened beside it.
+    """A narrator's sentence about an event, in EgoClip's manner; perhaps with another event right before or after.
 
     >>> cup = Event(0.0, 1.0, "put", "kitchen", object="cup", container="sink")
     >>> narrate(cup)
