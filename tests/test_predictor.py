@@ -127,6 +127,17 @@ def test_a_question_is_answered_as_the_same_query_of_a_split(world):
     assert all(0 <= moment.start_sec < moment.end_sec <= record.duration_sec for moment in by_uid)
 
 
+def test_an_encoder_fits_imported_tokens_of_its_width(world):
+    imported, encoder = asker(world, "import of tokens"), encoder_of()
+    assert imported.ask("c8", "which kind ?", encoder=encoder) == asker(world).ask(
+        "c8", "which kind ?", encoder=encoder
+    )
+    with pytest.raises(CheckpointError, match=r"narrow \(4 wide\)"):
+        imported.ask("c8", "which kind ?", encoder=encoder_of("narrow", 4))
+    with pytest.raises(CheckpointError, match="give encoder="):
+        imported.ask("c8", "which kind ?")
+
+
 def test_a_second_question_about_a_clip_does_not_encode_it_again(world, monkeypatch):
     model, dataset, _ = world
     encoded, predictor = calls_of(monkeypatch, model, "encode_video"), asker(world)

@@ -9,7 +9,7 @@ from groundnlq.analysis.candidates import LivePredictions
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
-from groundnlq.data.tokens import TokenStore
+from groundnlq.data.tokens import IMPORTED, TokenStore
 from groundnlq.errors import DataError
 
 
@@ -38,7 +38,7 @@ def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> l
 
 def _require_same_encoder(encoder: TextEncoder, tokens: TokenStore) -> None:
     """Of imported tokens nothing but the width is known."""
-    is_other = encoder.name != tokens.encoder and not tokens.encoder.startswith("import of ")
+    is_other = encoder.name != tokens.encoder and not tokens.encoder.startswith(IMPORTED)
     if is_other or encoder.width != tokens.width:
         raise DataError(
             f"the queries were encoded by {tokens.encoder} ({tokens.width} wide), this question would be by "

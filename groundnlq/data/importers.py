@@ -20,7 +20,7 @@ from tqdm import tqdm
 from groundnlq.data.features import FeatureStore, checked_array, write_features
 from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
 from groundnlq.data.store import StoreFile
-from groundnlq.data.tokens import write_tokens
+from groundnlq.data.tokens import IMPORTED, write_tokens
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.files import SAFE_ID, load_tensors
 
@@ -68,7 +68,7 @@ def import_text_lmdb(source: str | Path, output: str | Path) -> int:
     """A published text LMDB (key query_id, array `token_features` or `features`) as a token store."""
     opened = _lmdb_source(Path(source), "token_features", "features")
     arrays = map(torch.as_tensor, map(opened.read, opened.keys))  # unlike a generator, goes on behind a broken entry
-    return write_tokens(output, zip(opened.keys, arrays, strict=True), encoder=f"import of {opened.path.name}")
+    return write_tokens(output, zip(opened.keys, arrays, strict=True), encoder=f"{IMPORTED}{opened.path.name}")
 
 
 def _open_source(path: str | Path) -> _Source:

@@ -16,6 +16,8 @@ from groundnlq.data.store import StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
+IMPORTED = "import of "  # how the encoder of imported tokens is named: only its width is known
+
 
 class TokenStore:
     """Token features of all queries: one packed matrix and where each query begins in it."""

@@ -21,7 +21,7 @@ from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Predictions, Ranked
 from groundnlq.data.text import TextEncoder
-from groundnlq.data.tokens import TokenStore
+from groundnlq.data.tokens import IMPORTED, TokenStore
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
@@ -224,8 +224,8 @@ class Predictor:
             reason = f"no known name for its text encoder ({self.encoder or 'not recorded'})"
             raise CheckpointError(f"{self.path}: {reason} -- give encoder=, as 'text encode' takes it")
         encoder = _load_encoder(chosen) if isinstance(chosen, str) else chosen
-        width = self.config.model.text_dim
-        if self.encoder not in (None, encoder.name) or encoder.width != width:
+        width, is_known = self.config.model.text_dim, not (self.encoder or IMPORTED).startswith(IMPORTED)
+        if (is_known and encoder.name != self.encoder) or encoder.width != width:
             raise CheckpointError(
                 f"{self.path}: trained with tokens of {self.encoder or 'an encoder'} ({width} wide), the question "
                 f"would be encoded by {encoder.name} ({encoder.width} wide) -- give the encoder of the training"
