@@ -47,6 +47,9 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
             others = [key for key in given if translated.get(key) == target]
             findings.add(f"{' and '.join(others)} differ, but are one number here ({target})")
     findings.raise_if_any("fix the keys, or write the file in the kit's own layout")
+    data = ours.get("data", {})
+    if data.get("window_frames") == data.get("snippet_stride_frames"):  # as None says here
+        data.pop("window_frames", None)
     used = {"test_cfg.voting_thresh"} if "voting_iou" in ours.get("decode", ()) else set()
     return ours, sorted(given.keys() & {*table["ignored"], "test_cfg.voting_thresh"} - used)
 

@@ -68,6 +68,13 @@ def test_a_rate_without_a_dot_is_a_number(tmp_path):
     assert load_config(path).train.learning_rate == 1e-4
 
 
+def test_window_and_stride_are_two_numbers_of_which_equal_ones_are_one():
+    tree, _ = read({"dataset": {"feat_stride": 16, "num_frames": 32}})
+    assert tree == {"data": {"snippet_stride_frames": 16, "window_frames": 32}}
+    tree, _ = read({"dataset": {"feat_stride": 16.043, "num_frames": 16.043}})
+    assert tree == {"data": {"snippet_stride_frames": 16.043}}
+
+
 def test_voting_happens_only_without_classes():
     assert read({"test_cfg": {"voting_thresh": 0.9}}) == ({}, ["test_cfg.voting_thresh"])
     classless = {"test_cfg": {"voting_thresh": 0.9, "multiclass_nms": False}}
@@ -80,7 +87,6 @@ def test_voting_happens_only_without_classes():
         ({"train_cfg": {"clip_grad_l2nrom": 1.0}}, "did you mean train_cfg.clip_grad_l2norm"),
         ({"opt": {}, "modle": {"embd_dim": 8}}, "unknown section 'modle'; did you mean model"),
         ({"opt": 3}, "opt: a section of keys expected, got 3"),
-        ({"dataset": {"feat_stride": 16, "num_frames": 32}}, "feat_stride and dataset.num_frames differ"),
         ({"opt": {}, "model": {"embd_dim": 384, "fpn_dim": 512}}, "embd_dim and model.fpn_dim differ"),
         ({"train_cfg": {"center_sample": "none"}}, "'none' is not supported, only 'radius'"),
         ({"opt": {"type": "SGD"}}, "'SGD' is not supported, only 'AdamW'"),

@@ -108,7 +108,7 @@ def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
         findings = Findings(str(path), DataError)
         for where, clip, _ in _clips(read_json(Path(path)), findings):
             if not clip.video_uid:
-                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
+                findings.add(f"{where}: its video has no video_uid, which clips are found by")
             clips.setdefault(clip.clip_uid, clip)
         findings.raise_if_any("fetch the file again")
     return clips
@@ -175,7 +175,7 @@ class _NlqReader:
         moments = self._read_moments(where, query, clip)
         self.dirt["queries without template"] += query.template is None
         asked = query_id, clip.clip_uid, text, clip.duration_sec, moments
-        self.records.append(Record(*asked, template=query.template, raw_query=raw))
+        self.records.append(Record(*asked, template=query.template, raw_query=raw, video_uid=clip.video_uid))
 
     def _read_moments(self, where: str, query: _Query, clip: Clip) -> tuple[tuple[float, float], ...]:
         start, end = query.clip_start_sec, query.clip_end_sec

@@ -32,8 +32,8 @@ _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empt
 class Record:
     """One query about one clip; `moments_sec` is empty in a test file.
 
-    Aliases are the keys of the JSON lines; `template` and `raw_query` are keys of this kit, which the published loader
-    ignores.
+    Aliases are the keys of the JSON lines; `template`, `raw_query` and `video_uid` are keys of this kit, which the
+    published loader ignores.
     """
 
     query_id: Id
@@ -44,6 +44,7 @@ class Record:
     query_type: Text = "nlq"
     template: Text | None = None
     raw_query: Text | None = None  # the text as annotated, where the official file was read
+    video_uid: Text | None = None  # of the whole recording
 
     @property
     def annotation_uid(self) -> str:
@@ -89,5 +90,6 @@ def _row(record: Record) -> dict[str, Any]:
         "timestamps": record.moments_sec or None,
         "template": record.template,
         "raw_query": record.raw_query,
+        "video_uid": record.video_uid,
     }
     return {key: value for key, value in row.items() if value is not None}
