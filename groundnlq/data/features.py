@@ -54,8 +54,8 @@ class FeatureStore:
     def __contains__(self, clip_uid: object) -> bool:
         return clip_uid in self.num_steps
 
-    def read(self, clip_uid: str) -> Tensor:
-        """(T, width) float32 features of a clip."""
+    def read(self, clip_uid: str, as_stored: bool = False) -> Tensor:
+        """(T, width) features of a clip: float32, or of the type that the file has."""
         if clip_uid not in self.num_steps:
             raise FeatureError(f"{self.path}: no features of clip {clip_uid} -- import them")
         values = np.empty((self.num_steps[clip_uid], self.width), self.dtype)
@@ -66,7 +66,8 @@ class FeatureStore:
         except DAMAGE as error:
             fault = f"clip {clip_uid} cannot be read ({error})"
             raise FeatureError(f"{self.path}: {fault} -- import the features again") from None
-        return torch.from_numpy(values).float()  # faster than HDF5's own conversion by a factor of ten
+        features = torch.from_numpy(values)
+        return features if as_stored else features.float()  # ten times as fast as HDF5's own conversion
 
     def is_as_written(self) -> bool:
         """Whether ids and values still have the checksum they were written with; reads the whole file."""
