@@ -147,25 +147,20 @@ class Predictor:
     def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
         """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept.
 
-        A GPU takes as many clips of near length as pass at once, while the next ones are read.
+        A GPU takes as many clips as pass at once, while the next ones are read.
         """
-        batches = self._batches(dataset)[self.world.rank :: self.world.size]
-        total, device = sum(_num_clips(dataset, indices) for indices in batches), self._parameter.device
+        parameter, done = next(self.model.parameters()), 0
+        is_gpu, share = parameter.device.type == "cuda", slice(self.world.rank, None, self.world.size)
+        max_rows = BYTES_AT_ONCE[1] // parameter.element_size() if is_gpu else 0
+        batches = clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)[share]
         loaded: Iterable[Batch] = map(dataset.batch, batches)
-        done = 0
-        if device.type == "cuda":
-            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, device))
+        if is_gpu:
+            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, parameter.device))
         for batch in loaded:
             yield from self.answer(batch, str(dataset.store.path)).items()
-            done += len(batch.clip_uids)
+            done += len(batch.query_ids)
             if self.world.is_main:
-                self.reporter.status({"state": "predicting", "step": done, "total_steps": total})
-
-    def _batches(self, dataset: QueryDataset) -> list[list[int]]:
-        """Indices of the queries that are answered together: of one clip, or of several on a GPU."""
-        parameter = self._parameter
-        max_rows = 0 if parameter.device.type == "cpu" else BYTES_AT_ONCE[1] // parameter.element_size()
-        return clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)
+                self.reporter.status({"state": "predicting", "step": done, "total_steps": sum(map(len, batches))})
 
     def answer(self, batch: Batch, source: str = "features", clips: ClipEncoding | None = None) -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
@@ -260,22 +255,14 @@ class Predictor:
         finally:
             self.model.train(was_training)
 
-    @property
-    def _parameter(self) -> Tensor:
-        """Any: all have the network's device and type."""
-        return next(self.model.parameters())
-
     def _on_device(self, batch: Batch) -> Batch:
-        return batch.to(self._parameter.device, non_blocking=True, dtype=self._parameter.dtype)
+        parameter = next(self.model.parameters())
+        return batch.to(parameter.device, non_blocking=True, dtype=parameter.dtype)
 
 
 @cache
 def _load_encoder(name: str) -> TextEncoder:
     return TextEncoder.load(name)
-
-
-def _num_clips(dataset: QueryDataset, indices: Sequence[int]) -> int:
-    return len({dataset.records[i].clip_uid for i in indices})
 
 
 def _require_finite(outputs: Outputs, batch: Batch, part: slice, source: str) -> None:
