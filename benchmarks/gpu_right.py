@@ -197,11 +197,12 @@ def graphs(name: str, device: torch.device) -> dict[str, Any]:
         steps, weights = [], []
         for is_used in (False, True):
             learner = learner_of(fresh(name), device, precision=precision, cuda_graphs=is_used, ema_decay=0.9)
-            done = [learner.step(batches[i % 2], 1e-3, seed=i) for i in range(5)]
+            done = [learner.step(batches[i % 2], 1e-4, seed=i) for i in range(5)]
             steps.append([[norm, *losses.values()] for losses, norm in done])
             weights.append([*learner.model.parameters(), *learner.ema.module.parameters()])
         found[precision] = {"losses and norms": excess(steps[1], steps[0], 1e-3, 1e-6)}
-        found[precision]["weights and averages"] = apart(weights[1], weights[0]) / 1e-3
+        # gradients of key biases are noise (a softmax does not see them), and AdamW makes whole steps of it
+        found[precision]["weights and averages"] = apart(weights[1], weights[0]) / 2e-4
         found[precision]["number of graphs"] = abs(len(learner.graphs._graphs) - 2) * 2.0
     return verdict(found["float32"], **{"bfloat16, of float32's limit": found["bfloat16"]})
 

@@ -141,7 +141,7 @@ def with_graphs(home: Path, device: torch.device) -> dict[str, Any]:
     off["again"] = same(calm, train(config, home / "again", device))
     train(config, home / "11", device, 11)
     off["stopped at 11"] = same(calm, train(config, home / "11", device))
-    is_right = off["without"] < 0.01 and not off["again"]
+    is_right = off["without"] < 0.05 and not off["again"]
     return {"passed": is_right, "largest difference of a weight": off}
 
 

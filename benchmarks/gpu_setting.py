@@ -41,6 +41,7 @@ class Setting:
     device: torch.device
     is_quick: bool
     folder: Path
+    encoders: tuple[str, ...] = ()  # of video
 
     @property
     def narrow(self) -> dict[str, Any]:
