@@ -65,7 +65,7 @@ class VideoEncoder:
     @property
     def settings(self) -> dict[str, Any]:
         """How features are made, in plain values, to be stored beside them."""
-        keys = ("num_frames", "window_frames", "stride_frames", "short_side")
+        keys = ("width", "num_frames", "window_frames", "stride_frames", "short_side")
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return {key: getattr(self, key) for key in keys} | {"precision": dtype} | self.about
 
