@@ -69,7 +69,9 @@ def original_egovlp(weights: dict[str, torch.Tensor]) -> dict:
 
 def lavila_egovlp(weights: dict[str, torch.Tensor]) -> dict:
     """As LaViLa converted them: its names, half precision."""
-    names = {name: name.replace("video_model.", "visual.").replace("vid_proj.", "image_projection.") for name in weights}
+    names = {
+        name: name.replace("video_model.", "visual.").replace("vid_proj.", "image_projection.") for name in weights
+    }
     text = {"module.textual.embeddings.weight": torch.ones(3), "module.text_projection.1.weight": torch.ones(3)}
     return {"state_dict": {f"module.{names[k]}": v.half() for k, v in weights.items()} | text}
 
