@@ -263,11 +263,15 @@ def _prepare_narrations(
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
 @click.option("--fps", default=FPS, callback=_positive, help="of the video")
 @click.option("--stride", default=SNIPPET_STRIDE_FRAMES, callback=_positive, help="frames from one step to the next")
-def _features_import(sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float) -> None:
+@click.option("--clips-per-file", type=int, callback=_positive, metavar="N", help="write a folder of files of N clips")
+def _features_import(
+    sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float, clips_per_file: int | None
+) -> None:
     """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
     from groundnlq.data.importers import import_features
 
-    counts = import_features(sources, output, dtype=dtype, fps=fps, snippet_stride_frames=stride)
+    rate: dict[str, Any] = {"fps": fps, "snippet_stride_frames": stride}
+    counts = import_features(sources, output, dtype=dtype, clips_per_file=clips_per_file, **rate)
     _print_counts("imported", counts)
 
 
