@@ -353,7 +353,7 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @click.option("--preset", default="finetune", help="of a published checkpoint")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
-@click.option("--other-encoder", is_flag=True, help="accept tokens of another encoder than in training")
+@click.option("--other-encoder", is_flag=True, help="accept tokens or features of another encoder than in training")
 def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any) -> None:
     """Rank moments for every query, as a submission file with scores."""
     from groundnlq.data.records import read_records

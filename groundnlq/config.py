@@ -115,7 +115,7 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
     init_from: str | None = None
-    allow_other_encoder: bool = False  # start from weights that were trained with another encoder's tokens
+    allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1
     patience_epochs: NonNegative = 0  # 0 never stops early
     checkpoint_every_steps: NonNegative = 0  # 0 saves at the end of epochs only
