@@ -1,0 +1,1 @@
+"""Own video: frames, encoders, and the features that they make."""
