@@ -1,1 +1,1 @@
-"""Own video: frames, encoders, and the features that they make."""
+"""Own video: frames, the published video encoders, and features made with them."""
