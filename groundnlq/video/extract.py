@@ -10,10 +10,9 @@ import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +27,8 @@ from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
 from groundnlq.files import atomic_path, check_id
+from groundnlq.video.encoders import VideoEncoder, load_encoder
 from groundnlq.video.frames import KINDS, Video, content_identity
-
-if TYPE_CHECKING:
-    from groundnlq.video.encoders import VideoEncoder
 
 BATCH_SIZE = 8
 _PIECE_SEC = 60.0  # of work, which a killed process may lose
@@ -40,8 +37,7 @@ _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much lon
 _BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 
 
-@dataclass(frozen=True)
-class _Clip:
+class _Clip(NamedTuple):
     """Which part of which video a clip is."""
 
     clip_uid: str
@@ -102,21 +98,20 @@ def extract_features(
     """
     output, parts = Path(output), Path(f"{output}.parts")
     with World.join(_PATIENCE_SEC) as world:
-        loaded = [_loaded(encoder, device or world.device, options) for encoder in encoders]
+        options["device"] = device or world.device
+        loaded = [load_encoder(e, **options) if isinstance(e, str) else e for e in encoders]
         attributes = _attributes(loaded)
         clips, keys, faults = world.from_main(lambda: _plan(_find_clips(videos, annotations), loaded))
         kept = world.from_main(lambda: _kept(output, dtype, keys, faults))
         todo = [clip for clip in clips if clip.clip_uid in keys.keys() - kept][world.rank :: world.size]
-        bar = tqdm(total=len(todo), bar_format=_BAR, disable=None if progress and world.is_main else True)
-        for number, clip in enumerate(todo):
-            bar.set_description(f"{clip.clip_uid} ({number + 1} of {len(todo)})")
-            try:
-                part, show = (clip.path, loaded, clip.start_sec, clip.end_sec), partial(_show, bar, number)
-                features = features_of(*part, cache=parts, batch_size=batch_size, progress=show)
-                checked_array(features, clip.clip_uid, None, dtype)
-            except (DataError, FeatureError) as error:
-                faults[clip.clip_uid] = str(error)
-        bar.close()
+        with tqdm(total=len(todo), bar_format=_BAR, disable=None if progress and world.is_main else True) as bar:
+            for number, (uid, path, start_sec, end_sec) in enumerate(todo):
+                bar.set_description(f"{uid} ({number + 1} of {len(todo)})")
+                keep: Any = {"cache": parts, "batch_size": batch_size, "progress": partial(_show, bar, number)}
+                try:
+                    checked_array(features_of(path, loaded, start_sec, end_sec, **keep), uid, None, dtype)
+                except (DataError, FeatureError) as error:
+                    faults[uid] = str(error)
         faults = dict(ChainMap(*world.gather(faults)))
         return world.from_main(lambda: _write(output, parts, keys, kept, faults, dtype, attributes))
 
@@ -124,14 +119,6 @@ def extract_features(
 def _show(bar: tqdm, num_clips: int, num_steps: int, all_steps: int) -> None:
     bar.n = num_clips + num_steps / all_steps
     bar.refresh()
-
-
-def _loaded(encoder: str | VideoEncoder, device: Any, options: Mapping[str, Any]) -> VideoEncoder:
-    if not isinstance(encoder, str):
-        return encoder
-    from groundnlq.video.encoders import load_encoder
-
-    return load_encoder(encoder, device=device, **options)
 
 
 def _attributes(encoders: Sequence[VideoEncoder]) -> dict[str, Any]:
@@ -153,12 +140,10 @@ def _attributes(encoders: Sequence[VideoEncoder]) -> dict[str, Any]:
 def _find_clips(videos: Sequence[str | Path], annotations: Sequence[str | Path]) -> list[_Clip]:
     files: dict[str, Path] = {}
     findings = Findings("videos", DataError)
-    for path in (file for named in map(Path, videos) for file in (_files_in(named) if named.is_dir() else [named])):
+    for path in (file for named in map(Path, videos) for file in _files_of(named)):
         if (other := files.setdefault(path.stem, path)).resolve() != path.resolve():
             findings.add(f"{path} has the name of {other}")
     findings.raise_if_any("rename one of them: a name is an id")
-    if not files:
-        raise DataError(f"{sample_of(videos)}: no video in it -- name a folder of {', '.join(KINDS)}")
     if not annotations:
         return [_Clip(stem, path) for stem, path in files.items()]
     clips = list(read_clips(annotations).values())
@@ -168,12 +153,16 @@ def _find_clips(videos: Sequence[str | Path], annotations: Sequence[str | Path])
     return [_Clip(c.clip_uid, files[c.video_uid], max(0.0, c.video_start_sec), c.video_end_sec) for c in clips]
 
 
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in KINDS and not p.name.startswith("."))
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.suffix.lower() in KINDS and not p.name.startswith("."))
 
 
 def _plan(clips: list[_Clip], encoders: Sequence[VideoEncoder]) -> tuple[list[_Clip], dict[str, str], dict[str, str]]:
     """Clips, and by their id the keys of their features or why they have none."""
+    if not clips:
+        raise DataError(f"no clip of a video here -- name videos ({', '.join(KINDS)}), with --clips as <video_uid>.*")
     keys, faults = {}, {}
     for clip in clips:
         try:
@@ -186,7 +175,7 @@ def _plan(clips: list[_Clip], encoders: Sequence[VideoEncoder]) -> tuple[list[_C
 
 def _key(path: Path, start_sec: float, end_sec: float | None, encoders: Sequence[VideoEncoder]) -> str:
     """A name for features: what makes others has another one."""
-    made_of = [content_identity(path), start_sec, end_sec, [[encoder.name, encoder.settings] for encoder in encoders]]
+    made_of = [content_identity(path), float(start_sec), end_sec, *([e.name, e.settings] for e in encoders)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -211,7 +200,11 @@ def _write(
     done = {uid: key for uid, key in keys.items() if uid not in faults}
     if done.keys() - kept:
         store = FeatureStore(output) if kept else None
-        arrays = (store.read(uid) if store and uid in kept else _load(parts / f"{keys[uid]}.npy") for uid in done)
+
+        def read(uid: str) -> Tensor | np.ndarray:
+            return store.read(uid) if store and uid in kept else np.load(parts / f"{keys[uid]}.npy", allow_pickle=False)
+
+        arrays = map(read, done)
         write_features(output, zip(done, arrays, strict=True), attributes=attributes, dtype=dtype, identities=keys)
     shutil.rmtree(parts, ignore_errors=True)
     findings = Findings(f"{output} has {len(done)} of {len(keys | faults)} clips", FeatureError)
