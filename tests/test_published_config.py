@@ -84,9 +84,7 @@ def test_the_five_files_of_the_release_give_our_presets(name, tmp_path):
 def test_what_a_file_leaves_out_has_the_published_default(tmp_path):
     path = published_file(tmp_path, {"dataset": {"num_frames": 16}, "opt": {}})
     with pytest.warns(UserWarning, match=r"opt\.epochs 30, opt\.warmup True, opt\.warmup_epochs 5") as caught:
-        config = load_config(
-            path, {"model.regression_ranges_grid": load_config("finetune").model.regression_ranges_grid}
-        )
+        config = load_config(path, {"model.regression_ranges_grid": PUBLISHED_RANGES})
     train, model, decode = config.train, config.model, config.decode
     assert (train.epochs, train.warmup_epochs, train.learning_rate) == (35, 5, 1e-3)
     assert (train.label_smoothing, train.clip_grad_norm, train.weight_decay) == (0, 0, 0)
