@@ -374,6 +374,7 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @_param("--text", "T.h5", "query tokens")
 @_OUTPUT
 @click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--weights", type=click.Choice(("raw", "ema")), help="of the last step or averaged (default: the better)")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
 @click.option("--other-encoder", is_flag=True, help="accept tokens or features of another encoder than in training")
