@@ -115,6 +115,7 @@ class TrainConfig(_Section):
     published_normaliser: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
+    cuda_graphs: bool = False  # CUDA, one process: launch a step at once, with few lengths that batches are padded to
     init_from: str | None = None
     allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1
