@@ -255,15 +255,18 @@ def outcome(path: Path) -> tuple[str, str]:
     return steps, "; ".join(str(warning.message) for warning in caught)
 
 
-def table() -> list[str]:
+def table(folder: Path) -> list[str]:
+    """Rows of the page, of videos that were made in a folder."""
     lines = ["| file | what is odd | steps | what is said |", "| --- | --- | --- | --- |"]
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+    with chdir(folder):
         for odd in ODD:
-            odd.make(Path(odd.name))
             steps, said = outcome(Path(odd.name))
             lines.append(f"| {odd.name} | {odd.what} | {steps} | {said} |")
     return lines
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(table()) + "\n")
+    with tempfile.TemporaryDirectory() as name:
+        for odd in ODD:
+            odd.make(Path(name) / odd.name)
+        sys.stdout.write("\n".join(table(Path(name))) + "\n")

@@ -1,7 +1,9 @@
 """Frames of the videos that people have: the right ones at every time, upright, from any point on."""
 
 import importlib.metadata
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from groundnlq.errors import DataError, KitError
 from groundnlq.video import frames
 from groundnlq.video.frames import Video, content_identity
-from tests.odd_videos import ODD, PHONE, av, make, regular, second_of
+from tests.odd_videos import ODD, PHONE, av, make, regular, second_of, table
 
 GOOD = [odd for odd in ODD if odd.times is not None]
 CODED = [odd for odd in GOOD if odd.name not in ("one_pixel.mkv", "strip.mkv")]  # too narrow to tell a time
@@ -152,6 +154,12 @@ def test_without_pyav_the_error_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(KitError, match=r"pip install 'groundnlq\[video\]'"):
         list(Video.frames(Video.open(folder / "plain.mp4"), [0], [48], []))
+
+
+def test_the_page_says_what_comes_of_every_odd_video(folder):
+    page = (Path(__file__).resolve().parents[1] / "docs/own_video.md").read_text(encoding="utf-8")
+    lines = re.sub(r"\d\.\d", "0.0", page).splitlines()  # where damage begins depends on the version of ffmpeg
+    assert [line for line in table(folder) if re.sub(r"\d\.\d", "0.0", line) not in lines] == []
 
 
 def real_videos():
