@@ -216,7 +216,7 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(folder, tmp_path):
 
 def test_a_store_says_what_it_was_made_of(folder, tmp_path):
     encoders = [Colours(), Colours(1, 1, window_frames=4.0)]
-    assert extract_features([folder], encoders, tmp_path / "f.h5") == {"clips": 3, "kept": 0}
+    assert extract_features([folder], encoders, tmp_path / "f.h5") == {"clips": 3, "new": 3}
     store = FeatureStore(tmp_path / "f.h5")
     assert store.num_steps == {"v0": 37, "v1": 14, "v2": 5}
     assert store.attributes == {
@@ -256,21 +256,29 @@ def test_what_the_output_has_is_kept_and_the_rest_is_added(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract_features([folder / "v0.mp4"], [Colours()], output)
     before, encoder = FeatureStore(output).read("v0"), Colours()
-    assert extract_features([folder], [encoder], output) == {"clips": 3, "kept": 1}
+    assert extract_features([folder], [encoder], output) == {"clips": 3, "new": 2}
     assert len(encoder.calls) == 2 + 1
     assert torch.equal(FeatureStore(output).read("v0"), before)
     changed, encoder = output.stat().st_mtime_ns, Colours()
-    assert extract_features([folder], [encoder], output) == {"clips": 3, "kept": 3}
+    assert extract_features([folder], [encoder], output) == {"clips": 3, "new": 0}
     assert (encoder.calls, output.stat().st_mtime_ns) == ([], changed)
-    assert extract_features([folder], [Colours(tag="new")], output) == {"clips": 3, "kept": 0}
-    assert extract_features([folder], [Colours(tag="new")], output, dtype="float32") == {"clips": 3, "kept": 0}
+    assert extract_features([folder], [Colours(tag="new")], output) == {"clips": 3, "new": 3}
+    assert extract_features([folder], [Colours(tag="new")], output, dtype="float32") == {"clips": 3, "new": 3}
 
 
-def test_a_store_of_other_videos_is_not_overwritten(folder, tmp_path):
-    write_features(tmp_path / "f.h5", [("another", np.ones((3, 4)))])
-    with pytest.raises(FeatureError, match="has clips of other videos: another"):
-        extract_features([folder], [Colours()], tmp_path / "f.h5")
-    assert FeatureStore(tmp_path / "f.h5").clip_uids == ["another"]
+def test_clips_of_other_videos_stay_in_the_output_if_they_were_made_in_the_same_way(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    extract_features([folder / "v0.mp4"], [Colours()], output)
+    assert extract_features([folder / "v1.mkv"], [Colours()], output) == {"clips": 2, "new": 1}
+    extract_features([folder], [Colours()], tmp_path / "all.h5")
+    both, at_once = FeatureStore(output), FeatureStore(tmp_path / "all.h5")
+    assert all(torch.equal(both.read(uid), at_once.read(uid)) for uid in ("v0", "v1"))
+    for change in ({"encoders": [Colours(tag="new")]}, {"dtype": "float32"}):
+        with pytest.raises(FeatureError, match="has clips of other videos, made in another way: v0"):
+            extract_features([folder / "v1.mkv"], **{"encoders": [Colours()], "output": output} | change)
+    write_features(tmp_path / "imported.h5", [("another", np.ones((3, 4)))])
+    with pytest.raises(FeatureError, match="made in another way: another"):
+        extract_features([folder], [Colours()], tmp_path / "imported.h5")
 
 
 def test_two_videos_of_one_name_are_refused(folder, tmp_path):
@@ -330,7 +338,7 @@ def test_the_command_from_videos_to_a_store(folder, tmp_path, capsys):
     (tmp_path / "bad.mp4").touch()
     first = folder / "v0.mp4", "--encoder", spec, "--output", tmp_path / "f.h5", "--device", "cpu"
     assert run(*first) == 0
-    assert "extracted: clips 1, kept 0\nwrote " in capsys.readouterr().out
+    assert "extracted: clips 1, new 1\nwrote " in capsys.readouterr().out
     assert run(folder, tmp_path / "bad.mp4", *first[1:], "--batch", 3) == 2
     assert "f.h5 has 3 of 4 clips: " in capsys.readouterr().err
     assert FeatureStore(tmp_path / "f.h5").num_steps == {"v0": 37, "v1": 15, "v2": 5}
