@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -95,7 +96,13 @@ class FeatureStore:
     def _open(self, file: _File) -> StoreFile:
         roots = self._open_files.setdefault(os.getpid(), {})
         if (root := roots.get(file.path)) is None:
-            root = StoreFile(file.path, "r")
+            try:
+                root = StoreFile(file.path, "r")
+            except OSError as error:
+                if error.errno != errno.EMFILE or not roots:
+                    raise
+                roots.clear()  # this process may open few
+                root = StoreFile(file.path, "r")
             _require_same(file, root)
             root = roots.setdefault(file.path, root)  # another thread may have been faster
             for oldest in list(roots)[:-MAX_OPEN_FILES]:

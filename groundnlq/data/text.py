@@ -61,6 +61,8 @@ class TextEncoder:
                 tokenizer = AutoTokenizer.from_pretrained(source, **options)
             except (OSError, ValueError, ImportError) as error:
                 hint = "" if download else " -- pass --download to fetch it from the hub, or name a folder"
+                if Path(source).is_dir():
+                    hint = " -- the folder needs config.json, weights as safetensors and the tokenizer's files"
                 raise FeatureError(f"text encoder {name!r}: {str(error).splitlines()[0]:.160}{hint}") from None
             limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
             identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else _identity(source)
