@@ -60,14 +60,19 @@ class FeatureStore:
         return StepGrid(fps, self.attributes.get("snippet_stride_frames", SNIPPET_STRIDE_FRAMES), "consistent")
 
     @property
+    def encoder(self) -> str | None:
+        """Name and weights of the video encoders, if the features were extracted by this kit."""
+        return self.attributes.get("encoder")
+
+    @property
     def clip_uids(self) -> list[str]:
         return list(self.num_steps)
 
     def __contains__(self, clip_uid: object) -> bool:
         return clip_uid in self.num_steps
 
-    def read(self, clip_uid: str) -> Tensor:
-        """(T, width) float32 features of a clip."""
+    def read(self, clip_uid: str, as_stored: bool = False) -> Tensor:
+        """(T, width) features of a clip: float32, or of the type that the file has."""
         if clip_uid not in self.num_steps:
             raise FeatureError(f"{self.path}: no features of clip {clip_uid} -- import them")
         values, file = np.empty((self.num_steps[clip_uid], self.width), self.dtype), self._file_of[clip_uid]
@@ -78,7 +83,8 @@ class FeatureStore:
         except DAMAGE as error:
             fault = f"clip {clip_uid} cannot be read ({error})"
             raise FeatureError(f"{file.path}: {fault} -- import the features again") from None
-        return torch.from_numpy(values).float()  # faster than HDF5's own conversion by a factor of ten
+        features = torch.from_numpy(values)
+        return features if as_stored else features.float()  # ten times as fast as HDF5's own conversion
 
     def damaged_files(self) -> list[Path]:
         """Files whose ids and values do not have the checksum that they were written with; reads all of them."""
@@ -88,7 +94,7 @@ class FeatureStore:
         """The present checksum, and that of version 0.2: over all ids and values in order."""
         digests, in_order = [], hashlib.sha256()
         for clip_uid in file.num_steps:
-            values = self.read(clip_uid).to(getattr(torch, self.dtype)).numpy()
+            values = self.read(clip_uid, as_stored=True).numpy()
             digests.append(_digest(clip_uid, values))
             in_order.update(clip_uid.encode() + values.tobytes())
         return _sum(digests), in_order.hexdigest()
@@ -116,9 +122,11 @@ class FeatureStore:
 def write_features(
     path: str | Path, clips: Iterable[tuple[str, np.ndarray | Tensor]], *,
     attributes: Mapping[str, Any] | None = None, dtype: Literal["float16", "float32"] = "float16",
+    identities: Mapping[str, str] | None = None,
 ) -> int:  # fmt: skip
     """Write (clip_uid, (T, D) array) pairs as they come, atomically; returns the number of clips.
 
+    `identities` say what the features of each clip were made of.
     A FeatureError names all clips that are not (T, D), empty, of another width than the first, hold NaN, Inf or a value
     beyond float16, are given twice, or that `clips` itself raised.
     """
@@ -130,7 +138,9 @@ def write_features(
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         group = root.create_group("clips", track_order=True)
         for clip_uid, array in accepted(clips, check, findings):
-            group.create_dataset(clip_uid, data=array)
+            dataset = group.create_dataset(clip_uid, data=array)
+            if identities:
+                dataset.attrs["identity"] = np.bytes_(identities[clip_uid].encode())
             digests.append(_digest(clip_uid, array))
         findings.raise_if_any("nothing was written")
         if not len(group):
@@ -144,7 +154,7 @@ def write_features(
 def write_shards(
     folder: str | Path, clip_uids: Sequence[str], read: Callable[[str], np.ndarray | Tensor], *, clips_per_file: int,
     part: tuple[int, int] = (0, 1), attributes: Mapping[str, Any] | None = None,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: Literal["float16", "float32"] = "float16", identities: Mapping[str, str] | None = None,
 ) -> int:  # fmt: skip
     """Write a folder of feature stores ``00000.h5`` ..., each of `clips_per_file` clips; it is read as one store.
 
@@ -158,16 +168,17 @@ def write_shards(
     chunks = [list(clip_uids[first : first + clips_per_file]) for first in range(0, len(clip_uids), clips_per_file)]
     wanted = {folder / _FILE_NAME.format(number): chunk for number, chunk in enumerate(chunks)}
     kept = {path: _read_file(path) for path in sorted(folder.glob(_FILE_NAMES))}
-    about = {**(attributes or {}), "num_files": len(wanted)}
+    about = json.loads(json.dumps({**(attributes or {}), "num_files": len(wanted)}))  # as they are read again
     for path, file in kept.items():
-        traits = json.loads(json.dumps(about)) | {"width": file.traits["width"], "dtype": dtype}
+        traits = about | {"width": file.traits["width"], "dtype": dtype}
         if list(file.num_steps) != wanted.get(path) or file.traits != traits:
             findings.add(f"{path.name} holds other clips or attributes than are to be written")
     findings.raise_if_any("choose an empty folder")
     for path, chunk in list(wanted.items())[part[0] :: part[1]]:
         try:
             if path not in kept:  # `map` goes on behind a broken clip, a generator would not
-                write_features(path, zip(chunk, map(read, chunk), strict=True), attributes=about, dtype=dtype)
+                clips = zip(chunk, map(read, chunk), strict=True)
+                write_features(path, clips, attributes=about, dtype=dtype, identities=identities)
         except FeatureError as error:
             findings.add(str(error))
     findings.raise_if_any("correct these, then give the same command again")
