@@ -120,7 +120,7 @@ class Predictor:
 
         Args:
             features, text: stores of features and query tokens; those of the training by default.
-            allow_other_encoder: take tokens of another encoder than the network was trained with.
+            allow_other_encoder: take tokens or features of another encoder than the network was trained with.
 
         A FeatureError names clips without features and queries without tokens, before any work, or features for which
         the network's outputs are NaN.
@@ -129,6 +129,7 @@ class Predictor:
         dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
+            self.require_video_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}")
         with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
@@ -227,6 +228,15 @@ class Predictor:
             raise CheckpointError(
                 f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
                 "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
+            )
+
+    def require_video_encoder(self, encoder: str | None, where: str | Path) -> None:
+        """Refuse features of another video encoder than the training's, if that is known."""
+        if self.info.get("video_encoder") not in (None, encoder):
+            raise CheckpointError(
+                f"{where}: trained with features of {self.info['video_encoder']}, but these are of "
+                f"{encoder or 'an encoder that is not recorded'} -- extract them with the former, or allow it "
+                "(--other-encoder, train.allow_other_encoder=true)"
             )
 
     def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:

@@ -121,7 +121,7 @@ class Learner:
         # the gradients exchanged between processes are averages
         factor = (self.world.size / divisor).to(gradients[0].dtype)
         norm = factor * nn.utils.get_total_norm(gradients)
-        clipped = (self.config.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch clips
+        clipped = ((self.config.clip_grad_norm or math.inf) / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch clips
         torch._foreach_mul_(gradients, factor * clipped)
         return norm[None]
 
