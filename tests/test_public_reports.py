@@ -1,18 +1,15 @@
 """Trouble that people publicly reported of programs of this kind; docs/reports.md says whose report it was."""
 
 import os
-import resource
 import signal
 from contextlib import chdir, contextmanager
 
 import h5py
 import pytest
-import torch
 
 from groundnlq.cli import main
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import Clip
-from groundnlq.data.features import FeatureStore, write_shards
 from groundnlq.data.importers import import_features
 from groundnlq.data.narrations import narration_records
 from groundnlq.engine.distributed import WARNINGS, StopRequest
@@ -109,20 +106,6 @@ def test_files_of_all_kinds_are_not_taken_for_stand_ins(world):
     (world / "stand_in").write_text(PAGE)
     with pytest.raises(DataError):
         refuse_stand_in(world / "stand_in")
-
-
-# ---- few open files
-
-
-def test_a_folder_of_more_files_than_may_be_open_is_read(tmp_path):
-    clips = {f"c{i}": torch.full((3, 2), float(i)) for i in range(30)}
-    write_shards(tmp_path, list(clips), clips.get, clips_per_file=1)
-    store, before = FeatureStore(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 6, before[1]))
-    try:
-        assert all(torch.equal(store.read(uid), values) for uid, values in clips.items())
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # ---- a folder of a model without its tokenizer

@@ -188,7 +188,8 @@ def _kept(output: Path, dtype: str, parts: Mapping[str, _Part], keys: Mapping[st
     if not output.exists():
         return set()
     with StoreFile.open(output, "features") as root:
-        found = {uid: root.plain_dataset(uid, "clips").attrs.get("identity", b"") for uid in root["clips"]}
+        clips = root["clips"]
+        found = {uid: root.plain_dataset(uid, clips).attrs.get("identity", b"") for uid in clips}
         is_same_dtype = root.text("dtype") == dtype
     if others := found.keys() - parts.keys():
         remedy = "name their videos, too, or another --output"
