@@ -113,6 +113,7 @@ def from_hub(what: str, download: bool) -> Iterator[dict[str, Any]]:
     except (OSError, ValueError, ImportError) as error:
         hint = "name a folder with config.json, weights as safetensors and tokenizer or image processor"
         hint += "" if download else "; --download fetches them from the hub"
+        hint = "install it" if isinstance(error, ImportError) else hint
         raise FeatureError(f"{what}: {str(error).strip().splitlines()[0]:.160} -- {hint}") from None
     finally:
         constants.HF_HUB_OFFLINE = before
