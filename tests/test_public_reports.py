@@ -1,7 +1,9 @@
 """Trouble that people publicly reported of programs of this kind; docs/reports.md says whose report it was."""
 
+import multiprocessing
 import os
 import signal
+import threading
 from contextlib import chdir, contextmanager
 
 import h5py
@@ -10,6 +12,7 @@ import pytest
 from groundnlq.cli import main
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import Clip
+from groundnlq.data.features import FeatureStore
 from groundnlq.data.importers import import_features
 from groundnlq.data.narrations import narration_records
 from groundnlq.engine.distributed import WARNINGS, StopRequest
@@ -155,3 +158,25 @@ def test_data_that_lies_in_files_out_of_reach_is_refused_and_not_filled_up(tmp_p
         assert root["c0"][:].tolist() == [[0.0, 0.0]] * 3  # what HDF5 makes of it
     with pytest.raises(FeatureError, match="'c0' lies in other files, which is refused -- copy the data in"):
         import_features([tmp_path / "virtual.h5"], tmp_path / "f.h5", progress=False)
+
+
+def read_first(store):
+    store.read(store.clip_uids[0])
+
+
+def test_processes_forked_while_threads_read_do_not_hang(world):
+    store, is_over = FeatureStore(world / "features.h5"), threading.Event()
+
+    def read_on():
+        while not is_over.is_set():
+            read_first(store)
+
+    threads = [threading.Thread(target=read_on, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    children = [multiprocessing.get_context("fork").Process(target=read_first, args=(store,)) for _ in range(8)]
+    for child in children:
+        child.start()
+        child.join(30)
+    is_over.set()
+    assert [child.exitcode for child in children] == [0] * len(children)
