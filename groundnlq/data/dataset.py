@@ -221,11 +221,11 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     [0, 1, 2, 3]
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
+    order, of_all = random.permutation(len(lengths)), np.asarray(lengths)
     window = 50 * batch_size
     for first in range(0, len(order), window):
         part = order[first : first + window]
-        order[first : first + window] = part[np.argsort(np.take(lengths, part), kind="stable")]
+        order[first : first + window] = part[np.argsort(of_all[part], kind="stable")]
     batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
