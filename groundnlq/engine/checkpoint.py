@@ -74,8 +74,8 @@ def load_model(
     path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
 ) -> tuple[Grounder, RunConfig, dict[str, Any]]:
     """A trained network in evaluation mode, its configuration, and what is known of its training: ``encoder`` (of its
-    query tokens), ``epoch``, ``step``, ``provenance``. A CheckpointError where it is damaged, refused or of another
-    architecture.
+    query tokens), ``video_encoder``, ``epoch``, ``step``, ``provenance``. A CheckpointError where it is damaged,
+    refused or of another architecture.
 
     Args:
         path: our file, our run directory (its best weights), a published file, or bare weights (also safetensors).
