@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -153,10 +152,6 @@ class QueryDataset:
 
     def __len__(self) -> int:
         return len(self.records)
-
-    def fingerprint(self) -> str:
-        """A hash of the records in order, and of the features and tokens that they are looked up in."""
-        return hashlib.sha256("\n".join(source["sha256"] for source in self.sources().values()).encode()).hexdigest()
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Identity of records, features and tokens, for the provenance of results."""
