@@ -248,6 +248,17 @@ def test_ids_that_two_clips_have_get_the_clip_before_them_and_all_others_stay(tm
     assert read_records(tmp_path / "r.jsonl") == file.records
 
 
+def test_a_clip_that_stands_twice_with_other_annotations_is_one_clip(tmp_path):
+    tree = official(query())
+    clip = tree["videos"][0]["clips"][0]
+    tree["videos"].append(
+        {"clips": [clip | {"annotations": [{"annotation_uid": "a1", "language_queries": [query()]}]}]}
+    )
+    file = read_nlq(write(tmp_path, tree))
+    assert [record.query_id for record in file.records] == ["a0_0", "a1_0"]
+    assert [clip.clip_uid for clip in file.clips] == ["c0"]
+
+
 def test_published_records_of_two_clips_with_the_same_ids_are_read_by_clip(tmp_path):
     records = [Record("a_0", clip, "Where?", 9.0, ((1.0, 2.0),)) for clip in ("c0", "c1")]
     write_records(tmp_path / "r.jsonl", [*records, Record("a_1", "c0", "Who?", 9.0)])
@@ -270,7 +281,7 @@ def test_a_submission_about_a_shared_annotation_is_scored_by_clip_also_where_ans
 def test_duplicates_and_other_encodings_are_refused(tmp_path):
     tree = official(query())
     tree["videos"].append(tree["videos"][0])
-    with pytest.raises(DataError, match=r"duplicate clip c0 \(first at videos\[0\]"):
+    with pytest.raises(DataError, match=r"queries twice in a clip: a0_0 "):
         read_nlq(write(tmp_path, tree))
     (tmp_path / "latin.json").write_bytes('{"a": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):

@@ -147,8 +147,7 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
     origin, ranked = Predictions.origin_of(ranked), _by_ids_of(records, ranked)
     ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
     hits = pd.DataFrame([_row(record, ranked, ks) for record in annotated])
-    inputs = made_by(predictions=origin, truth=identity_of(records))
-    return Evaluation(hits, num_kept, inputs, odd_moments(annotated))
+    return Evaluation(hits, num_kept, made_by(predictions=origin, truth=identity_of(records)), odd_moments(annotated))
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:

@@ -86,9 +86,8 @@ def clean_query(text: str) -> str:
 def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     """Read an official NLQ file (train, val, or test without moments; versions 1 and 2).
 
-    Queries without text are left out but counted in every query's index, as the submission needs it. Moments stay as
-    annotated, odd ones too; where a time is missing, the moment gets 0 s. A DataError has all faults of the file in one
-    message, each with its JSON path.
+    Queries without text are left out but counted in every index, as the submission needs it. Moments stay as annotated,
+    also odd ones; where a time is missing, they get 0 s. A DataError has all faults of the file, with their JSON paths.
     """
     path = Path(path)
     reader, tree = _NlqReader(path, clean_text), read_json(path)
@@ -105,18 +104,18 @@ def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     else:  # a test split
         reader.odd.pop(NO_TIMES, None)
     odd = {kind: names for kind, names in reader.odd.items() if names}
+    if twice := [name for name, count in Counter(r.query_id for r in records).items() if count > 1]:
+        raise DataError(f"{path}: queries twice in a clip: {sample_of(twice)} -- fetch the file again")
     if not records:
         found = "".join(f"; {kind}: {sample_of(names)}" for kind, names in odd.items())
         raise DataError(f"{path}: no query with a text in it{found} -- is this an NLQ annotation file?")
     dirt = dict(reader.dirt) | {kind: len(names) for kind, names in odd.items()}
-    return NlqFile(path, version, records, reader.clips, dirt, odd)
+    return NlqFile(path, version, records, list(reader.clips.values()), dirt, odd)
 
 
 def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
-    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count.
-
-    A clip without id, times or video is left out, and named in a warning.
-    """
+    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count. A clip
+    without id, times or video is left out, and named in a warning."""
     clips: dict[str, Clip] = {}
     for path in paths:
         findings, odd = Findings(str(path), DataError), list[str]()
@@ -162,24 +161,18 @@ class _NlqReader:
         self.findings = Findings(str(path), DataError)
         self.clean_text = clean_text
         self.records: list[Record] = []
-        self.clips: list[Clip] = []
+        self.clips: dict[str, Clip] = {}
         self.dirt: Counter[str] = Counter()
         self.odd: defaultdict[str, list[str]] = defaultdict(list)
-        self.seen: dict[str, str] = {}
 
     def read_clip(self, where: str, clip: Clip, entry: Any) -> None:
-        if self._is_duplicate(f"clip {clip.clip_uid}", where):
-            return
-        self.clips.append(clip)
+        self.clips.setdefault(clip.clip_uid, clip)
         odd = self.odd["annotations left out"]
-        for place, annotation, value in entries(_Annotation, entry, "annotations", where, self.findings, odd):
-            uid = annotation.annotation_uid
-            if self._is_duplicate(f"annotation {uid} of clip {clip.clip_uid}", place):
-                continue
+        for _, annotation, value in entries(_Annotation, entry, "annotations", where, self.findings, odd):
             queries = value.get("language_queries")
             self.dirt["annotations without queries"] += not queries
             for index, query in enumerate(queries if isinstance(queries, list) else []):
-                self._read_query(query, clip, f"{uid}_{index}")
+                self._read_query(query, clip, f"{annotation.annotation_uid}_{index}")
 
     def _read_query(self, entry: Any, clip: Clip, query_id: str) -> None:
         query = _Query.model_validate(entry if isinstance(entry, dict) else {})
@@ -202,9 +195,3 @@ class _NlqReader:
             self.dirt["moments that begin before the clip"] += times[0] < 0
             self.dirt["moments that end beyond the clip"] += times[1] > clip.duration_sec
             self.dirt["moments shorter than 1 s"] += times[1] - times[0] < 1
-
-    def _is_duplicate(self, name: str, where: str) -> bool:
-        first = self.seen.setdefault(name, where)
-        if first != where:
-            self.findings.add(f"{where}: duplicate {name} (first at {first})")
-        return first != where

@@ -13,14 +13,13 @@ from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from groundnlq.errors import DataError, Findings
-from groundnlq.files import SAFE_ID
+from groundnlq.files import SAFE_ID, refuse_stand_in
 
 Model = TypeVar("Model")
 
 
 def expected(what: str | None) -> WrapValidator:
-    """Words for a type: whatever its own checks refuse is reported as ``<what> expected, got <value>``; without words
-    it is None."""
+    """Words for a type: what its own checks refuse is an error ``<what> expected, got <value>``; None without words."""
 
     def check(value: Any, inner: Callable[[Any], Any]) -> Any:
         try:
@@ -105,6 +104,7 @@ def _checked(kind: type[Model], value: Any, where: str, separator: str, messages
 
 
 def _read_utf8(path: Path) -> str:
+    refuse_stand_in(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
