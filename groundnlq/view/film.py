@@ -1,6 +1,6 @@
 """Frames of a moment in a row, and a part of the video to play, where the video of the clip is available.
 
-Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .webm, .mkv, .mov) in one folder.
+Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .mkv, .webm ...) in one folder.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import numpy as np
 from groundnlq.data.grid import FPS
 from groundnlq.errors import DataError
 from groundnlq.files import check_id
-from groundnlq.video.frames import Video, pyav
-
-KINDS = (".mp4", ".webm", ".mkv", ".mov")
+from groundnlq.video.frames import KINDS, Video, pyav
 
 
 def find_video(folder: str | Path, clip_uid: str) -> Path | None:
@@ -51,7 +49,7 @@ def cut_video(path: Path, start_sec: float, end_sec: float, height: int = 240) -
         DataError: no video that can be read.
     """
     buffer, stream = BytesIO(), cast(Any, None)
-    _, pictures = _frames(path, np.arange(start_sec, end_sec, 1 / FPS), height)
+    _, pictures = _frames(path, np.arange(start_sec, end_sec + 0.5 / FPS, 1 / FPS), height)
     with pyav().open(buffer, "w", format="mp4") as target:
         for picture in pictures:
             picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 takes even sides only
