@@ -115,7 +115,7 @@ class Video:
 
 @lru_cache(maxsize=256)  # of a long video, many clips are wanted
 def _scan(path: Path, _identity: str) -> Video:
-    first, num_packets, dts, start, last, back = None, 0, 0, math.inf, (-math.inf, 0), math.inf  # in ticks
+    first, num_packets, dts, start, last, back = None, 0, -math.inf, math.inf, (-math.inf, 0), math.inf  # in ticks
     with opened(path) as (container, stream):
         tick_sec, frame_sec = float(stream.time_base), 1 / float(stream.average_rate or 25)
         for packet in _packets(container, stream):
