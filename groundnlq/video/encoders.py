@@ -65,7 +65,7 @@ class VideoEncoder:
     @property
     def settings(self) -> dict[str, Any]:
         """How features are made, in plain values, to be stored beside them."""
-        keys = ("num_frames", "window_frames", "stride_frames", "short_side")
+        keys = ("width", "num_frames", "window_frames", "stride_frames", "short_side")
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return {key: getattr(self, key) for key in keys} | {"precision": dtype} | self.about
 
@@ -117,31 +117,33 @@ def _published(name: str, file: str) -> VideoEncoder:
     if not Path(file).is_file():
         fault = f"{file}: no such file" if file else "no weights given"
         raise FeatureError(f"video encoder {name}: {fault} -- {name}=FILE takes {FILES[name]}")
-    tensors = load_tensors(file, lambda message: FeatureError(f"{message}; {name} takes {FILES[name]}"))
+    content = load_tensors(file, lambda message: FeatureError(f"{message}; {name} takes {FILES[name]}"))
     for key in ("state_dict", "module", "model"):
-        tensors = tensors.get(key, tensors) if isinstance(tensors, Mapping) else {}
-    weights = {str(k).removeprefix("module."): v for k, v in tensors.items() if isinstance(v, Tensor)}
+        content = content[key] if isinstance(content, Mapping) and key in content else content
+    found = content.items() if isinstance(content, Mapping) else ()
+    weights = {str(key).removeprefix("module."): value for key, value in found if isinstance(value, Tensor)}
     build = {"egovlp": _egovlp, LITE: _lite}.get(name, partial(_videomae, before_norm=name != "videomae"))
     try:
         return build(f"{name} sha256:{sha256_of(file)[:12]}", weights)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (ImportError, KeyError, ValueError, RuntimeError) as error:
         reason = f"{file}: not weights of {name}: {' '.join(str(error).split()):.200}"
         raise FeatureError(f"{reason} -- {name} takes {FILES[name]}") from None
 
 
-def _crop(frames: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
-    """(B, T, H, W, 3) uint8 to (B, T, 3, size, size), normalised."""
-    images = _resize(frames.flatten(0, 1).movedim(-1, 1).float() / 255, short, size)
-    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, deviation))
-    return ((images - shift) / scale).unflatten(0, frames.shape[:2])
+def _crop(frames: Tensor, **how: Any) -> Tensor:
+    """(B, T, H, W, 3) uint8 frames to (B, T, 3, size, size), as `_pixels`."""
+    return _pixels(frames.flatten(0, 1).movedim(-1, 1).float() / 255, **how).unflatten(0, frames.shape[:2])
 
 
-def _resize(images: Tensor, short: int, size: int) -> Tensor:
-    """(N, 3, size, size): short side to `short`, centre crop, to `size`; without antialiasing, as published."""
+def _pixels(images: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
+    """(N, 3, H, W) in [0, 1] to (N, 3, size, size): short side to `short`, centre crop of it, to `size`, normalised;
+    bilinear without antialiasing, as published for EgoVLP."""
     shape = [int(short * side / min(images.shape[-2:])) for side in images.shape[-2:]]
     top, left = (round((side - short) / 2) for side in shape)
     images = interpolate(images, shape, mode="bilinear")[..., top : top + short, left : left + short]
-    return interpolate(images, [size, size], mode="bilinear")
+    images = interpolate(images, [size, size], mode="bilinear")
+    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, deviation))
+    return (images - shift) / scale
 
 
 def _egovlp(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
@@ -166,21 +168,19 @@ def _videomae(
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
-    depth = sum(key.endswith("norm1.bias") for key in weights)
+    depth, num_labels = sum(key.endswith("attn.qkv.weight") for key in weights), len(weights["head.bias"])
     config: Any = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": max(1, width // head)}
     config |= {"num_hidden_layers": depth, "image_size": size, "num_frames": num_frames, "tubelet_size": tubelet}
-    config |= {"patch_size": patch, "layer_norm_eps": 1e-6, "use_mean_pooling": True}
+    config |= {"patch_size": patch, "layer_norm_eps": 1e-6, "use_mean_pooling": True, "num_labels": num_labels}
     with torch.device("meta"):  # random weights of this size would take ten seconds
-        model: Any = VideoMAEForVideoClassification(VideoMAEConfig(num_labels=len(weights["head.bias"]), **config))
+        model: Any = VideoMAEForVideoClassification(VideoMAEConfig(**config))
     model.load_state_dict(_videomae_state(weights, model.state_dict()), assign=True)
     model.fc_norm.eps = 1e-6
-
-    def features(pixels: Tensor) -> Tensor:
-        mean = model.videomae(pixels).last_hidden_state.mean(1)
-        return mean if before_norm else model.fc_norm(mean)
-
+    if before_norm:
+        model.fc_norm = nn.Identity()
     transform = partial(_crop, short=size, size=size, **IMAGENET)
     about = transform.keywords | {"mean_of_tokens": "before fc_norm" if before_norm else "after fc_norm"}
+    features = lambda pixels: model.fc_norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
     return VideoEncoder(name, width, model, transform, features, about, num_frames, window_frames=num_frames)
 
 
@@ -226,13 +226,19 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
     import transformers
 
     with from_hub(f"video encoder {source!r:.120}", download) as options:
-        loading = options | {"use_safetensors": True, "output_loading_info": True}
-        model, report = transformers.AutoModel.from_pretrained(source, **loading)
-        of_video = getattr(model.config, "num_frames", None) or getattr(model.config, "frames_per_clip", 0)
-        kind = "AutoVideoProcessor" if hasattr(model.config, "frames_per_clip") else "AutoImageProcessor"
-        processor = getattr(transformers, kind).from_pretrained(source, **options)
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        projects = "CLIPVisionModelWithProjection" in (config.architectures or ())
+        kind: Any = transformers.CLIPVisionModelWithProjection if projects else transformers.AutoModel
+        model, report = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
+        of_video: Any = getattr(config, "num_frames", 0) or getattr(config, "frames_per_clip", 0)
+        if hasattr(config, "frames_per_clip"):  # V-JEPA 2
+            processor: Any = transformers.AutoVideoProcessor.from_pretrained(source, **options)
+        else:  # the same pixels with and without torchvision; names of the choice in transformers 5 and 4
+            pillow: Any = options | {"backend": "pil", "use_fast": False}
+            processor = transformers.AutoImageProcessor.from_pretrained(source, **pillow)
         name = weights_identity(source)
-    has_pooler = not any("pooler" in key for key in report["missing_keys"])  # one that was not trained is random
+    if any("pooler" in key for key in report["missing_keys"]):
+        model.pooler = None  # it was not trained: its weights would be random
     if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
         raise FeatureError(f"video encoder {source!r:.120}: no weights for {sample_of(missing)} -- fetch it again")
 
@@ -241,17 +247,19 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
         pixels = pixels[processor.model_input_names[0]]
         return pixels.reshape(*frames.shape[:2], *pixels.shape[-3:])
 
-    pooled = partial(_pooled, model.float(), has_pooler=has_pooler)
+    pooled = partial(_pooled, model.float())
     features = pooled if of_video else partial(_by_frame, pooled)
     about = {"processor": json.loads(processor.to_json_string())}
     sides = [side for side in (about["processor"].get("size") or {}).values() if isinstance(side, int)]
-    span = (of_video, float(of_video)) if of_video >= 16 else (of_video or 4,)  # fewer spread over the whole step
+    num_frames = of_video or 4
+    window = num_frames if num_frames >= 16 else SNIPPET_STRIDE_FRAMES  # fewer are spread over the whole step
     with torch.inference_mode():
-        width = features(transform(torch.zeros(1, span[0], 64, 64, 3, dtype=torch.uint8))).shape[1]
-    return VideoEncoder(name, width, model, transform, features, about, *span, short_side=max(256, *sides))
+        width = features(transform(torch.zeros(1, num_frames, 64, 64, 3, dtype=torch.uint8))).shape[1]
+    short_side = max(256, *sides)
+    return VideoEncoder(name, width, model, transform, features, about, num_frames, window, short_side=short_side)
 
 
-def _pooled(model: Any, pixels: Tensor, has_pooler: bool) -> Tensor:
+def _pooled(model: Any, pixels: Tensor) -> Tensor:
     """What the model pools, where it does, else the mean over its tokens."""
     if hasattr(model, "get_image_features"):  # of images and text
         output = model.get_image_features(pixel_values=pixels)
@@ -260,4 +268,4 @@ def _pooled(model: Any, pixels: Tensor, has_pooler: bool) -> Tensor:
     if isinstance(output, Tensor):  # image features in transformers 4
         return output
     pooled = output.get("image_embeds", output.get("pooler_output"))
-    return output.last_hidden_state.mean(1) if pooled is None or not has_pooler else pooled.flatten(1)
+    return output.last_hidden_state.mean(1) if pooled is None else pooled.flatten(1)
