@@ -99,7 +99,7 @@ def start_from(
     if encoder is not None and not config.train.allow_other_encoder:
         source.require_encoder(encoder, path)
     if store is not None and not config.train.allow_other_encoder:
-        source.require_video_encoder(store.encoder, path)
+        source.require_encoder(store.encoder, path, "features")
     state = source.model.state_dict()
     loaded = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)

@@ -129,7 +129,7 @@ class Predictor:
         dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
-            self.require_video_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}")
+            self.require_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}", "features")
         with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
@@ -227,21 +227,13 @@ class Predictor:
                 self._clip = batch.video, model.encode_video(batch.video, batch.video_mask)
         return [Moment(*row) for row in self.answer(batch, source, self._clip[1])["question"].tolist()]
 
-    def require_encoder(self, encoder: str, where: str | Path) -> None:
-        """Refuse tokens of another text encoder: of the same width they would be misread without a word."""
-        if self.encoder not in (None, encoder):
+    def require_encoder(self, encoder: str | None, where: str | Path, of: str = "tokens") -> None:
+        """Refuse tokens, or features, of another encoder: of the same width they would be misread without a word."""
+        trained, what = (self.encoder, "records") if of == "tokens" else (self.info.get("video_encoder"), "videos")
+        if trained not in (None, encoder):
             raise CheckpointError(
-                f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
-                "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
-            )
-
-    def require_video_encoder(self, encoder: str | None, where: str | Path) -> None:
-        """Refuse features of another video encoder than the training's, if that is known."""
-        if self.info.get("video_encoder") not in (None, encoder):
-            raise CheckpointError(
-                f"{where}: trained with features of {self.info['video_encoder']}, but these are of "
-                f"{encoder or 'an encoder that is not recorded'} -- extract them with the former, or allow it "
-                "(--other-encoder, train.allow_other_encoder=true)"
+                f"{where}: trained with {of} of {trained}, but these are of {encoder or 'an unknown one'} -- encode "
+                f"the {what} with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
             )
 
     def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:
