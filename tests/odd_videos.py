@@ -22,7 +22,7 @@ import pytest
 
 from groundnlq.errors import KitError
 from groundnlq.video.extract import features_of
-from tests.colours import Colours
+from tests.tiny_encoders import Colours
 
 av: Any = pytest.importorskip("av", reason="PyAV is not installed")
 SECONDS, FPS, TICKS = 6.0, 30, 3000

@@ -20,10 +20,10 @@ from groundnlq.files import write_json
 from groundnlq.video import extract
 from groundnlq.video.extract import extract_features, features_of
 from groundnlq.video.frames import Video
-from tests.colours import Colours
 from tests.forkserver import Forked
 from tests.odd_videos import make, regular
 from tests.processes import wait_for
+from tests.tiny_encoders import Colours, egovlp_file
 
 SECONDS = 20.0
 
@@ -314,19 +314,6 @@ def test_encoders_of_two_strides_are_refused(folder, tmp_path):
 
 
 # ---- real encoders, and the command
-
-
-def egovlp_file(folder: Path) -> Path:
-    """Random weights of a small network in the published layout."""
-    from groundnlq.video.spacetime import SpaceTimeTransformer
-
-    torch.manual_seed(0)
-    model = SpaceTimeTransformer(width=64, depth=2, num_heads=1, grid=2, patch=16, max_frames=4, output_width=8)
-    state = {key: torch.randn(value.shape) * 0.3 for key, value in model.state_dict().items()}
-    renamed = {key if key.startswith("vid_proj") else f"video_model.{key}": value for key, value in state.items()}
-    weights = {key.replace("vid_proj.", "vid_proj.0."): value for key, value in renamed.items()}
-    torch.save({"state_dict": weights}, folder / "egovlp.pth")
-    return folder / "egovlp.pth"
 
 
 def run(*words) -> int:
