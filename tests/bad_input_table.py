@@ -144,7 +144,7 @@ TABLE: dict[str, list[tuple]] = {
         ("video encoder that is not known", nothing, "features extract clip.mp4 --encoder egovpl --output out.h5", 2, "no video encoder 'egovpl'; did you mean egovlp?", "known are egovlp"),
         ("video encoder without weights", nothing, "features extract clip.mp4 --encoder egovlp --output out.h5", 2, "video encoder egovlp: no weights given", "github.com/facebookresearch/LaViLa"),
         ("video encoder whose file could run code", lambda: torch.save({"config": Payload()}, "egovlp.pth"), "features extract clip.mp4 --encoder egovlp=egovlp.pth --output out.h5", 2, "egovlp.pth: refused", "mkdir, which could run code", "egovlp takes egovlp_converted"),
-        ("video that is a text", both(egovlp, text("clip.mp4", "a text")), EXTRACT, 2, "out.h5 has 0 of 1 clips: clip.mp4: not a readable video", "fetch or export it again"),
+        ("video that is a text", both(egovlp, text("clip.mp4", "a text")), EXTRACT, 2, "out.h5 (0 of 1 clips): clip.mp4: not a readable video", "fetch or export it again"),
         ("video that is not there, beside an empty one", both(egovlp, text("clip.mp4", "")), EXTRACT.replace("clip.mp4", "clip.mp4 none.mp4"), 2, "clip.mp4: is empty", "none.mp4: No such file"),
         ("video whose name is not an id", both(egovlp, text("a clip.mp4", "a text")), EXTRACT.replace("clip.mp4", "'a clip.mp4'"), 2, "id 'a clip' is not allowed"),
         ("two videos of one name", both(egovlp, text("clip.mp4", "a"), text("clip.mkv", "b")), EXTRACT.replace("clip.mp4", "clip.mp4 clip.mkv"), 2, "clip.mkv has the name of clip.mp4", "rename one of them"),

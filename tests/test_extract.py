@@ -246,7 +246,7 @@ def test_one_bad_video_loses_nothing_else(folder, tmp_path):
     bad = {"empty.mp4": b"", "text.mp4": b"not a video", "a name.mp4": (folder / "v0.mp4").read_bytes()}
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(FeatureError, match=r"has 3 of 6 clips: 3 faults") as caught:
+    with pytest.raises(FeatureError, match=r"f\.h5 \(3 of 6 clips\): 3 faults") as caught:
         extract_features([tmp_path, folder], [Colours()], tmp_path / "f.h5")
     assert all(name.removesuffix(".mp4") in str(caught.value) for name in bad)
     assert FeatureStore(tmp_path / "f.h5").clip_uids == ["v0", "v1", "v2"]
@@ -279,6 +279,12 @@ def test_clips_of_other_videos_stay_in_the_output_if_they_were_made_in_the_same_
     write_features(tmp_path / "imported.h5", [("another", np.ones((3, 4)))])
     with pytest.raises(FeatureError, match="made in another way: another"):
         extract_features([folder], [Colours()], tmp_path / "imported.h5")
+
+
+def test_a_folder_of_outputs_is_one_store(folder, tmp_path):
+    for uid, name in (("v0", "v0.mp4"), ("v1", "v1.mkv")):
+        extract_features([folder / name], [Colours()], tmp_path / "store" / f"{uid}.h5")
+    assert FeatureStore(tmp_path / "store").clip_uids == ["v0", "v1"]
 
 
 def test_two_videos_of_one_name_are_refused(folder, tmp_path):
@@ -327,7 +333,7 @@ def test_the_command_from_videos_to_a_store(folder, tmp_path, capsys):
     assert run(*first) == 0
     assert "extracted: clips 1, new 1\nwrote " in capsys.readouterr().out
     assert run(folder, tmp_path / "bad.mp4", *first[1:], "--batch", 3) == 2
-    assert "f.h5 has 3 of 4 clips: " in capsys.readouterr().err
+    assert "f.h5 (3 of 4 clips): " in capsys.readouterr().err
     assert FeatureStore(tmp_path / "f.h5").num_steps == {"v0": 37, "v1": 15, "v2": 5}
     assert main(["show", str(tmp_path / "f.h5")]) == 0
     assert "encoder: egovlp sha256:" in capsys.readouterr().out

@@ -203,7 +203,7 @@ def _write(
         arrays: Any = (_load(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
         write_features(output, zip(done, arrays, strict=True), identities=done, **options)
     shutil.rmtree(folder, ignore_errors=True)
-    findings = Findings(f"{output} has {len(done)} of {len(done | faults)} clips", FeatureError)
+    findings = Findings(f"{output} ({len(done)} of {len(done | faults)} clips)", FeatureError)
     findings.add(*faults.values())
     findings.raise_if_any("correct these, then give the same command again")
     return {"clips": len(done), "new": len(new)}
