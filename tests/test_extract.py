@@ -155,6 +155,20 @@ def test_what_was_saved_is_not_computed_again(folder, tmp_path, pieces):
     assert encoder.calls == []
 
 
+def test_a_kill_behind_the_last_piece_loses_nothing(folder, tmp_path, pieces, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(extract._Pieces, "finish", killed)
+        features_of(folder / "v1.mkv", [Colours()], cache=tmp_path)
+    encoder = Colours()
+    assert torch.equal(
+        features_of(folder / "v1.mkv", [encoder], cache=tmp_path), features_of(folder / "v1.mkv", [Colours()])
+    )
+    assert encoder.calls == []
+
+
 def test_a_damaged_piece_is_made_again(folder, tmp_path, pieces):
     with pytest.raises(KeyboardInterrupt):
         features_of(folder / "v0.mp4", [Stops()], cache=tmp_path, batch_size=4)

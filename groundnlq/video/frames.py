@@ -52,7 +52,8 @@ class Video:
         (H, W, 3) uint8 picture for each of `short_sides`. `damaged_sec` receives the times at which something was not
         decoded, or not wholly.
         """
-        wanted = list(numbers)[::-1]
+        if not (wanted := list(numbers)[::-1]):
+            return
         scalers = {side: pyav().video.reformatter.VideoReformatter() for side in short_sides}
         shown, pictures = None, None
         for time_sec, frame in chain(self._decoded_near(wanted[-1] / FPS, damaged_sec), [(math.inf, None)]):
