@@ -21,6 +21,7 @@ from tests.bad_input_makers import (
     cut,
     edit_json,
     edit_lines,
+    egovlp,
     flip,
     full_disk,
     hdf5,
@@ -55,6 +56,7 @@ PREPARE = "prepare nlq nlq.json --output out.jsonl"
 NARRATIONS = "prepare narrations egoclip.csv --clips nlq.json --output out.jsonl"
 IMPORT = "features import pt --output out.h5"
 CHECK = "features check features.h5 --records val.jsonl --text text.h5"
+EXTRACT = "features extract clip.mp4 --encoder egovlp=egovlp.pth --output out.h5"
 SHARDS = "features check features --records val.jsonl"
 TRAIN = "train run.yaml --run out"
 EVALUATE = "evaluate p.json nlq.json --output out.json"
@@ -150,6 +152,12 @@ TABLE: dict[str, list[tuple]] = {
         ("video encoder that is not known", nothing, "features extract clip.mp4 --encoder egovpl --output out.h5", 2, "no video encoder 'egovpl'; did you mean egovlp?", "known are egovlp"),
         ("video encoder without weights", nothing, "features extract clip.mp4 --encoder egovlp --output out.h5", 2, "video encoder egovlp: no weights given", "github.com/facebookresearch/LaViLa"),
         ("video encoder whose file could run code", lambda: torch.save({"config": Payload()}, "egovlp.pth"), "features extract clip.mp4 --encoder egovlp=egovlp.pth --output out.h5", 2, "egovlp.pth: refused", "mkdir, which could run code", "egovlp takes egovlp_converted"),
+        ("video that is a text", both(egovlp, text("clip.mp4", "a text")), EXTRACT, 2, "out.h5 (0 of 1 clips): clip.mp4: not a readable video", "fetch or export it again"),
+        ("video that is not there, beside an empty one", both(egovlp, text("clip.mp4", "")), EXTRACT.replace("clip.mp4", "clip.mp4 none.mp4"), 2, "clip.mp4: is empty", "none.mp4: No such file"),
+        ("video whose name is not an id", both(egovlp, text("a clip.mp4", "a text")), EXTRACT.replace("clip.mp4", "'a clip.mp4'"), 2, "id 'a clip' is not allowed"),
+        ("two videos of one name", both(egovlp, text("clip.mp4", "a"), text("clip.mkv", "b")), EXTRACT.replace("clip.mp4", "clip.mp4 clip.mkv"), 2, "clip.mkv has the name of clip.mp4", "rename one of them"),
+        ("features of other videos in the output", both(egovlp, text("clip.mp4", "a")), EXTRACT.replace("out.h5", "features.h5"), 2, "features.h5: has clips of other videos, made in another way: c0", "choose another file"),
+        ("annotations of other videos", both(egovlp, text("clip.mp4", "a")), f"{EXTRACT} --clips nlq.json", 2, "no clip of a video here", "as <video_uid>.*"),
         ("LMDB with another array", lmdb_source(other=np.ones((3, 2))), "features import lmdb --output out.h5", 2, "lmdb: entry c0 has other, expected 'features'"),
         ("LMDB entry that runs code", lmdb_source(features=np.array([Payload()], dtype=object)), "features import lmdb --output out.h5", 2, "lmdb: entry c0 cannot be read"),
         ("HDF5 link to another file", lambda: hdf5_source(lambda root: root.__setitem__("c1", h5py.ExternalLink("features.h5", "/clips/c0"))), "features import source.h5 --output out.h5", 2, "source.h5: c1: links", "copy the data in"),
