@@ -156,10 +156,10 @@ def check_features(
         features = store.read(uid)
         if not features.isfinite().all():
             not_finite.append(uid)
-        elif (features == features[0]).all():
+        elif len(features) > 1 and (features == features[0]).all():
             constant.append(uid)
     lacking = [r.query_id for r in records if tokens is not None and r.query_id not in tokens]
-    damaged = [str(file.path) for file in (store, tokens) if file is not None and not file.is_as_written()]
+    damaged = store.damaged_files() + (tokens.damaged_files() if tokens else [])
     every = dict.fromkeys(record.clip_uid for record in records)
     whole = whole_videos(store, records)
     errors = {
@@ -170,6 +170,6 @@ def check_features(
         "clips hold NaN or Inf": not_finite,
         "clips hold the same vector at every step": constant,
         "queries have no tokens": lacking,
-        "files are not as they were written (checksum); import or encode again": damaged,
+        "files are not as they were written (checksum); import or encode again": list(map(str, damaged)),
     }
     return replace(report, errors=errors, num_unused=len(store.num_steps.keys() - every.keys()))

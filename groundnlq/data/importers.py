@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.data.annotations import Clip, read_clips
-from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.data.features import FeatureStore, checked_array, write_features, write_shards
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.store import StoreFile
 from groundnlq.data.text import CLIP_NAME, SAMPLE_NAME
@@ -47,18 +47,20 @@ class _Source:
 
 def import_features(
     sources: Sequence[str | Path], output: str | Path, *, dtype: Literal["float16", "float32"] = "float16",
-    clips: Sequence[str | Path] = (), join: bool = False, progress: bool = True, **rate: float | None,
+    clips: Sequence[str | Path] = (), join: bool = False, clips_per_file: int | None = None, progress: bool = True,
+    **rate: float | None,
 ) -> dict[str, int]:  # fmt: skip
     """Write a feature store from one or several sources, concatenated by channel in the given order.
 
     A source is a folder of <clip_uid>.pt, .npy or .npz files at any depth, an LMDB folder of the published layout, or
-    an HDF5 file (of this kit, or with a dataset or group per clip). Only clips of all sources are written; those left
-    out are counted. A FeatureError names unreadable sources, clips whose lengths differ by more than 2 steps, broken
-    values.
+    an HDF5 file (of this kit, or with a dataset or group per clip), or a folder of stores of this kit. Only clips of
+    all sources are written; those left out are counted. A FeatureError names unreadable sources, clips whose lengths
+    differ by more than 2 steps, broken values.
 
     Args:
         clips: official files by which sources of whole videos are cut, each clip to the nearest step.
         join: the sources have different clips, and become one source.
+        clips_per_file: write a folder of files (see `write_shards`).
         rate: as `StepGrid.rate`; by default that of sources which are stores, else the published one.
     """
     opened = [_open_source(path, _FEATURES) for path in sources]
@@ -74,13 +76,22 @@ def import_features(
         raise FeatureError(f"no clip is in all of {', '.join(map(str, sources))} -- {remedy}")
     for source in opened:
         _leave_out(source.path, "not in every source", sorted(set(source.keys) - shared))
-    bar = tqdm(common, desc="features", unit="clip", disable=None if progress else True)
+    bar = tqdm(total=len(common), desc="features", unit="clip", disable=None if progress else True)
     widths: dict[Path, int] = {}
-    arrays = map(partial(_concatenate, sources=opened, widths=widths), bar)
-    pairs = zip(common, arrays, strict=True)  # unlike a generator, map goes on behind a broken clip
+
+    def read(clip_uid: str) -> Tensor:
+        bar.update()
+        return _concatenate(clip_uid, opened, widths)
+
     own_rate = {key: value for key in grid.rate if (value := getattr(grid, key))}
     attributes = {"sources": [source.path.name for source in opened], **own_rate}
-    report = {"clips": write_features(output, pairs, attributes=attributes, dtype=dtype)}
+    about: dict[str, Any] = {"attributes": attributes, "dtype": dtype}
+    report = {"clips": len(common)}
+    with bar:
+        if clips_per_file:
+            report["kept from before"] = write_shards(output, common, read, clips_per_file=clips_per_file, **about)
+        else:  # unlike a generator, map goes on behind a broken clip
+            write_features(output, zip(common, map(read, common), strict=True), **about)
     return report | {f"left out of {s.path.name}": len(s.keys) - len(common) for s in opened}
 
 
@@ -99,10 +110,12 @@ def import_text(sources: Sequence[str | Path], output: str | Path, encoder: str 
     return write_tokens(output, zip(whole.keys, tokens, strict=True), encoder=name)
 
 
-def _open_source(path: str | Path, names: Sequence[str]) -> _Source:
+def _open_source(path: str | Path, names: Sequence[str] = _FEATURES) -> _Source:
     path = Path(path)
     if (path / "data.mdb").exists():
         return _lmdb_source(path, names)
+    if path.is_dir() and next(path.glob("*.h5"), None):
+        return _store_source(path)
     if path.is_dir():
         return _folder_source(path, names)
     if path.is_file() and h5py.is_hdf5(path):
@@ -224,11 +237,15 @@ def _lmdb_source(path: Path, names: Sequence[str]) -> _Source:
     return _Source(path, keys, read)
 
 
+def _store_source(path: Path) -> _Source:
+    store = FeatureStore(path)
+    return _Source(path, store.clip_uids, store.read, store.rate)
+
+
 def _hdf5_source(path: Path, names: Sequence[str]) -> _Source:
     with StoreFile(path, "r") as root:
         if (kind := root.text("kind", "")) == "features":
-            store = FeatureStore(path)
-            return _Source(path, store.clip_uids, store.read, store.rate)
+            return _store_source(path)
         if kind:
             raise FeatureError(f"{path}: is a store of {kind:.40} already -- use it as it is")
         datasets = _datasets(root, names)
