@@ -83,10 +83,8 @@ def load_dataset(
     records = [record for record in records if not record.oddity]
     if not records or not all(record.moments_sec for record in records):
         raise ConfigError(f"data.train_records {', '.join(names)}: some records have no moments to learn from")
-    return open_dataset(
-        config, records, jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
-        max_seq_len=config.model.max_seq_len, has_few_shapes=config.train.cuda_graphs,
-    )  # fmt: skip
+    jitter, limit = config.data.jitter_max_scale, config.model.max_seq_len
+    return open_dataset(config, records, jitter_max_scale=jitter, seed=config.train.seed, max_seq_len=limit)
 
 
 def start_from(
