@@ -21,6 +21,7 @@ from tests.bad_input_makers import (
     cut,
     edit_json,
     edit_lines,
+    egovlp,
     flip,
     full_disk,
     hdf5,
@@ -55,6 +56,7 @@ PREPARE = "prepare nlq nlq.json --output out.jsonl"
 NARRATIONS = "prepare narrations egoclip.csv --clips nlq.json --output out.jsonl"
 IMPORT = "features import pt --output out.h5"
 CHECK = "features check features.h5 --records val.jsonl --text text.h5"
+EXTRACT = "features extract clip.mp4 --encoder egovlp=egovlp.pth --output out.h5"
 SHARDS = "features check features --records val.jsonl"
 TRAIN = "train run.yaml --run out"
 EVALUATE = "evaluate p.json nlq.json --output out.json"
@@ -146,6 +148,17 @@ TABLE: dict[str, list[tuple]] = {
         ("no tensor in the file", tensor({"features": torch.ones(2, 3)}), IMPORT, 2, "pt/c1.pt: holds a dict, expected one tensor"),
         ("two sources of different length", tensor(torch.ones(29, 2), "pt2/c1.pt"), "features import pt pt2 --output out.h5", 2, "clip c1: steps differ: 20 in pt, 29 in pt2", "extracted at one rate?"),
         ("clip missing in one source", lambda: Path("pt2/c1.pt").unlink(), "features import pt pt2 --output out.h5", 0, "left out of pt 1", "pt: left out, not in every source: c1"),
+        ("published features to compare with, none", nothing, "features compare features.h5 none", 2, "none: does not exist"),
+        ("published features to compare with, of no such clip", both(lambda: Path("other").mkdir(), tensor(torch.ones(20, 2), "other/x9.pt")), "features compare features.h5 other", 2, "other: none of the clips in features.h5", "extract a published clip under its name"),
+        ("video encoder that is not known", nothing, "features extract clip.mp4 --encoder egovpl --output out.h5", 2, "no video encoder 'egovpl'; did you mean egovlp?", "known are egovlp"),
+        ("video encoder without weights", nothing, "features extract clip.mp4 --encoder egovlp --output out.h5", 2, "video encoder egovlp: no weights given", "github.com/facebookresearch/LaViLa"),
+        ("video encoder whose file could run code", lambda: torch.save({"config": Payload()}, "egovlp.pth"), "features extract clip.mp4 --encoder egovlp=egovlp.pth --output out.h5", 2, "egovlp.pth: refused", "mkdir, which could run code", "egovlp takes egovlp_converted"),
+        ("video that is a text", both(egovlp, text("clip.mp4", "a text")), EXTRACT, 2, "out.h5 (0 of 1 clips): clip.mp4: not a readable video", "fetch or export it again"),
+        ("video that is not there, beside an empty one", both(egovlp, text("clip.mp4", "")), EXTRACT.replace("clip.mp4", "clip.mp4 none.mp4"), 2, "clip.mp4: is empty", "none.mp4: No such file"),
+        ("video whose name is not an id", both(egovlp, text("a clip.mp4", "a text")), EXTRACT.replace("clip.mp4", "'a clip.mp4'"), 2, "id 'a clip' is not allowed"),
+        ("two videos of one name", both(egovlp, text("clip.mp4", "a"), text("clip.mkv", "b")), EXTRACT.replace("clip.mp4", "clip.mp4 clip.mkv"), 2, "clip.mkv has the name of clip.mp4", "rename one of them"),
+        ("features of other videos in the output", both(egovlp, text("clip.mp4", "a")), EXTRACT.replace("out.h5", "features.h5"), 2, "features.h5: has clips of other videos, made in another way: c0", "choose another file"),
+        ("annotations of other videos", both(egovlp, text("clip.mp4", "a")), f"{EXTRACT} --clips nlq.json", 2, "no clip of a video here", "as <video_uid>.*"),
         ("LMDB with another array", lmdb_source(other=np.ones((3, 2))), "features import lmdb --output out.h5", 2, "lmdb: entry c0 has other, expected 'features'"),
         ("LMDB entry that runs code", lmdb_source(features=np.array([Payload()], dtype=object)), "features import lmdb --output out.h5", 2, "lmdb: entry c0 cannot be read"),
         ("HDF5 link to another file", lambda: hdf5_source(lambda root: root.__setitem__("c1", h5py.ExternalLink("features.h5", "/clips/c0"))), "features import source.h5 --output out.h5", 2, "source.h5: c1: links", "copy the data in"),
@@ -187,6 +200,7 @@ TABLE: dict[str, list[tuple]] = {
         ("NaN", hdf5("text.h5", lambda root: root["tokens"].__setitem__((0, 0), np.nan)), PREDICT.format("best.pt"), 2, "text.h5: NaN or Inf in tokens of a0_0"),
         ("link to another file", hdf5("text.h5", lambda root: replace_dataset("tokens", h5py.ExternalLink("x.h5", "/t"))(root)), PREDICT.format("best.pt"), 2, "text.h5: 'tokens' is a link"),
         ("other encoder than in training", other_tokens("another sha256:1234"), PREDICT.format("best.pt"), 2, "best.pt with text.h5: trained with tokens of directions, but these are of another sha256:1234", "encode the records with the former"),
+        ("features of another video encoder", checkpoint("best.pt", lambda c: c["info"].update(video_encoder="egovlp sha256:1234")), PREDICT.format("best.pt"), 2, "best.pt with features.h5: trained with features of egovlp sha256:1234, but these are of an unknown one", "encode the videos with the former"),
         ("other encoder, allowed", other_tokens("another sha256:1234"), PREDICT.format("best.pt") + " --other-encoder", 0, "queries 6"),
         ("encoder that is not on this machine", nothing, "text encode val.jsonl --encoder none/such --output out.h5", 2, "text encoder 'none/such'", "--download"),
         ("records with two texts for one query", lambda: Path("two.jsonl").write_text(Path("val.jsonl").read_text().replace("kind", "sort")), "text encode val.jsonl two.jsonl --encoder sample --output out.h5", 2, "query a4_0 has two texts"),
