@@ -114,6 +114,7 @@ TABLE: dict[str, list[tuple]] = {
         ("flat moment", record(timestamps=[1, 2]), ENCODE, 2, "val.jsonl: line 1: timestamps: [[start, end], ...] in seconds expected, got [1, 2]"),
         ("reversed moment", record(timestamps=[[5, 4]]), CHECK, 0, "not for training: 1 moments that end before they start (a4_0)"),
         ("moment behind the clip", record(timestamps=[[45, 49]]), CHECK, 0, "not for training: 1 moments outside the clip (a4_0)"),
+        ("id without an index", record(query_id="free"), PREDICT.format("best.pt"), 2, "val.jsonl: a submission needs ids that end in _INDEX, not free", "rename them"),
         ("empty file", text("val.jsonl", ""), ENCODE, 2, "val.jsonl: holds no record", "groundnlq prepare"),
         ("blank lines and a byte-order mark", lambda: Path("val.jsonl").write_text("\ufeff\n" + Path("val.jsonl").read_text() + "\n\n"), "show val.jsonl", 0, "queries: 6"),
     ],
