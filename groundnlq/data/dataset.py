@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from groundnlq.data.check import whole_videos
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record, identity_of
@@ -126,7 +127,8 @@ class QueryDataset:
             if width != file.width
         ]
         if faults:
-            raise FeatureError("; ".join(faults) + " -- import the features or encode the text, then start again")
+            remedy = "import the features or encode the text, then start again"
+            raise FeatureError("; ".join(faults) + f" -- {whole_videos(self.store, self.records) or remedy}")
 
     def __len__(self) -> int:
         return len(self.records)

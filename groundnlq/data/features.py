@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, StepGrid
+from groundnlq.data.grid import StepGrid
 from groundnlq.data.store import DAMAGE, StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import atomic_path, check_id
@@ -53,10 +53,15 @@ class FeatureStore:
         self.sha256 = _sum(file.sha256 for file in self._files)
 
     @property
+    def rate(self) -> dict[str, Any]:
+        """The part of `StepGrid.rate` that the features were imported with; older files know less."""
+        found = {key: self.attributes.get(key) for key in StepGrid().rate}
+        return {key: value for key, value in found.items() if isinstance(value, int | float) and value > 0}
+
+    @property
     def grid(self) -> StepGrid:
         """The grid that the features were imported with."""
-        fps = self.attributes.get("fps", FPS)
-        return StepGrid(fps, self.attributes.get("snippet_stride_frames", SNIPPET_STRIDE_FRAMES), "consistent")
+        return StepGrid(**self.rate)
 
     @property
     def encoder(self) -> str | None:
