@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -223,18 +224,18 @@ program.add_command(_Group("text", "Encode and import query tokens."))
 def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
     """Turn official NLQ files into records; irregular entries are counted and named."""
     from groundnlq.data.annotations import read_nlq
-    from groundnlq.data.records import Record, write_records
+    from groundnlq.data.records import Record, with_unique_ids, write_records
 
-    records: dict[str, Record] = {}
+    records: dict[tuple[str, str], Record] = {}
     for path in files:
         file = read_nlq(path, clean_text=not raw_text)
-        if known := [r.query_id for r in file.records if r.query_id in records]:
+        if known := [r.query_id for r in file.records if r.place in records]:
             raise DataError(f"{path}: {sample_of(known)} also in an earlier file -- name each file once")
-        records |= {record.query_id: record for record in file.records}
+        records |= {record.place: record for record in file.records}
         _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | +Counter(file.dirt))
         for kind, names in file.odd.items():
             print(f"  {kind}: {sample_of(names)}")
-    write_records(output, records.values())
+    write_records(output, with_unique_ids(list(records.values())))
 
 
 @_command(
@@ -413,6 +414,10 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
     from groundnlq.engine.predictor import Predictor
 
     queries, allowed = read_records(records), options.pop("other_encoder")
+    if unnumbered := [r.query_id for r in queries if not re.search(r"._\d+$", r.query_id)]:
+        raise DataError(
+            f"{records}: a submission needs ids that end in _INDEX, not {sample_of(unnumbered)} -- rename them"
+        )
     predictor = Predictor.load(checkpoint, **options)
     predictions = predictor.predict(queries, features, text, allow_other_encoder=allowed)
     if _is_main_process():

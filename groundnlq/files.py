@@ -104,7 +104,7 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError], mmap
     except pickle.UnpicklingError as reason:  # torch's own message recommends loading it unsafely
         found = re.search(r"GLOBAL (\S+)", str(reason))
         what = f"it asks for {found[1]:.80}, which could run code" if found else "it is not a plain pickle"
-        remedy = "only tensors and plain values are read; save these alone, as {'state_dict': model.state_dict()}"
+        remedy = "only tensors and plain values are read; save these alone, as model.state_dict() or float(x)"
         raise error(f"{path}: refused, {what} -- {remedy}") from None
     except Exception:  # bytes can be damaged in many ways
         raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None

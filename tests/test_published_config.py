@@ -67,6 +67,7 @@ def read(tree: dict):
     return translate(changed({"dataset": GRID}, tree), "published.yaml")
 
 
+@pytest.mark.filterwarnings("ignore:.*ignored")
 @pytest.mark.parametrize("name", RELEASE)
 def test_the_five_files_of_the_release_give_our_presets(name, tmp_path):
     change, preset = RELEASE[name]

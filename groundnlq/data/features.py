@@ -152,7 +152,7 @@ def write_features(
 def write_shards(
     folder: str | Path, clip_uids: Sequence[str], read: Callable[[str], np.ndarray | Tensor], *, clips_per_file: int,
     part: tuple[int, int] = (0, 1), attributes: Mapping[str, Any] | None = None,
-    dtype: Literal["float16", "float32"] = "float16", identities: Mapping[str, str] | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
 ) -> int:  # fmt: skip
     """Write a folder of feature stores ``00000.h5`` ..., each of `clips_per_file` clips; it is read as one store.
 
@@ -175,8 +175,7 @@ def write_shards(
     for path, chunk in list(wanted.items())[part[0] :: part[1]]:
         try:
             if path not in kept:  # `map` goes on behind a broken clip, a generator would not
-                clips = zip(chunk, map(read, chunk), strict=True)
-                write_features(path, clips, attributes=about, dtype=dtype, identities=identities)
+                write_features(path, zip(chunk, map(read, chunk), strict=True), attributes=about, dtype=dtype)
         except FeatureError as error:
             findings.add(str(error))
     findings.raise_if_any("correct these, then give the same command again")
@@ -251,10 +250,9 @@ def _read_folder(folder: Path) -> list[_File]:
             findings.add(str(error))
             continue
         here, first = files[-1].traits, files[0].traits
-        differ = [k for k in sorted({*here, *first} - {"sources"}) if here.get(k) != first.get(k)]
-        findings.add(
-            *(f"{path.name}: {k} is {here.get(k)}, but {first.get(k)} in {files[0].path.name}" for k in differ)
-        )
+        for key in sorted({*here, *first} - {"sources"}):
+            if (found := here.get(key)) != (before := first.get(key)):
+                findings.add(f"{path.name}: {key} is {found}, but {before} in {files[0].path.name}")
         if twice := [uid for uid in files[-1].num_steps if uid in owners]:
             findings.add(f"{path.name}: {sample_of(twice)} also in {owners[twice[0]]}")
         owners |= dict.fromkeys(files[-1].num_steps, path.name)
