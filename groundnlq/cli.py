@@ -155,10 +155,14 @@ def _command(name: str, example: str, cls: type[click.Command] = _Command) -> Ca
 
 def _param(names: str, metavar: str, help: str, *, several: bool = False, **options: Any) -> Callable:
     """A path, unless `type` says otherwise: an option where the names begin with dashes, else positional."""
-    usual: dict[str, Any] = {"type": Path, "required": True, "metavar": metavar, "help": help}
+    usual: dict[str, Any] = {"type": _path, "required": True, "metavar": metavar, "help": help}
     if names.startswith("-"):
         return click.option(*names.split(), multiple=several, **usual | options)
     return click.argument(names, cls=_Argument, nargs=-1 if several else 1, **usual | options)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # a shell leaves the tilde of --run=~/runs/a as it is
 
 
 def _words(name: str, metavar: str, help: str) -> Callable:
@@ -208,7 +212,7 @@ def _sample(folder: Path, settings: Sequence[str], seed: int, scale: str, offici
 
 
 program.add_command(_Group("prepare", "Turn annotation files into records."))
-program.add_command(_Group("features", "Import and check video features."))
+program.add_command(_Group("features", "Make, import and check video features."))
 program.add_command(_Group("text", "Encode and import query tokens."))
 
 
@@ -263,12 +267,39 @@ def _prepare_narrations(
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
 @click.option("--fps", default=FPS, callback=_positive, help="of the video")
 @click.option("--stride", default=SNIPPET_STRIDE_FRAMES, callback=_positive, help="frames from one step to the next")
-def _features_import(sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float) -> None:
+@click.option("--clips-per-file", type=int, callback=_positive, metavar="N", help="write a folder of files of N clips")
+def _features_import(
+    sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float, clips_per_file: int | None
+) -> None:
     """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
     from groundnlq.data.importers import import_features
 
-    counts = import_features(sources, output, dtype=dtype, fps=fps, snippet_stride_frames=stride)
+    rate: dict[str, Any] = {"fps": fps, "snippet_stride_frames": stride}
+    counts = import_features(sources, output, dtype=dtype, clips_per_file=clips_per_file, **rate)
     _print_counts("imported", counts)
+
+
+@_command(
+    "features extract", "videos/ --encoder egovlp=egovlp.pth --clips nlq_val.json --output data/ego4d/features.h5"
+)
+@_param("videos", "VIDEO|DIR...", "videos, or folders of them", several=True)
+@_param("--encoder", "NAME[=WEIGHTS]", "as egovlp=FILE; several are concatenated", several=True, type=str)
+@_OUTPUT
+@_param("--clips", "JSON...", "official files: which part of which video a clip is", several=True, required=False)
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
+@click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16", help="of the store")
+@click.option("--device", help="cpu or cuda (default: the GPU if there is one)")
+@click.option("--batch", type=int, default=8, callback=_positive, help="steps that are encoded at once")
+@click.option("--download", is_flag=True, help="allow fetching an encoder from the hub")
+def _features_extract(
+    videos: Sequence[Path], encoder: Sequence[str], output: Path, clips: Sequence[Path], batch: int, **options: Any
+) -> None:
+    """Make features of videos; the same command goes on where it was stopped."""
+    from groundnlq.video.extract import extract_features
+
+    _print_counts(
+        "extracted", extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
+    )
 
 
 @_command("features check", "data/ego4d/features.h5 --records data/ego4d/nlq_val.jsonl")
@@ -290,6 +321,21 @@ def _features_check(features: Path, records: Sequence[Path], text: Path | None, 
     report = check_features(store, queries, grid, TokenStore(text) if text else None)
     print("\n".join(report.lines()))
     return 0 if report.ok else 1
+
+
+@_command("features compare", "my_features.h5 published/ego4d_features")
+@_param("features", "F.h5", "feature store, as 'features extract' writes it")
+@_param("published", "PUBLISHED", "folder of .pt files, the .pt of one clip, LMDB folder or HDF5 file")
+@click.option("--max-shift", default=5, callback=_positive, help="steps by which the two may be shifted")
+def _features_compare(features: Path, published: Path, max_shift: int) -> int:
+    """Find own features among published ones: order of the parts, shift, correlation; exit code 1 if any differs."""
+    from groundnlq.video.compare import compare_features
+
+    parts = compare_features(features, published, max_shift)
+    print("\n".join(map(str, parts)))
+    order = sorted(parts, key=lambda part: part.published)
+    print("order of the published parts: " + ", ".join(part.encoder if part.agrees else "?" for part in order))
+    return 0 if all(part.agrees for part in parts) else 1
 
 
 @_command("text encode", "data/ego4d/nlq_*.jsonl --encoder clip --download --output data/ego4d/text.h5")
@@ -320,17 +366,18 @@ def _text_import(source: Path, output: Path) -> None:
 # torchrun reads --run as an abbreviation of one of its own options
 @_param("--run --run-dir", "DIR", "run directory, for all results (after torchrun, write --run-dir)")
 @click.option("--processes", default=1, callback=_positive, metavar="N", help="on this machine")
-def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> None:
+@click.option("--extend", is_flag=True, help="go on with more train.epochs, or another train.learning_rate")
+def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> None:
     """Train a preset, or a YAML file of ours or of the published program; the same command resumes."""
     from groundnlq.config import load_config
     from groundnlq.engine.launch import train
 
-    result = train(load_config(config, overrides), run, processes=processes, attach=False)
+    result = train(load_config(config, overrides), run, attach=False, **options)
     if not result.history or not _is_main_process():
         return
     last = result.history[-1]
     if result.resumed_from_step == last["step"]:
-        print(f"{run}: this run was finished before; nothing to do")
+        print(f"{run}: this run was finished before; nothing to do (for more, raise train.epochs and add --extend)")
     scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
     _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
     print(f"best weights: {result.best}\nlast weights: {result.last}")
@@ -347,9 +394,10 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @_param("--text", "T.h5", "query tokens")
 @_OUTPUT
 @click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--weights", type=click.Choice(("raw", "ema")), help="of the last step or averaged (default: the better)")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
-@click.option("--other-encoder", is_flag=True, help="accept tokens of another encoder than in training")
+@click.option("--other-encoder", is_flag=True, help="accept tokens or features of another encoder than in training")
 def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any) -> None:
     """Rank moments for every query, as a submission file with scores."""
     from groundnlq.data.records import read_records

@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ def sha256_of(path: str | os.PathLike) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_stand_in(path: str | os.PathLike) -> None:
+    """A DataError if a download brought something else: a pointer of Git LFS, or a web page."""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(200).lstrip().lower()
+        if start.startswith(b"version https://git-lfs"):
+            raise DataError(f"{path}: a pointer of Git LFS, not the file itself -- fetch it with 'git lfs pull'")
+        if start.startswith((b"<!doctype html", b"<html")):
+            raise DataError(f"{path}: a web page, not the file itself -- fetch it again; a site may ask to confirm")
 
 
 @contextmanager
@@ -110,10 +120,14 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
 
 
 def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
-    """The tensors and plain values of a `torch.save` file; a file that could run code is refused."""
+    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused."""
     import torch
+    from safetensors.torch import load_file
 
+    refuse_stand_in(path)
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -122,7 +136,8 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
     except pickle.UnpicklingError as reason:  # torch's own message recommends loading it unsafely
         found = re.search(r"GLOBAL (\S+)", str(reason))
         what = f"it asks for {found[1]:.80}, which could run code" if found else "it is not a plain pickle"
-        raise error(f"{path}: refused, {what} -- only tensors and plain values are read") from None
+        remedy = "only tensors and plain values are read; save these alone, as {'state_dict': model.state_dict()}"
+        raise error(f"{path}: refused, {what} -- {remedy}") from None
     except Exception:  # bytes can be damaged in many ways
         raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None
 

@@ -35,7 +35,7 @@ def room_of(path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("rooms", "limit"),
-    [(("model",), 1100), (CORE, 5850), (("analysis",), 1150), (("view",), 1250), ((), 9300)],
+    [(("model",), 1100), (CORE, 6300), (("analysis",), 1150), (("view",), 1250), ((), 10500)],
     ids=["model", "core", "analysis", "view", "package"],
 )
 def test_rooms_have_no_more_lines_than_their_budget(rooms, limit):
@@ -51,7 +51,7 @@ def test_the_package_has_few_public_names_for_its_length():
     assert 1000 * len(names) / sum(map(lines, every)) <= NAMES_PER_1000_LINES
 
 
-@pytest.mark.parametrize("room", ["data", "model", "engine", "analysis", "view", "sample"])
+@pytest.mark.parametrize("room", ["data", "model", "engine", "video", "analysis", "view", "sample"])
 def test_no_file_of_a_room_is_longer_than_300_lines(room):
     assert {path.name: lines(path) for path in files_of(room) if lines(path) > 300} == {}
 

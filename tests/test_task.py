@@ -24,15 +24,12 @@ class Pairs:
     def __len__(self):
         return 8
 
-    def batch(self, indices, epoch):
+    def batch(self, indices, epoch, for_gpu=False):
         chosen = self.values[indices]
         return SimpleNamespace(
             left=chosen, right=chosen.roll(1, dims=1), query_ids=[str(i) for i in indices],
             to=lambda device, non_blocking: self.batch(indices, epoch),
         )  # fmt: skip
-
-    def fingerprint(self):
-        return "pairs"
 
 
 class Towers(nn.Module):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -19,6 +20,7 @@ from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import FeatureError, sample_of
 
 ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one of them serves again
+FEW_LENGTHS, TOKEN_MULTIPLE, MOMENT_MULTIPLE = 8, 16, 4  # of batches that have few shapes
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Batch:
     weights read it (see `pad_length`), and without it a result would depend on its neighbours.
     """
 
-    video: Tensor  # (V, T, video_dim) float32
+    video: Tensor  # (V, T, video_dim) float32, or as stored where it is meant for a GPU
     video_mask: Tensor  # (V, T) bool, True = valid
     text: Tensor  # (Q, L, text_dim) float32
     text_mask: Tensor  # (Q, L) bool
     clip_index: Tensor  # (Q,) int64
-    moments_grid: tuple[Tensor, ...]  # Q tensors (M, 2): start and end on the step grid; M = 0 in test
+    moments_grid: Tensor  # (Q, M, 2) start and end on the step grid, NaN behind a query's last; M = 0 in test
     query_ids: tuple[str, ...]
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
@@ -53,15 +55,38 @@ class Batch:
         # a zero token behind every query: published answers depend on whether a longer neighbour put one there
         text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
         video_mask, text_mask = _valid(clips, num_rows), _valid(texts, text.shape[1])
-        about = tuple(moments_grid), tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
-        return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), *about)
+        moments = pad_sequence([m.reshape(-1, 2) for m in moments_grid], batch_first=True, padding_value=torch.nan)
+        about = tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
+        return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), moments, *about)
 
     def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
-        """The same batch on another device, features and tokens in another dtype."""
-        dtypes = {"video": dtype, "video_mask": None, "text": dtype, "text_mask": None, "clip_index": None}
-        moved = {k: getattr(self, k).to(device, kind, non_blocking=non_blocking) for k, kind in dtypes.items()}
-        moments = torch.cat(self.moments_grid).to(device)  # one copy for all queries
-        return replace(self, moments_grid=moments.split([len(m) for m in self.moments_grid]), **moved)
+        """The same batch on another device; features and tokens change to another dtype there."""
+        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self.tensors().items()}
+        return replace(self, **moved | {name: moved[name].to(dtype) for name in ("video", "text")})
+
+    def tensors(self) -> dict[str, Any]:
+        """Those of the fields that are tensors, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def pinned(self, few_lengths: Sequence[int] = ()) -> Batch:
+        """The same batch where a GPU can fetch it by itself.
+
+        With lengths, in ascending order, it is padded so that many batches have the same shapes: clips to one of these
+        lengths, their number to that of the queries, tokens and moments to multiples.
+        """
+        (num_clips, num_rows, _), (num_queries, num_tokens, _) = self.video.shape, self.text.shape
+        grown, tokens, moments = self, -num_tokens % TOKEN_MULTIPLE, -self.moments_grid.shape[1] % MOMENT_MULTIPLE
+        if few_lengths:
+            rows = next((length for length in few_lengths if length >= num_rows), num_rows) - num_rows
+            grown = replace(
+                self,
+                video=F.pad(self.video, (0, 0, 0, rows, 0, num_queries - num_clips)),
+                video_mask=F.pad(self.video_mask, (0, rows, 0, num_queries - num_clips)),
+                text=F.pad(self.text, (0, 0, 0, tokens)),
+                text_mask=F.pad(self.text_mask, (0, tokens)),
+                moments_grid=F.pad(self.moments_grid, (0, 0, 0, moments), value=torch.nan),
+            )
+        return replace(grown, **{name: x.pin_memory() for name, x in grown.tensors().items()})
 
 
 def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
@@ -84,6 +109,7 @@ class QueryDataset:
             seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
         widths: of features and of tokens, as the network expects them; None checks no inputs.
+        has_few_shapes: batches for a GPU are padded to few shapes (see `Batch.pinned`).
 
     A FeatureError names all clips without features or too long, queries without tokens, and wrong widths.
     """
@@ -91,7 +117,7 @@ class QueryDataset:
     def __init__(
         self, records: Sequence[Record], store: FeatureStore, tokens: TokenStore, grid: StepGrid,
         jitter_max_scale: int = 1, seed: int = 0, max_seq_len: int | None = None,
-        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None,
+        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None, has_few_shapes: bool = False,
     ):  # fmt: skip
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
@@ -104,6 +130,9 @@ class QueryDataset:
                 "-- raise model.max_seq_len or leave them out of training"
             )
         self.lengths = [pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
+        shares = np.arange(1, FEW_LENGTHS + 1) / FEW_LENGTHS
+        is_used = has_few_shapes and self.lengths
+        self._few_lengths = np.unique(np.quantile(self.lengths, shares, method="higher")).tolist() if is_used else []
 
     def _require_inputs(self, widths: tuple[int, int]) -> None:
         clips, queries = list(dict.fromkeys(r.clip_uid for r in self.records)), [r.query_id for r in self.records]
@@ -124,10 +153,6 @@ class QueryDataset:
     def __len__(self) -> int:
         return len(self.records)
 
-    def fingerprint(self) -> str:
-        """A hash of the records in order, and of the features and tokens that they are looked up in."""
-        return hashlib.sha256("\n".join(source["sha256"] for source in self.sources().values()).encode()).hexdigest()
-
     def sources(self) -> dict[str, dict[str, Any]]:
         """Identity of records, features and tokens, for the provenance of results."""
         store, tokens = self.store, self.tokens
@@ -137,12 +162,16 @@ class QueryDataset:
             "text": {"path": str(tokens.path), "sha256": tokens.sha256, "encoder": tokens.encoder},
         }
 
-    def batch(self, indices: Sequence[int], epoch: int = 0) -> Batch:
-        """Collate the records of these indices; a clip that several of them share is read once."""
+    def batch(self, indices: Sequence[int], epoch: int = 0, for_gpu: bool = False) -> Batch:
+        """Collate the records of these indices; a clip that several of them share is read once.
+
+        `for_gpu`: pinned, and with features as they are stored, which are half the bytes.
+        """
+        read = partial(self.store.read, as_stored=True) if for_gpu else self.store.read
         records = [self.records[i] for i in indices]
         clip_uids = list(dict.fromkeys(record.clip_uid for record in records))
-        return Batch.collate(
-            clips=[self.store.read(uid) for uid in clip_uids],
+        batch = Batch.collate(
+            clips=[read(uid) for uid in clip_uids],
             texts=[self.tokens.read(record.query_id) for record in records],
             clip_index=[clip_uids.index(record.clip_uid) for record in records],
             moments_grid=[self._moments(i, epoch) for i in indices],
@@ -151,6 +180,7 @@ class QueryDataset:
             durations_sec=[record.duration_sec for record in records],
             row_multiple=self.row_multiple,
         )
+        return batch.pinned(self._few_lengths) if for_gpu else batch
 
     def _moments(self, index: int, epoch: int) -> Tensor:
         record = self.records[index]
@@ -186,24 +216,39 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     [0, 1, 2, 3]
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
+    order, of_all = random.permutation(len(lengths)), np.asarray(lengths)
     window = 50 * batch_size
     for first in range(0, len(order), window):
         part = order[first : first + window]
-        order[first : first + window] = part[np.argsort(np.take(lengths, part), kind="stable")]
+        order[first : first + window] = part[np.argsort(of_all[part], kind="stable")]
     batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def clip_batches(records: Sequence[Record], max_queries: int = 16) -> list[list[int]]:
-    """Indices grouped by clip, at most `max_queries` each: every clip is read once, in record order."""
+def clip_batches(
+    records: Sequence[Record], max_queries: int = 16, lengths: Sequence[int] = (), max_rows: int = 0
+) -> list[list[int]]:
+    """Indices grouped by clip, at most `max_queries` each: every clip is read once, in record order.
+
+    With `max_rows`, clips of neighbouring `lengths` (padded, of the records) share a batch as long as its queries have
+    no more rows; shorter clips come first.
+    """
     by_clip: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         by_clip.setdefault(record.clip_uid, []).append(index)
     groups = by_clip.values()
-    return [group[i : i + max_queries] for group in groups for i in range(0, len(group), max_queries)]
+    batches = [group[i : i + max_queries] for group in groups for i in range(0, len(group), max_queries)]
+    if not max_rows:
+        return batches
+    merged: list[list[int]] = [[]]
+    for batch in sorted(batches, key=lambda batch: lengths[batch[0]]):
+        if len(merged[-1]) + len(batch) <= min(max_queries, max_rows // lengths[batch[0]]):
+            merged[-1] += batch
+        else:
+            merged.append(batch)
+    return [batch for batch in merged if batch]
 
 
 def _valid(rows: Sequence[Tensor], num_rows: int) -> Tensor:

@@ -49,21 +49,15 @@ class TextEncoder:
         Without `download` the hub is not asked: only what already lies on this machine is used, else a FeatureError.
         """
         source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
-        options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
-        with _hub(download):
-            from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, logging
+        with from_hub(f"text encoder {name!r}", download) as options:
+            from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
-            logging.disable_progress_bar()
-            try:
-                is_clip = AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
-                kind = CLIPTextModel if is_clip else AutoModel
-                model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
-                tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            except (OSError, ValueError, ImportError) as error:
-                hint = "" if download else " -- pass --download to fetch it from the hub, or name a folder"
-                raise FeatureError(f"text encoder {name!r}: {str(error).splitlines()[0]:.160}{hint}") from None
+            is_clip = AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
+            kind = CLIPTextModel if is_clip else AutoModel
+            model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
             limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-            identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else _identity(source)
+            identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else weights_identity(source)
             return cls(identity, model, tokenizer, limit, as_clip_query=is_clip)
 
     def prepare(self, text: str, is_question: bool = True) -> str:
@@ -102,16 +96,28 @@ class TextEncoder:
 
 
 @contextmanager
-def _hub(is_allowed: bool) -> Iterator[None]:
-    """Even a look into the hub's cache calls its server, unless its client is switched offline."""
-    from huggingface_hub import constants
+def from_hub(what: str, download: bool) -> Iterator[dict[str, Any]]:
+    """Options of `from_pretrained`; what cannot be loaded is a FeatureError.
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not is_allowed
+    Even a look into the hub's cache calls its server, unless its client is switched offline.
+    """
+    from huggingface_hub import constants
+    from transformers import logging
+
+    logging.disable_progress_bar()
+    before, verbosity = constants.HF_HUB_OFFLINE, logging.get_verbosity()
+    constants.HF_HUB_OFFLINE = before or not download
+    logging.set_verbosity_error()
     try:
-        yield
+        yield {"local_files_only": not download, "trust_remote_code": False}
+    except (OSError, ValueError, ImportError) as error:
+        hint = "name a folder with config.json, weights as safetensors and tokenizer or image processor"
+        hint += "" if download else "; --download fetches them from the hub"
+        hint = "install it" if isinstance(error, ImportError) else hint
+        raise FeatureError(f"{what}: {str(error).strip().splitlines()[0]:.160} -- {hint}") from None
     finally:
         constants.HF_HUB_OFFLINE = before
+        logging.set_verbosity(verbosity)
 
 
 def encode_records(
@@ -146,7 +152,7 @@ def _sample_folder() -> str:
     return str(folder)
 
 
-def _identity(source: str) -> str:
+def weights_identity(source: str) -> str:
     """Name and hash of the weights, in a folder or in the hub's cache."""
     from transformers.utils import cached_file
 
@@ -154,4 +160,4 @@ def _identity(source: str) -> str:
         found = cached_file(source, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
         if found:
             return f"{Path(source).name} sha256:{sha256_of(found)[:12]}"
-    raise FeatureError(f"text encoder {source!r:.80}: no safetensors weights -- save them as such")
+    raise FeatureError(f"{source!r:.80}: no safetensors weights -- save them as such")

