@@ -79,32 +79,28 @@ def _flush(path: Path) -> None:
 
 
 def has_flock(path: Path, mode: str) -> bool:
-    """Whether the file system knows locks; an OSError where the file cannot be opened, as `mode` says, to read, or to
-    append or write, which makes it."""
-    with open(path, "rb" if mode == "r" else "ab") as file:
+    """Whether the file system knows locks; `mode` is ``r``, or another with which the file is made if it is missing."""
+    with open(path, "rb" if mode == "r" else "ab") as file, suppress(BlockingIOError):
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_FLOCK:
                 return False
-            if not isinstance(error, BlockingIOError):
-                raise
+            raise
     return True
 
 
 def acquire_lock(path: Path, timeout_sec: float = -1) -> Any:
-    """A held lock, released by ``with`` and by the end of the process; -1 waits for as long as another holds it, else
-    `filelock.Timeout` is raised.
+    """A held lock, released by ``with`` and by the end of the process; `filelock.Timeout` after a time that is not -1.
 
     A file system without flock gets a marker file instead: the one of a killed process is taken over on the same
     machine, but not on another.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        native = has_flock(path, "a")
+        lock = UnixFileLock(path) if has_flock(path, "a") else SoftFileLock(f"{path}{MARKER}")
     except OSError as error:
         raise KitError(f"{path.parent}: cannot work here ({error.strerror}) -- choose another") from None
-    lock = UnixFileLock(path) if native else SoftFileLock(path.with_name(path.name + MARKER))
     return lock.acquire(timeout_sec, POLL_SEC)
 
 

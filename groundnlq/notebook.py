@@ -244,17 +244,13 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _execute(
-    path: Path, output: Path, values: Mapping[str, Any], project: Path, progress: bool, starts: int = 2
-) -> None:
+def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path, progress: bool) -> None:
     import nbformat
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import DeadKernelError
 
     notebook = _read(path)
-    named = (notebook.metadata.get("kernelspec") or KERNEL)["name"]
-    if named != KERNEL["name"]:
+    if (named := (notebook.metadata.get("kernelspec") or KERNEL)["name"]) != KERNEL["name"]:
         warnings.warn(f"{path.stem}: run by the Python of {sys.prefix}, not by its kernel {named!r}", stacklevel=3)
     notebook.metadata |= {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook.cells:
@@ -268,15 +264,13 @@ def _execute(
     except papermill.PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
         raise KitError(f"{path.stem}: cell {error.exec_count} failed, {reason} -- see {output}") from error
-    except DeadKernelError as error:
-        raise KitError(f"{path.stem}: its kernel died (out of memory?) -- see {output}") from error
     except NoSuchKernel as error:
         remedy = f"{sys.executable} -m pip install ipykernel"
         raise KitError(f"{path.stem}: Jupyter has no kernel {error.name!r} -- {remedy}") from None
-    except RuntimeError as error:
-        if starts > 1 and "before replying" in str(error):  # another program may have taken a port
-            return _execute(path, output, values, project, progress, starts - 1)
-        raise KitError(f"{path.stem}: its kernel did not start ({error}) -- see what it printed") from error
+    except RuntimeError as error:  # of nbclient
+        raise KitError(
+            f"{path.stem}: its kernel died, or did not start ({error}); out of memory? -- see {output}"
+        ) from error
 
 
 @contextmanager

@@ -145,17 +145,13 @@ def _place() -> tuple[int, int, int]:
     """
     if (size := os.environ.get("WORLD_SIZE")) is None:
         return 0, 1, 0
-    needed = LAUNCHER[:3] if size == "1" else LAUNCHER
-    values = {name: os.environ.get(name) or ("0" if size == "1" else "") for name in needed}
-    missing = [name for name in needed[1:] if not values[name]]
-    faults = [f"WORLD_SIZE={size:.40} without {', '.join(missing)}"] if missing else []
-    numbers = {name: values[name] for name in needed if name not in (*missing, "MASTER_ADDR")}
-    faults += [f"{name}={text!r:.40} is not a whole number" for name, text in numbers.items() if not text.isdecimal()]
-    if not faults and int(values["RANK"]) >= int(size):
-        faults = [f"RANK={values['RANK']} is not below WORLD_SIZE={size}"]
-    if faults:
-        remedy = "unset WORLD_SIZE to run one process, or start all with torchrun"
-        raise ConfigError(f"a launcher's variables: {'; '.join(faults)} -- {remedy}")
+    default, names = ("0", LAUNCHER[:3]) if size == "1" else ("", LAUNCHER)
+    values = {name: os.environ.get(name) or default for name in names}
+    numbers = [text for name, text in values.items() if name != "MASTER_ADDR"]
+    if not (all(values.values()) and all(map(str.isdecimal, numbers)) and int(values["RANK"]) < int(size)):
+        shown = " ".join(f"{name}={text:.40}" for name, text in values.items())
+        rule = "a launcher sets all of these, RANK from 0 to WORLD_SIZE - 1"
+        raise ConfigError(f"{shown}: {rule} -- unset WORLD_SIZE to run one process, or start all with torchrun")
     return int(values["RANK"]), int(size), int(values["LOCAL_RANK"])
 
 
