@@ -504,8 +504,8 @@ def _presets() -> None:
 
 
 def _is_main_process() -> bool:
-    """False in all but one of the processes that torchrun starts."""
-    return os.environ.get("RANK", "0") == "0"
+    """False in all but one of the processes that torchrun starts; RANK alone says nothing."""
+    return "WORLD_SIZE" not in os.environ or (os.environ.get("RANK") or "0") == "0"
 
 
 def _print_counts(title: object, counts: Mapping[str, object]) -> None:
