@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from groundnlq import __version__, provenance
-from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, clock
 from groundnlq.errors import DataError, KitError, closest, sample_of
 
 BAD_INPUT, KIT_FAULT, INTERRUPTED = 2, 3, 130
@@ -362,6 +362,48 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
     if _is_main_process():
         write_submission(output, predictions, queries)
         _print_counts("predicted", {"queries": len(predictions)})
+
+
+@_command("ask", 'kitchen.mp4 "Where did I put the scissors?" --checkpoint runs/finetune --page answer.html')
+@_param("video", "VIDEO", "video file, or a clip of the run's feature store", type=str)
+@_param("questions", "QUESTION...", "in English", several=True, type=str)
+@_param("--checkpoint", "CHECKPOINT", "run directory, checkpoint or published .pth.tar", required=False)
+@_param("--encoder", "NAME[=FILE]...", "video encoders of the training, in order (default: by the checkpoint)",
+        several=True, required=False, type=str)  # fmt: skip
+@click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--top-k", type=int, callback=_positive, help="moments per question (default: as configured)")
+@click.option("--device", default="cpu", help="of the video encoders, such as cuda")
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32", help="of all networks")
+@click.option("--download", is_flag=True, help="allow fetching a video encoder from the hub")
+@_param("--page", "FILE.html", "also write a page with a player", required=False, callback=_writable)
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def _ask(
+    video: str, questions: Sequence[str], checkpoint: Path | None, encoder: Sequence[str], page: Path | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Find the moments of a video that answer questions; its features are made once and kept."""
+    import json
+
+    from groundnlq.files import write_text
+    from groundnlq.video.answer import PUBLISHED, load
+
+    if checkpoint is None:
+        raise KitError(f"no --checkpoint given -- name a run directory of 'groundnlq train', or {PUBLISHED}")
+    model = load(checkpoint, video_encoder=encoder, **options)
+    answers = [model.answer_question(video, question) for question in questions]
+    if page:
+        from groundnlq.view.answer_page import answer_page
+
+        write_text(page, answer_page(video, answers))
+    if as_json:
+        print(json.dumps([{"question": a.question, "moments": [m._asdict() for m in a.moments]} for a in answers]))
+        return
+    for answer in answers:
+        print(answer.question)
+        for rank, (start, end, score) in enumerate(answer.moments, 1):
+            print(f"  {rank}  {clock(start)} - {clock(end)}  score {score:.3f}")
+    if page:
+        print(f"wrote {page}")
 
 
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")

@@ -17,6 +17,7 @@ import yaml
 
 from groundnlq.errors import ConfigError, DataError, KitError
 
+VIDEO_KINDS = (".mp4", ".webm", ".mkv", ".mov", ".m4v", ".avi")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

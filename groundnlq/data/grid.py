@@ -44,3 +44,13 @@ class StepGrid:
         """(Fractional) step of a time in seconds."""
         steps = seconds * self.fps / self.snippet_stride_frames
         return steps - 0.5 if self.half_window == "consistent" else steps
+
+
+def clock(time_sec: float) -> str:
+    """Time of a video in minutes and seconds.
+
+    >>> clock(83.46)
+    '1:23.5'
+    """
+    minutes, tenths = divmod(round(10 * time_sec), 600)
+    return f"{minutes}:{tenths // 10:02}.{tenths % 10}"

@@ -1,6 +1,6 @@
 """Frames of a moment in a row, and a part of the video to play, where the video of the clip is available.
 
-Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or .webm, .mkv, .mov) in one folder.
+Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or another of `files.VIDEO_KINDS`) in one folder.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from groundnlq.errors import DataError, KitError
-from groundnlq.files import check_id
-
-KINDS = (".mp4", ".webm", ".mkv", ".mov")
+from groundnlq.files import VIDEO_KINDS, check_id
 
 
 def find_video(folder: str | Path, clip_uid: str) -> Path | None:
     """The clip's video in a folder; None where it has none."""
-    names = (Path(folder) / f"{check_id(clip_uid, str(folder))}{kind}" for kind in KINDS)
+    names = (Path(folder) / f"{check_id(clip_uid, str(folder))}{kind}" for kind in VIDEO_KINDS)
     return next((path for path in names if path.is_file()), None)
 
 
