@@ -208,7 +208,7 @@ def _sample(folder: Path, settings: Sequence[str], seed: int, scale: str, offici
 
 
 program.add_command(_Group("prepare", "Turn annotation files into records."))
-program.add_command(_Group("features", "Import and check video features."))
+program.add_command(_Group("features", "Make, import and check video features."))
 program.add_command(_Group("text", "Encode and import query tokens."))
 
 
@@ -269,6 +269,29 @@ def _features_import(sources: Sequence[Path], output: Path, dtype: Any, fps: flo
 
     counts = import_features(sources, output, dtype=dtype, fps=fps, snippet_stride_frames=stride)
     _print_counts("imported", counts)
+
+
+@_command(
+    "features extract", "videos/ --encoder egovlp=egovlp.pth --clips nlq_val.json --output data/ego4d/features.h5"
+)
+@_param("videos", "VIDEO|DIR...", "videos, or folders of them", several=True)
+@_param("--encoder", "NAME[=WEIGHTS]", "as egovlp=FILE; several are concatenated", several=True, type=str)
+@_OUTPUT
+@_param("--clips", "JSON...", "official files: which part of which video a clip is", several=True, required=False)
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
+@click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16", help="of the store")
+@click.option("--device", help="cpu or cuda (default: the GPU if there is one)")
+@click.option("--batch", type=int, default=8, callback=_positive, help="steps that are encoded at once")
+@click.option("--download", is_flag=True, help="allow fetching an encoder from the hub")
+def _features_extract(
+    videos: Sequence[Path], encoder: Sequence[str], output: Path, clips: Sequence[Path], batch: int, **options: Any
+) -> None:
+    """Make features of videos; the same command goes on where it was stopped."""
+    from groundnlq.video.extract import extract_features
+
+    _print_counts(
+        "extracted", extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
+    )
 
 
 @_command("features check", "data/ego4d/features.h5 --records data/ego4d/nlq_val.jsonl")

@@ -94,9 +94,11 @@ class FeatureStore:
 def write_features(
     path: str | Path, clips: Iterable[tuple[str, np.ndarray | Tensor]], *,
     attributes: Mapping[str, Any] | None = None, dtype: Literal["float16", "float32"] = "float16",
+    identities: Mapping[str, str] | None = None,
 ) -> int:  # fmt: skip
     """Write (clip_uid, (T, D) array) pairs as they come, atomically; returns the number of clips.
 
+    `identities` say what the features of each clip were made of.
     A FeatureError names all clips that are not (T, D), empty, of another width than the first, hold NaN, Inf or a value
     beyond float16, are given twice, or that `clips` itself raised.
     """
@@ -108,7 +110,9 @@ def write_features(
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         group = root.create_group("clips", track_order=True)
         for clip_uid, array in accepted(clips, check, findings):
-            group.create_dataset(clip_uid, data=array)
+            dataset = group.create_dataset(clip_uid, data=array)
+            if identities:
+                dataset.attrs["identity"] = np.bytes_(identities[clip_uid].encode())
             digest.update(clip_uid.encode() + array.tobytes())
         findings.raise_if_any("nothing was written")
         if not len(group):

@@ -1,0 +1,43 @@
+"""A video encoder for tests that needs no weights: mean colours over a grid of fields, of each frame of a step."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass
+class Colours:
+    """Of every frame, the mean colour of `fields` x `fields` parts; `calls` counts batches."""
+
+    fields: int = 2
+    num_frames: int = 2
+    short_side: int = 16
+    window_frames: float = 16.0
+    stride_frames: float = 16.043
+    tag: str = ""
+    calls: list = field(default_factory=list)
+
+    @property
+    def name(self):
+        return f"colours{self.fields}x{self.num_frames}{self.tag}"
+
+    @property
+    def width(self):
+        return 3 * self.fields**2 * self.num_frames
+
+    @property
+    def settings(self):
+        return {"short_side": self.short_side}
+
+    def frame_numbers(self, start_sec, end_sec, num_frames_at_30fps):
+        first, last = 30 * start_sec, min(30 * end_sec, num_frames_at_30fps)
+        middles = first + (np.arange(max(1, int((last - first) / self.stride_frames))) + 0.5) * self.stride_frames
+        inside = ((np.arange(self.num_frames) + 0.5) / self.num_frames - 0.5) * self.window_frames
+        numbers = np.floor(middles[:, None] + inside).astype(np.int64)
+        return numbers.clip(int(first), max(int(first), int(np.ceil(last)) - 1))
+
+    def encode(self, frames):
+        self.calls.append(frames.shape)
+        pixels = frames.float().flatten(0, 1).permute(0, 3, 1, 2)
+        return torch.nn.functional.adaptive_avg_pool2d(pixels, self.fields).reshape(len(frames), -1)
