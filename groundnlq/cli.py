@@ -257,6 +257,21 @@ def _prepare_narrations(
     _print_counts(egoclip, +Counter(counts))
 
 
+@_command("prepare table", "questions.csv --features data/own/features.h5 --output data/own/questions.jsonl")
+@_param("table", "CSV", "columns clip, query, start, end (seconds or m:ss); others are kept")
+@_OUTPUT
+@_param("--features", "F.h5", "features of the clips, for their durations", required=False)
+def _prepare_table(table: Path, output: Path, features: Path | None) -> None:
+    """Turn a table of your own questions into records; irregular rows are counted."""
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.records import write_records
+    from groundnlq.data.table import read_table
+
+    records, others, counts = read_table(table, FeatureStore(features).durations_sec if features else None)
+    write_records(output, records, others)
+    _print_counts(table, {"queries": len(records), "clips": len({r.clip_uid for r in records})} | counts)
+
+
 @_command("features import", "internvideo/ egovlp/ --output data/ego4d/features.h5")
 @_param("sources", "SOURCE...", "concatenated by channel, in this order", several=True)
 @_OUTPUT

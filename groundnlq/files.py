@@ -17,7 +17,8 @@ import yaml
 
 from groundnlq.errors import ConfigError, DataError, KitError
 
-VIDEO_KINDS = (".mp4", ".webm", ".mkv", ".mov", ".m4v", ".avi")
+VIDEO_KINDS = (*(".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts"),
+               *(".ogv", ".ts", ".wmv"))  # fmt: skip
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

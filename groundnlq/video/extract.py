@@ -27,8 +27,8 @@ from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
-from groundnlq.files import atomic_path, check_id
-from groundnlq.video.frames import KINDS, Video, content_identity
+from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
+from groundnlq.video.frames import Video, content_identity
 
 if TYPE_CHECKING:
     from groundnlq.video.encoders import VideoEncoder
@@ -158,7 +158,7 @@ def _find_clips(videos: Sequence[str | Path], annotations: Sequence[str | Path])
             findings.add(f"{path} has the name of {other}")
     findings.raise_if_any("rename one of them: a name is an id")
     if not files:
-        raise DataError(f"{sample_of(videos)}: no video in it -- name a folder of {', '.join(KINDS)}")
+        raise DataError(f"{sample_of(videos)}: no video in it -- name a folder of {', '.join(VIDEO_KINDS)}")
     if not annotations:
         return [_Clip(stem, path) for stem, path in files.items()]
     clips = list(read_clips(annotations).values())
@@ -169,7 +169,7 @@ def _find_clips(videos: Sequence[str | Path], annotations: Sequence[str | Path])
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in KINDS and not p.name.startswith("."))
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_KINDS and not p.name.startswith("."))
 
 
 def _plan(clips: list[_Clip], encoders: Sequence[VideoEncoder]) -> tuple[list[_Clip], dict[str, str], dict[str, str]]:

@@ -17,8 +17,6 @@ import numpy as np
 from groundnlq.data.grid import FPS
 from groundnlq.errors import DataError, KitError
 
-KINDS = (*(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"), *(".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
-         *(".webm", ".wmv"))  # fmt: skip
 _TOLERANCE_SEC = 0.0011  # Matroska rounds the times of the first frame and of every other to milliseconds
 _BACK_SEC = (0.0, 10.0, 100.0, math.inf)  # how far before a time decoding begins, until the frame there comes out
 _MAX_ASPECT = 16  # a longer side is squeezed; one frame of 1 x 10,000 pixels could fill the memory otherwise
@@ -62,7 +60,7 @@ class Video:
             number and (H, W, 3) uint8 pictures by short side, one after the other.
         """
         wanted = list(numbers)[::-1]
-        scalers = {side: _av().video.reformatter.VideoReformatter() for side in short_sides}
+        scalers = {side: import_av().video.reformatter.VideoReformatter() for side in short_sides}
         shown, pictures = None, None
         for time_sec, frame in chain(self._decoded_near(wanted[-1] / FPS, damaged_sec), [(math.inf, None)]):
             while wanted and wanted[-1] / FPS < time_sec - _TOLERANCE_SEC:
@@ -96,7 +94,7 @@ class Video:
         start_sec, latest_sec = self.start_sec or 0.0, -math.inf
         with _opened(self.path) as (container, stream):
             if from_sec > 0.0:
-                with suppress(_av().FFmpegError):  # it cannot be entered in the middle
+                with suppress(import_av().FFmpegError):  # it cannot be entered in the middle
                     container.seek(math.floor((from_sec + start_sec) / stream.time_base), stream=stream)
             for packet in _packets(container, stream):
                 frames = _decode(packet)
@@ -157,7 +155,7 @@ def _turn(frame: Any) -> tuple[bool, int, int]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Container and main video stream; a file cannot name others to be read in its place (a play list would)."""
-    av = _av()
+    av = import_av()
     with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:
         stream = container.streams.best("video")
         if stream is None or av.stream.Disposition.attached_pic in stream.disposition:
@@ -175,7 +173,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         try:
             yield from container.demux(stream)
             return
-        except _av().FFmpegError:
+        except import_av().FFmpegError:
             yield None
 
 
@@ -183,7 +181,7 @@ def _decode(packet: Any) -> list[Any] | None:
     """Frames that come out as a packet goes in; None where it is damaged."""
     try:
         return packet.decode() if packet is not None else None
-    except _av().FFmpegError:
+    except import_av().FFmpegError:
         return None
 
 
@@ -200,7 +198,7 @@ def content_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _av() -> Any:
+def import_av() -> Any:
     try:
         import av
     except ImportError:
