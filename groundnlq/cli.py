@@ -278,11 +278,15 @@ def _prepare_table(table: Path, output: Path, features: Path | None) -> None:
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
 @click.option("--fps", default=FPS, callback=_positive, help="of the video")
 @click.option("--stride", default=SNIPPET_STRIDE_FRAMES, callback=_positive, help="frames from one step to the next")
-def _features_import(sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float) -> None:
+@click.option("--clips-per-file", type=int, callback=_positive, metavar="N", help="write a folder of files of N clips")
+def _features_import(
+    sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float, clips_per_file: int | None
+) -> None:
     """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
     from groundnlq.data.importers import import_features
 
-    counts = import_features(sources, output, dtype=dtype, fps=fps, snippet_stride_frames=stride)
+    rate: dict[str, Any] = {"fps": fps, "snippet_stride_frames": stride}
+    counts = import_features(sources, output, dtype=dtype, clips_per_file=clips_per_file, **rate)
     _print_counts("imported", counts)
 
 
@@ -385,9 +389,10 @@ def _train(config: str, overrides: Sequence[str], run: Path, processes: int) -> 
 @_param("--text", "T.h5", "query tokens")
 @_OUTPUT
 @click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--weights", type=click.Choice(("raw", "ema")), help="of the last step or averaged (default: the better)")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--top-k", type=int, callback=_positive, help="moments per query (default: as configured)")
-@click.option("--other-encoder", is_flag=True, help="accept tokens of another encoder than in training")
+@click.option("--other-encoder", is_flag=True, help="accept tokens or features of another encoder than in training")
 def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output: Path, **options: Any) -> None:
     """Rank moments for every query, as a submission file with scores."""
     from groundnlq.data.records import read_records

@@ -39,13 +39,14 @@ class ModelConfig(_Section):
     text_dim: Positive = 512
     width: Positive = 384
     num_heads: Positive = 4
-    window: Positive = 9
+    window: NonNegative = 9  # steps that a step attends to; 0: the whole clip
     num_embed_layers: Positive = 2
     num_text_layers: NonNegative = 4
     num_stem_layers: Positive = 4
     num_cross_levels: NonNegative = 0
     num_self_levels: NonNegative = 6
     max_seq_len: Positive = 2560
+    position_table: bool = True  # added to the embedded clip
     regression_ranges_grid: tuple[tuple[float, float], ...] = PUBLISHED_RANGES
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     scale_init: float = 1e-4
@@ -56,7 +57,7 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        if self.window % 2 == 0:
+        if self.window and self.window % 2 == 0:
             raise ValueError(f"window {self.window} is even; a step sees as far back as ahead: make it odd")
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 x num_heads ({self.num_heads})")
@@ -102,7 +103,7 @@ class TrainConfig(_Section):
     scale_rate_with_processes: bool = True
     backbone_rate_factor: Annotated[float, Field(ge=0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    clip_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0 never clips
     ema_decay: Share = 0.999
     center_radius: Annotated[float, Field(gt=0)] = 1.5
     label_smoothing: Share = 0.1
@@ -114,8 +115,9 @@ class TrainConfig(_Section):
     published_normaliser: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
+    cuda_graphs: bool = False  # CUDA, one process: launch a step at once, with few lengths that batches are padded to
     init_from: str | None = None
-    allow_other_encoder: bool = False  # start from weights that were trained with another encoder's tokens
+    allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1
     patience_epochs: NonNegative = 0  # 0 never stops early
     checkpoint_every_steps: NonNegative = 0  # 0 saves at the end of epochs only
@@ -185,7 +187,8 @@ def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, obje
     """A preset by name or a YAML file, with overrides such as ``train.epochs=3``.
 
     A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are understood,
-    too; a warning lists the keys that mean nothing here. A ConfigError names the closest known preset or key.
+    too; warnings list the keys that mean nothing here, and the published defaults of those that it leaves out. A
+    ConfigError names the closest known preset or key.
     """
     tree = _read_tree(source)
     for key, value in _pairs(overrides):
@@ -209,9 +212,9 @@ def _read_tree(source: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not plain YAML -- {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
-    tree, ignored = translate(tree, name)
-    if ignored:
-        warnings.warn(f"{name}: ignored {', '.join(ignored)}", stacklevel=3)
+    tree, notes = translate(tree, name)
+    for note in notes:
+        warnings.warn(f"{name}: {note}", stacklevel=3)
     base = tree.pop("base", None)
     if base is not None and base not in known:
         raise ConfigError(f"{name}: base {base!r} is not a preset{closest(str(base), known)}")

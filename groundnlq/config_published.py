@@ -1,12 +1,13 @@
 """YAML files of the published program, read as our configuration.
 
 Every key is either translated, held to the one value that the kit has, or ignored by name (the table is
-`configs/published/keys.yaml`); anything else is a typing error.
+`configs/published/keys.yaml`); anything else is a typing error. What a file leaves out has the published default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,15 +17,17 @@ from groundnlq.files import parse_yaml
 
 SECTIONS = ("dataset", "model", "opt", "loader", "train_cfg", "test_cfg")
 PARTS = ("embed_layers", "text_layers", "stem_layers", "cross_levels", "self_levels")  # of backbone_arch
+JITTER_MAX_SCALE = 10  # of temporal jittering where it is on
 
 
 def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-    """Our tree of plain dictionaries, and the published keys that have no meaning here.
+    """Our tree of plain dictionaries, and what to tell: keys that have no meaning here, and defaults that are used.
 
     A tree without a section that only the published program has is ours already.
 
-    >>> translate({"opt": {"epochs": 6, "warmup_epochs": 4}, "loader": {"num_workers": 8}}, "ft.yaml")
-    ({'train': {'warmup_epochs': 4, 'epochs': 10}}, ['loader.num_workers'])
+    >>> ours, notes = translate({"opt": {"epochs": 6, "warmup_epochs": 4}, "dataset": {"num_frames": 16}}, "ft.yaml")
+    >>> ours["train"]["epochs"], notes[0][:60]
+    (10, 'not given, so as in the published program: init_rand_seed 12')
 
     A ConfigError has all unknown keys (each with its closest known one), values that the kit does not have, and keys
     that contradict each other.
@@ -39,16 +42,23 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
     for key in sorted(given.keys() & fixed.keys()):
         if given[key] != fixed[key]:
             findings.add(f"{key}: {given[key]!r} is not supported, only {fixed[key]!r}")
+    defaults = {key: default for key, (_, default) in translated.items()} | table["computed"]
+    values = {key: given.get(key, default) for key, default in defaults.items()}
+    values |= {key: _checked(key, values[key], kind, findings) for key, kind in table["computed"].items()}
     ours: dict[str, Any] = {}
-    renamed = ((translated[key], value) for key, value in given.items() if key in translated)
-    for target, value in (*renamed, *_architecture(given, findings), *_epochs(given, findings), *_voting(given)):
+    conflicts = {}
+    renamed = [(target, values[key]) for key, (target, _) in translated.items()]
+    for target, value in (*renamed, *_computed(values, findings)):
         section, _, name = target.partition(".")
         if ours.setdefault(section, {}).setdefault(name, value) != value:
-            others = [key for key in given if translated.get(key) == target]
-            findings.add(f"{' and '.join(others)} differ, but are one number here ({target})")
+            each = [f"{key} {values[key]!s:.40}" for key, (other, _) in translated.items() if other == target]
+            conflicts[target] = f"{' and '.join(each)} differ, but are one number here ({target})"
+    findings.add(*conflicts.values())
     findings.raise_if_any("fix the keys, or write the file in the kit's own layout")
-    used = {"test_cfg.voting_thresh"} if "voting_iou" in ours.get("decode", ()) else set()
-    return ours, sorted(given.keys() & {*table["ignored"], "test_cfg.voting_thresh"} - used)
+    used = ", ".join(f"{key} {value}" for key, value in defaults.items() if key not in given)
+    unused = ", ".join(sorted(given.keys() & set(table["ignored"])))
+    notes = {"not given, so as in the published program: ": used, "ignored (files are named by data.*): ": unused}
+    return ours, [title + keys for title, keys in notes.items() if keys]
 
 
 @cache
@@ -69,29 +79,32 @@ def _flat(tree: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, An
             yield str(key), value
 
 
-def _architecture(given: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, Any]]:
-    if "model.backbone_arch" not in given:
-        return
-    numbers = given["model.backbone_arch"]
-    if isinstance(numbers, list) and len(numbers) == len(PARTS):
-        yield from ((f"model.num_{part}", count) for part, count in zip(PARTS, numbers, strict=True))
-    else:
-        findings.add(f"model.backbone_arch: five counts ({', '.join(PARTS)}) expected, got {numbers!r:.60}")
+def _checked(key: str, value: Any, kind: Any, findings: Findings) -> Any:
+    """The value if it is of this kind: a float also as text, as YAML leaves 1e-4; one number also as equal ones of all
+    levels; a list of as many."""
+    if isinstance(kind, int) and isinstance(value, list) and value and value.count(value[0]) == len(value):
+        value = value[0]
+    with suppress(TypeError, ValueError):
+        value = float(value) if isinstance(kind, float) else value
+    if type(value) is type(kind) and (not isinstance(kind, list) or len(value) == len(kind)):
+        return value
+    findings.add(f"{key}: a value like {kind} expected, got {value!r:.60}")
+    return kind
 
 
-def _epochs(given: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, Any]]:
-    """There `epochs` come after the warm-up; here they include it."""
-    warmup = given.get("opt.warmup_epochs", 0) if given.get("opt.warmup", True) else 0
-    rest = given.get("opt.epochs", 0)
-    if not isinstance(warmup, int) or not isinstance(rest, int):
-        findings.add(f"opt: whole epochs expected, got epochs {rest!r:.40}, warmup_epochs {warmup!r:.40}")
-    elif "opt.epochs" in given:
-        yield from (("train.warmup_epochs", warmup), ("train.epochs", warmup + rest))
-    elif warmup:
-        findings.add("opt.warmup_epochs stands without opt.epochs")
-
-
-def _voting(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The published program votes only where suppression knows no classes; its own runs never did."""
-    if "test_cfg.voting_thresh" in given and not given.get("test_cfg.multiclass_nms", True):
-        yield "decode.voting_iou", given["test_cfg.voting_thresh"]
+def _computed(values: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, Any]]:
+    """What needs more than another name."""
+    yield from ((f"model.num_{part}", n) for part, n in zip(PARTS, values["model.backbone_arch"], strict=True))
+    window = values["model.n_mha_win_size"]
+    yield "model.window", window if window > 1 else 0
+    warmup = values["opt.warmup_epochs"] * values["opt.warmup"]
+    yield "train.warmup_epochs", warmup
+    yield "train.epochs", warmup + values["opt.epochs"]  # there they come after the warm-up
+    yield "train.clip_grad_norm", max(values["train_cfg.clip_grad_l2norm"], 0.0)
+    yield "data.jitter_max_scale", JITTER_MAX_SCALE if values["dataset.enable_temporal_jittering"] else 1
+    before, after = values["test_cfg.pre_nms_thresh"], values["test_cfg.min_score"]
+    if before > after:
+        findings.add(f"test_cfg.pre_nms_thresh {before} is above min_score {after}; one number here (decode.min_score)")
+    yield "decode.min_score", after  # suppression drops what is below it, so that it may be dropped before
+    # votes only where suppression knows no classes; the published runs never did
+    yield "decode.voting_iou", 0.0 if values["test_cfg.multiclass_nms"] else values["test_cfg.voting_thresh"]

@@ -17,8 +17,7 @@ import yaml
 
 from groundnlq.errors import ConfigError, DataError, KitError
 
-VIDEO_KINDS = (*(".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts"),
-               *(".ogv", ".ts", ".wmv"))  # fmt: skip
+VIDEO_KINDS = (".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -76,10 +75,13 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
 
 
 def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
-    """The tensors and plain values of a `torch.save` file; a file that could run code is refused."""
+    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused."""
     import torch
+    from safetensors.torch import load_file
 
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -88,7 +90,8 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
     except pickle.UnpicklingError as reason:  # torch's own message recommends loading it unsafely
         found = re.search(r"GLOBAL (\S+)", str(reason))
         what = f"it asks for {found[1]:.80}, which could run code" if found else "it is not a plain pickle"
-        raise error(f"{path}: refused, {what} -- only tensors and plain values are read") from None
+        remedy = "only tensors and plain values are read; save these alone, as {'state_dict': model.state_dict()}"
+        raise error(f"{path}: refused, {what} -- {remedy}") from None
     except Exception:  # bytes can be damaged in many ways
         raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None
 

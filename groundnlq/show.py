@@ -17,7 +17,9 @@ HDF5_MARK, ZIP_MARK = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 def describe(path: Path) -> str:
     """YAML text: what a file or run directory holds, its hash, and its provenance; KitError for a file
     that is missing, damaged, or not of a kind that the kit writes."""
-    if path.is_dir():
+    if path.is_dir() and next(path.glob("*.h5"), None):
+        tree = {"folder": str(path)} | _features(path)
+    elif path.is_dir():
         tree = _run_directory(path)
     else:
         try:
@@ -40,7 +42,6 @@ def _run_directory(path: Path) -> dict[str, Any]:
 
 
 def _store(path: Path) -> dict[str, Any]:
-    from groundnlq.data.features import FeatureStore
     from groundnlq.data.store import DAMAGE, StoreFile
     from groundnlq.data.tokens import TokenStore
 
@@ -49,13 +50,19 @@ def _store(path: Path) -> dict[str, Any]:
             kind, made_by = root.text("kind", ""), json.loads(root.text("made_by", "{}"))
     except DAMAGE as error:
         raise DataError(f"{path}: not a readable HDF5 file ({error}) -- make it again") from None
-    store = TokenStore(path) if kind == "tokens" else FeatureStore(path)
-    if isinstance(store, TokenStore):
-        found = {"kind": "query tokens", "queries": len(store.query_ids), "encoder": store.encoder}
-    else:
-        found = {"kind": "video features", "clips": len(store.clip_uids), "steps": sum(store.num_steps.values())}
-        found |= {"dtype": store.dtype, **store.attributes}
-    return found | {"width": store.width, "sha256 of content": store.sha256, "provenance": made_by}
+    if kind != "tokens":
+        return _features(path) | {"provenance": made_by}
+    tokens = TokenStore(path)
+    found = {"kind": "query tokens", "queries": len(tokens.query_ids), "encoder": tokens.encoder}
+    return found | {"width": tokens.width, "sha256 of content": tokens.sha256, "provenance": made_by}
+
+
+def _features(path: Path) -> dict[str, Any]:
+    from groundnlq.data.features import FeatureStore
+
+    store = FeatureStore(path)
+    found = {"kind": "video features", "clips": len(store.clip_uids), "steps": sum(store.num_steps.values())}
+    return found | {"dtype": store.dtype, **store.attributes, "width": store.width, "sha256 of content": store.sha256}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from groundnlq.cli import main
-from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.features import FeatureStore, write_features, write_shards
 from groundnlq.data.records import read_records
 from groundnlq.data.submission import write_submission
 from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.checkpoint import save_model
 from groundnlq.model.grounder import Grounder
 from tests.published_layout import to_published
-from tests.tiny_run import make_tiny_data, tiny_config
+from tests.tiny_run import WIDTH, make_tiny_data, tiny_config
 
 
 def make_world(folder: Path) -> None:
@@ -218,6 +218,22 @@ def full_disk() -> None:
 
 
 AFTER: list[Callable[[], Any]] = []  # what ends the disturbance
+
+
+def shards(change: Callable[[Path], Any]) -> Callable[[], Any]:
+    """The features again in a folder of two files, and a change of that folder."""
+
+    def make() -> None:
+        store = FeatureStore("features.h5")
+        write_shards("features", store.clip_uids, store.read, clips_per_file=3, attributes=store.attributes)
+        change(Path("features"))
+
+    return make
+
+
+def mix(folder: Path) -> None:
+    attributes = FeatureStore(folder / "00000.h5").attributes | {"fps": 2.0}
+    write_features(folder / "more.h5", [("c0", np.ones((4, WIDTH)))], attributes=attributes)
 
 
 def other_store(**options: Any) -> Callable[[], Any]:

@@ -30,6 +30,7 @@ from tests.bad_input_makers import (
     in_use,
     line,
     lmdb_source,
+    mix,
     newest_state,
     nlq,
     nothing,
@@ -41,6 +42,7 @@ from tests.bad_input_makers import (
     remove,
     replace_dataset,
     replace_state,
+    shards,
     tensor,
     text,
     trained,
@@ -54,6 +56,7 @@ PREPARE = "prepare nlq nlq.json --output out.jsonl"
 NARRATIONS = "prepare narrations egoclip.csv --clips nlq.json --output out.jsonl"
 IMPORT = "features import pt --output out.h5"
 CHECK = "features check features.h5 --records val.jsonl --text text.h5"
+SHARDS = "features check features --records val.jsonl"
 TRAIN = "train run.yaml --run out"
 EVALUATE = "evaluate p.json nlq.json --output out.json"
 ENCODE = "text encode val.jsonl --encoder sample --output out.h5"
@@ -149,6 +152,9 @@ TABLE: dict[str, list[tuple]] = {
         ("newer schema", hdf5("features.h5", lambda root: root.attrs.update(schema=9)), CHECK, 2, "features.h5: is schema 9 of 'features', expected schema 1"),
         ("query tokens in place of features", lambda: shutil.copy("text.h5", "features.h5"), CHECK, 2, "features.h5: is schema 1 of 'tokens', expected schema 1 of 'features'"),
         ("open for writing elsewhere", held_open, CHECK, 2, "features.h5: open for writing elsewhere", "wait for that program to end"),
+        ("folder without one of its files", shards(lambda folder: (folder / "00001.h5").unlink()), SHARDS, 2, "features: 1 of 2 files are there, not 00001.h5"),
+        ("folder with files of two rates, a clip twice", shards(mix), SHARDS, 2, "features: 2 faults", "more.h5: fps is 2.0, but 1.0 in 00000.h5", "more.h5: c0 also in 00000.h5"),
+        ("folder without a store", lambda: Path("features").mkdir(), SHARDS, 2, "features: no .h5 file in it"),
         ("clip replaced by a link", hdf5("features.h5", lambda root: replace_dataset("clips/c4", h5py.ExternalLink("x.h5", "/c4"))(root)), CHECK, 2, "features.h5: 'c4' is a link to other data"),
         ("clip of another shape", hdf5("features.h5", lambda root: (replace_dataset("clips/c4", np.ones((3, 4)))(root), replace_dataset("clips/c5", np.ones(3))(root))), CHECK, 2, "features.h5: 2 faults", "'c4' is (3, 4)", "'c5' is (3,)", f"expected (T, {WIDTH})"),
         ("clip missing", other_store(change=lambda uid, array: [] if uid == "c4" else [(uid, array)]), PREDICT.format("best.pt"), 2, "1 of 2 clips have no features in features.h5: c4", "import the features"),
@@ -192,8 +198,11 @@ TABLE: dict[str, list[tuple]] = {
         ("published, missing key", weights(lambda w: w.pop("neck.fpn_norms.1.bias")), PUBLISHED, 2, "model.pth.tar", "missing: neck.norms.1.bias"),
         ("published, extra keys", weights(lambda w: w.update({"a.weight": torch.ones(1), "b.bias": torch.ones(1)})), PUBLISHED, 2, "model.pth.tar", "a.weight, b.bias"),
         ("published, another shape", weights(lambda w: w.update({"reg_head.offset_head.conv.bias": torch.ones(3)})), PUBLISHED, 2, "model.pth.tar", "is (3,), expected (2,)"),
-        ("published, no state_dict", checkpoint("model.pth.tar", lambda c: c.pop("state_dict")), PUBLISHED, 2, "model.pth.tar: no 'state_dict'"),
-        ("published, text in place of a tensor", weights(lambda w: w.update({"neck.fpn_norms.1.bias": "x"})), PUBLISHED, 2, "model.pth.tar: no 'state_dict' of tensors"),
+        ("published, no state_dict", checkpoint("model.pth.tar", lambda c: c.pop("state_dict")), PUBLISHED, 2, "model.pth.tar: no weights in it", "only epoch"),
+        ("published, text in place of a tensor", weights(lambda w: w.update({"neck.fpn_norms.1.bias": "x"})), PUBLISHED, 2, "model.pth.tar: no weights in it (a 'state_dict' of tensors)"),
+        ("published, an odd prefix", checkpoint("model.pth.tar", lambda c: c.update(state_dict={f"net.{k}": v for k, v in c["state_dict"].items()})), PUBLISHED, 2, "model.pth.tar", "remove the prefix 'net.'"),
+        ("published, weights that are not there", nothing, PUBLISHED + " --weights ema", 2, "model.pth.tar: no weights 'ema' in it, only raw"),
+        ("published, a numpy number in it", checkpoint("model.pth.tar", lambda c: c.update(best=np.float64(1))), PUBLISHED, 2, "model.pth.tar: refused", "save these alone"),
         ("fine-tuning from another architecture", nothing, TRAIN + " train.init_from=best.pt model.width=32", 2, "best.pt", "model.width differ"),
         ("fine-tuning with another encoder", other_tokens("another sha256:1234"), TRAIN + " train.init_from=best.pt", 2, "best.pt", "trained with tokens of directions"),
         ("fine-tuning from nothing", nothing, TRAIN + " train.init_from=none.pt", 2, "none.pt: no such checkpoint"),

@@ -10,8 +10,9 @@ from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
 
 
-def new_learner(model: Grounder, config: TrainConfig) -> Learner:
-    loss = Criterion(config)
+def new_learner(model: Grounder, config: TrainConfig, world: World | None = None) -> Learner:
+    world = world or World()
+    loss = Criterion(config, world.device)
     normaliser = Normaliser(loss.normaliser, loss.update, config.published_normaliser)
     task = Task(model, loss, loss.weights, normaliser, own_rate=lambda name: name.startswith("heads."))
-    return Learner(task, config, World())
+    return Learner(task, config, world)

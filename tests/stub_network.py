@@ -65,7 +65,7 @@ def live_predictions(
 
     def batch(indices):
         made = SimpleNamespace(query_ids=[records[i].query_id for i in indices], video=torch.zeros(1))
-        made.to = lambda device, dtype: made
+        made.to = lambda device, **_: made
         return made
 
     dataset = SimpleNamespace(records=list(records), batch=batch)

@@ -56,9 +56,9 @@ def test_every_clip_and_query_has_a_padded_row_and_nothing_behind_the_valid_ones
 def test_moments_are_cut_at_the_clip_and_put_on_the_grid():
     data, _ = dataset()
     batch = data.batch([0, 2, 3])
-    torch.testing.assert_close(batch.moments_grid[0], torch.tensor([[1.5, 3.5]]))
-    torch.testing.assert_close(batch.moments_grid[1], torch.tensor([[17.5, 19.5]]))
-    assert batch.moments_grid[2].shape == (0, 2)
+    expected = torch.tensor([[[1.5, 3.5]], [[17.5, 19.5]], [[torch.nan, torch.nan]]])
+    torch.testing.assert_close(batch.moments_grid, expected, equal_nan=True)
+    assert data.batch([3]).moments_grid.shape == (1, 0, 2)
 
 
 def test_clips_too_long_for_training_are_all_named():

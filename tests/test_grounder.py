@@ -7,7 +7,7 @@ from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.model.attention import _attend, attend_window
 from groundnlq.model.grounder import Grounder
-from tests.golden_inputs import features, golden_batch, golden_model
+from tests.golden_inputs import features, golden_batch, golden_config, golden_model
 
 
 def valid_outputs(predictions, row):
@@ -90,6 +90,33 @@ def test_results_do_not_depend_on_what_lies_in_padded_rows_of_the_mask():
     assert (~batch.video_mask).any(dim=1).all()
     assert (~batch.text_mask).any(dim=1).all()
     assert model(batch).logits.shape == model(batch).mask.shape
+
+
+@torch.no_grad()
+def test_a_window_of_zero_is_the_whole_clip_at_every_level():
+    """As one that is wider than the clip; the number of padded rows plays no part."""
+    models = {}
+    for window in (0, 2 * 97 + 1, 9):
+        models[window] = Grounder(golden_config("tiny").model_copy(update={"window": window})).eval()
+        models[window].load_state_dict(golden_model("tiny").state_dict())
+    found = {window: valid_outputs(model(batch_of([97], [4], [0])), 0) for window, model in models.items()}
+    torch.testing.assert_close(found[0], found[195], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0], found[9], atol=1e-2)
+    padded = valid_outputs(models[0](batch_of([97], [4], [0], row_multiple=256)), 0)
+    torch.testing.assert_close(padded, found[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_the_position_table_a_clip_gets_what_it_gets_with_a_table_of_zeros():
+    without, table = (
+        Grounder(golden_config("tiny").model_copy(update={"position_table": on})).eval() for on in (False, True)
+    )
+    for model in (without, table):
+        model.load_state_dict(golden_model("tiny").state_dict())
+    batch = batch_of([97], [4], [0])
+    assert not torch.equal(without(batch).logits, table(batch).logits)
+    table.video_encoder.embedding.position_table.zero_()
+    assert torch.equal(without(batch).logits, table(batch).logits)
 
 
 @pytest.mark.parametrize(("num_steps", "window"), [(1, 9), (7, 9), (16, 5), (33, 9), (70, 3)])

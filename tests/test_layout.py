@@ -13,7 +13,7 @@ from groundnlq.notebook import notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "groundnlq"
-ROOMS = ("data", "model", "engine", "analysis", "view")  # in the order in which data flows
+ROOMS = ("data", "model", "engine", "video", "analysis", "view")  # in the order in which data flows
 CORE = ROOMS[:3]
 BASE = {"errors", "files", "provenance", "__version__"}  # what every room may import
 CONFIG = {"config", "config_published"}  # they stand on data.grid; what comes after data may import them

@@ -41,6 +41,16 @@ def test_the_backbone_factor_leaves_the_heads_alone():
     assert all(rates[id(p)] == pytest.approx(1e-4) for p in model.video_encoder.parameters())
 
 
+def test_a_clip_norm_of_zero_leaves_the_gradients_as_they_are():
+    gradients = {}
+    for clip in (0, 1e9, 1e-3):
+        model = golden_model("tiny", drop_path=0.0)
+        new_learner(model, TrainConfig(clip_grad_norm=clip)).step([golden_batch("tiny")], 1e-3, seed=0)
+        gradients[clip] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert torch.equal(gradients[0], gradients[1e9])
+    assert gradients[0].norm() > 100 * gradients[1e-3].norm()
+
+
 @pytest.mark.parametrize("published_normaliser", [False, True])
 @pytest.mark.parametrize("name", ["tiny", "tiny_star"])
 def test_eighteen_steps_follow_the_published_program(name, published_normaliser):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from groundnlq.analysis.evaluation import evaluate
 from groundnlq.cli import main
-from groundnlq.config import ModelConfig, load_config
+from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.importers import import_features, import_text_lmdb
@@ -31,7 +31,6 @@ from groundnlq.data.tokens import write_tokens
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.errors import KitError
 from groundnlq.files import check_id
-from groundnlq.model.checkpoint_published import load_published
 from tests.bad_input_makers import lmdb_source, make_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +75,8 @@ def tokens_from_lmdb(_: bytes) -> None:
 
 CARRIERS = {
     "checkpoint": lambda data: load_model(write("best.pt", data)),
-    "published checkpoint": lambda data: load_published(write("m.pth.tar", data), ModelConfig()),
+    "published checkpoint": lambda data: load_model(write("m.pth.tar", data)),
+    "safetensors": lambda data: load_model(write("m.safetensors", data)),
     "tensor file": features_from_folder,
     "features in LMDB": features_from_lmdb,
     "tokens in LMDB": tokens_from_lmdb,

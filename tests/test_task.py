@@ -24,7 +24,7 @@ class Pairs:
     def __len__(self):
         return 8
 
-    def batch(self, indices, epoch):
+    def batch(self, indices, epoch, for_gpu=False):
         chosen = self.values[indices]
         return SimpleNamespace(
             left=chosen, right=chosen.roll(1, dims=1), query_ids=[str(i) for i in indices],

@@ -96,7 +96,7 @@ def check_features(
         elif (features == features[0]).all():
             constant.append(uid)
     lacking = [r.query_id for r in records if tokens is not None and r.query_id not in tokens]
-    damaged = [str(file.path) for file in (store, tokens) if file is not None and not file.is_as_written()]
+    damaged = store.damaged_files() + (tokens.damaged_files() if tokens else [])
     return FeatureReport(
         grid=grid,
         clip_uids=present,
@@ -107,7 +107,7 @@ def check_features(
             "clips hold NaN or Inf": not_finite,
             "clips hold the same vector at every step": constant,
             "queries have no tokens": lacking,
-            "files are not as they were written (checksum); import or encode again": damaged,
+            "files are not as they were written (checksum); import or encode again": list(map(str, damaged)),
         },
         num_unused=len(store.num_steps.keys() - durations.keys()),
     )

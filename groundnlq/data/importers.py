@@ -7,9 +7,8 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from groundnlq.data.features import FeatureStore, checked_array, write_features
+from groundnlq.data.features import FeatureStore, checked_array, write_features, write_shards
 from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
 from groundnlq.data.store import StoreFile
 from groundnlq.data.tokens import IMPORTED, write_tokens
@@ -39,11 +38,13 @@ class _Source:
 def import_features(
     sources: Sequence[str | Path], output: str | Path, *, dtype: Literal["float16", "float32"] = "float16",
     fps: float = FPS, snippet_stride_frames: float = SNIPPET_STRIDE_FRAMES, progress: bool = True,
+    clips_per_file: int | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Write a feature store from one or several sources, concatenated by channel in the given order.
 
     A source is a folder of ``<clip_uid>.pt`` tensors, an LMDB folder of the published layout, or an HDF5 file (of this
-    kit, or with one dataset per clip). Only clips that every source has are written; those left out are counted.
+    kit, or with one dataset per clip), or a folder of stores of this kit. Only clips that every source has are written;
+    those left out are counted. With `clips_per_file`, the output is a folder (see `write_shards`).
 
     A FeatureError names unreadable sources, clips whose lengths differ by more than 2 steps, broken values.
     """
@@ -55,12 +56,21 @@ def import_features(
     for source in opened:
         if lone := sorted(set(source.keys) - shared):
             warnings.warn(f"{source.path}: left out, not in every source: {sample_of(lone)}", stacklevel=2)
-    bar = tqdm(common, desc="features", unit="clip", disable=None if progress else True)
+    bar = tqdm(total=len(common), desc="features", unit="clip", disable=None if progress else True)
     widths: dict[Path, int] = {}
-    arrays = map(partial(_concatenate, sources=opened, widths=widths), bar)
-    clips = zip(common, arrays, strict=True)  # unlike a generator, map goes on behind a broken clip
+
+    def read(clip_uid: str) -> Tensor:
+        bar.update()
+        return _concatenate(clip_uid, opened, widths)
+
     attributes = {"sources": [s.path.name for s in opened], "fps": fps, "snippet_stride_frames": snippet_stride_frames}
-    report = {"clips": write_features(output, clips, attributes=attributes, dtype=dtype)}
+    about: dict[str, Any] = {"attributes": attributes, "dtype": dtype}
+    report = {"clips": len(common)}
+    with bar:
+        if clips_per_file:
+            report["kept from before"] = write_shards(output, common, read, clips_per_file=clips_per_file, **about)
+        else:  # unlike a generator, map goes on behind a broken clip
+            write_features(output, zip(common, map(read, common), strict=True), **about)
     return report | {f"left out of {s.path.name}": len(s.keys) - len(common) for s in opened}
 
 
@@ -75,6 +85,9 @@ def _open_source(path: str | Path) -> _Source:
     path = Path(path)
     if (path / "data.mdb").exists():
         return _lmdb_source(path, "features")
+    if path.is_dir() and next(path.glob("*.h5"), None):
+        store = FeatureStore(path)
+        return _Source(path, store.clip_uids, store.read)
     if path.is_dir():
         return _folder_source(path)
     if path.is_file() and h5py.is_hdf5(path):

@@ -78,7 +78,9 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not a table that can be read ({error}) -- save it as CSV in UTF-8") from None
     table = table.rename(columns=lambda name: name.strip().lower().removesuffix("_sec")).fillna("")
     if missing := [name for name in NEEDED if name not in table]:
-        raise DataError(f"{path}: no column {sample_of(missing)}, only {sample_of(table)} -- name them in the first row")
+        raise DataError(
+            f"{path}: no column {sample_of(missing)}, only {sample_of(table)} -- name them in the first row"
+        )
     return table
 
 

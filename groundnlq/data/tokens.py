@@ -51,10 +51,11 @@ class TokenStore:
         first, last = self._spans[query_id]
         return self._matrix[first:last]
 
-    def is_as_written(self) -> bool:
-        """Whether ids and values still have the checksum they were written with."""
+    def damaged_files(self) -> list[Path]:
+        """The file, if ids and values do not have the checksum that they were written with."""
         lengths = [last - first for first, last in self._spans.values()]
-        return self.sha256 in ("unknown", _digest(self.query_ids, lengths, self._matrix.numpy()))
+        digest = _digest(self.query_ids, lengths, self._matrix.numpy())
+        return [] if self.sha256 in ("unknown", digest) else [self.path]
 
     def _require_whole(self, offsets: list[int]) -> None:
         is_matrix = self._matrix.dim() == 2 and self._matrix.dtype == torch.float32

@@ -16,7 +16,7 @@ from groundnlq.config import RunConfig, load_config
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError
 from groundnlq.files import atomic_path, load_tensors, sha256_of, write_json
-from groundnlq.model.checkpoint_published import check_state, load_published
+from groundnlq.model.checkpoint_published import check_state, choose_weights, load_published
 from groundnlq.model.grounder import Grounder
 
 FORMAT = "groundnlq-1"
@@ -74,13 +74,13 @@ def load_model(
     path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
 ) -> tuple[Grounder, RunConfig, dict[str, Any]]:
     """A trained network in evaluation mode, its configuration, and what is known of its training: ``encoder`` (of its
-    query tokens), ``epoch``, ``step``, ``provenance``. A CheckpointError where it is damaged, refused or of another
-    architecture.
+    query tokens), ``video_encoder``, ``epoch``, ``step``, ``provenance``. A CheckpointError where it is damaged,
+    refused or of another architecture.
 
     Args:
-        path: our file, our run directory (its best weights) or a published file.
+        path: our file, our run directory (its best weights), a published file, or bare weights (also safetensors).
         preset: of a published file: what its shapes do not tell (heads, window, position table) and how to decode.
-        weights: ``raw`` or ``ema``; by default what the file names as the better one.
+        weights: ``raw`` or ``ema``; by default what the file names as the better one, of a published file ``raw``.
     """
     path = RunDirectory.weights_of(path)
     content = read_checkpoint(path)
@@ -88,7 +88,7 @@ def load_model(
         config, state, info = _our_content(content, weights, path)
     else:
         config, info = preset if isinstance(preset, RunConfig) else load_config(preset), {}
-        shape, state = load_published(path, config.model)
+        shape, state = load_published(content, str(path), config.model, weights)
         config = config.model_copy(update={"model": shape})
     model = Grounder(config.model)
     model.load_state_dict(state)
@@ -100,7 +100,7 @@ def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) ->
         raise CheckpointError(f"{path}: is a state to resume from -- name the run folder, best.pt or last.pt")
     try:
         config = RunConfig.parse(content["config"], str(path))
-        state = content["weights"][weights or content["use"]]
+        state = choose_weights(content["weights"], weights, content["use"], str(path))
         info = dict(content.get("info", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: incomplete ({error} is missing) -- train again, or restore it") from None

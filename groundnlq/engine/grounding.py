@@ -8,6 +8,7 @@ import torch
 
 from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
+from groundnlq.data.features import FeatureStore
 from groundnlq.data.recall import recalls
 from groundnlq.data.records import read_records
 from groundnlq.engine.distributed import World
@@ -39,7 +40,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
     criterion = Criterion(config.train, world.device)
 
     def initialise() -> str:
-        names = start_from(model, config, encoder)
+        names = start_from(model, config, encoder, train_set.store)
         loaded, fresh = len(names["loaded"]), names["fresh"]
         text = f"{config.train.init_from}: {loaded} tensors loaded, {len(fresh)} start fresh: "
         return text + sample_of(fresh, 3) if loaded else ""
@@ -61,7 +62,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
         train_set=train_set,
         validate=validate,
         select_by="mean R@1",
-        info={"encoder": encoder, "provenance": made_by(**sources)},
+        info={"encoder": encoder, "video_encoder": train_set.store.encoder, "provenance": made_by(**sources)},
     )
 
 
@@ -72,15 +73,20 @@ def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -
         return open_dataset(config, records)
     if not all(record.moments_sec for record in records):
         raise ConfigError(f"data.train_records {', '.join(names)}: some records have no moments to learn from")
-    jitter, limit = config.data.jitter_max_scale, config.model.max_seq_len
-    return open_dataset(config, records, jitter_max_scale=jitter, seed=config.train.seed, max_seq_len=limit)
+    return open_dataset(
+        config, records, jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
+        max_seq_len=config.model.max_seq_len, has_few_shapes=config.train.cuda_graphs,
+    )  # fmt: skip
 
 
-def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -> dict[str, list[str]]:
+def start_from(
+    model: Grounder, config: RunConfig, encoder: str | None = None, store: FeatureStore | None = None
+) -> dict[str, list[str]]:
     """Load the weights of `train.init_from` but the heads, which start fresh on purpose.
 
-    `encoder` is of the query tokens at hand; None does not check it. Returns the names of the parameters that were
-    ``loaded`` and that start ``fresh``. A CheckpointError says where architecture or encoder are others.
+    `encoder` is of the query tokens at hand, `store` has the features; None does not check them. Returns the names of
+    the parameters that were ``loaded`` and that start ``fresh``. A CheckpointError says where architecture or encoders
+    are others.
     """
     names, path = list(model.state_dict()), config.train.init_from
     if path is None:
@@ -92,6 +98,8 @@ def start_from(model: Grounder, config: RunConfig, encoder: str | None = None) -
         )
     if encoder is not None and not config.train.allow_other_encoder:
         source.require_encoder(encoder, path)
+    if store is not None and not config.train.allow_other_encoder:
+        source.require_video_encoder(store.encoder, path)
     state = source.model.state_dict()
     loaded = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)

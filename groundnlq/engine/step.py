@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from groundnlq.config import TrainConfig
 from groundnlq.engine.distributed import World
+from groundnlq.engine.graphs import StepGraphs
 from groundnlq.engine.task import Task
-from groundnlq.errors import TrainingFailed
+from groundnlq.errors import ConfigError, TrainingFailed
 
 FINAL_RATE = 1e-8
 
@@ -27,11 +28,17 @@ class Learner:
     """
 
     def __init__(self, task: Task, config: TrainConfig, world: World):
+        if config.cuda_graphs and world.size > 1:
+            raise ConfigError(
+                "train.cuda_graphs: several processes cannot use them yet -- set it to false, or train with one"
+            )
         self.task, self.config, self.world = task, config, world
         self.model = task.model.to(world.device)
         self.ema = _Ema(self.model, config.ema_decay)
         self.optimizer = _make_optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)
         self.network: Any = world.wrap(self.model)
+        is_captured = config.cuda_graphs and world.device.type == "cuda"
+        self.graphs = StepGraphs(self._backward, world.device) if is_captured else None
         self.loss_names = (*(f"loss {name}" for name in task.loss_weights), "loss total")  # that `step` returns
 
     def step(self, micro_batches: list[Any], rate: float, seed: int) -> tuple[dict[str, float], float]:
@@ -43,17 +50,18 @@ class Learner:
         """
         torch.manual_seed(seed)
         self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they are
+        backward = self.graphs or self._backward
         sums = torch.zeros(len(self.loss_names), dtype=torch.float64, device=self.world.device)
         for batch in micro_batches[:-1]:
             with nullcontext() if self.world.size == 1 else self.network.no_sync():
-                sums += self._backward(batch)
-        sums += self._backward(micro_batches[-1])  # here gradients are exchanged between the processes
+                sums += backward(batch)
+        sums += backward(micro_batches[-1])  # here gradients are exchanged between the processes
         sums = self.world.sum(sums)
         divisor = self._divisor(sums[-1], len(micro_batches))
-        terms = (sums[:-1] / divisor).tolist()
+        norms = self._divide_and_clip(divisor)
+        *terms, norm = torch.cat([sums[:-1] / divisor, norms]).tolist()  # the step's one wait for a GPU
         losses = dict(zip(self.loss_names, [*terms, self._total(terms)], strict=True))
-        norm = self._divide_and_clip(divisor)
         self._require_finite(losses, norm, micro_batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
@@ -107,15 +115,15 @@ class Learner:
         weights = self.task.loss_weights.values()
         return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
 
-    def _divide_and_clip(self, divisor: Tensor) -> float:
-        """Both with one pass over the gradients; their norm once divided, before it was clipped."""
+    def _divide_and_clip(self, divisor: Tensor) -> Tensor:
+        """Both with one pass over the gradients; (1,) their norm once divided, before it was clipped."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         # the gradients exchanged between processes are averages
         factor = (self.world.size / divisor).to(gradients[0].dtype)
         norm = factor * nn.utils.get_total_norm(gradients)
-        clipped = (self.config.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch clips
+        clipped = ((self.config.clip_grad_norm or math.inf) / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch clips
         torch._foreach_mul_(gradients, factor * clipped)
-        return norm.item()
+        return norm[None]
 
     def _require_finite(self, losses: dict[str, float], norm: float, batches: list[Any]) -> None:
         if all(map(math.isfinite, [*losses.values(), norm])):

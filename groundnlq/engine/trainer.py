@@ -12,8 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from groundnlq.config import RunConfig
 from groundnlq.data.dataset import shuffled_batches
 from groundnlq.engine.checkpoint import States, read_checkpoint, save_model
 from groundnlq.engine.distributed import StopRequest, World
+from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.engine.step import Learner, learning_rate_at
@@ -125,18 +125,8 @@ class Trainer:
 
     def batches_of(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Any], float]]:
         """This process's micro-batches of a step, read while the network computes, and the seconds waited for them."""
-        steps, threads = iter(self._batches(epoch)[first:]), torch.get_num_threads()
-        with ThreadPoolExecutor(1) as reader:
-            # OpenMP would give the reader threads of its own, whose idle ones spin where the network computes
-            reader.submit(_use_one_thread).result()
-            torch.set_num_threads(threads)  # that also set what other threads begin with
-            pending = [reader.submit(self._micro_batches, indices, epoch) for indices in islice(steps, 1)]
-            while pending:
-                began = time.perf_counter()
-                micro_batches = pending.pop().result()
-                waited = time.perf_counter() - began
-                pending = [reader.submit(self._micro_batches, indices, epoch) for indices in islice(steps, 1)]
-                yield micro_batches, waited
+        read = partial(self._micro_batches, epoch=epoch)
+        return read_ahead(read, self._batches(epoch)[first:], self.world.device)
 
     # ---- what is saved
 
@@ -209,9 +199,9 @@ class Trainer:
         return shuffled_batches(self.task.train_set.lengths, self.batch_size, self.config.seed, epoch)
 
     def _micro_batches(self, indices: list[int], epoch: int) -> list[Any]:
-        mine = indices[self.world.rank :: self.world.size]
+        mine, for_gpu = indices[self.world.rank :: self.world.size], self.world.device.type == "cuda"
         size = -(-len(mine) // self.config.accumulate_steps)
-        return [self.task.train_set.batch(mine[i : i + size], epoch) for i in range(0, len(mine), size)]
+        return [self.task.train_set.batch(mine[i : i + size], epoch, for_gpu) for i in range(0, len(mine), size)]
 
     def _after_step(self, stop: StopRequest) -> None:
         every = self.config.checkpoint_every_steps
@@ -248,11 +238,6 @@ class Trainer:
     def _is_patience_over(self) -> bool:
         patience = self.config.patience_epochs
         return bool(patience and self.best and len(self.history) - self.best["epoch"] >= patience)
-
-
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread takes up its number when it first asks for it
 
 
 def _peak_memory_mb(device: torch.device) -> float:

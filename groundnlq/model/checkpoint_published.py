@@ -1,17 +1,17 @@
-"""The published checkpoint layout: its names and shapes, read as ours."""
+"""The published checkpoint layouts: their names and shapes, read as ours."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from groundnlq.config import ModelConfig
 from groundnlq.errors import CheckpointError, sample_of
-from groundnlq.files import load_tensors
 from groundnlq.model.grounder import Grounder
 
 # (published, ours); `{i}` stands for an index, `{role}` for query, key or value
@@ -52,44 +52,70 @@ _RULES = [
 _LEVEL_SCALE = "heads.level_scale"  # one vector here, one scalar `reg_head.scale.{i}.scale` per level there
 
 
+# keys of a file under which weights lie: those of the last step, or averaged over the steps
+_KEYS = {"raw": ("state_dict", "model", "model_state_dict"), "ema": ("state_dict_ema", "model_ema", "ema")}
+_WRAPPERS = {"module", "_orig_mod"}  # parts of names that DataParallel, AveragedModel and torch.compile add
+_OURS = r"(video_encoder|query_encoder|neck\.norms|heads)\..+"
+
+
 def _from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state (with or without ``module.``) in our names and shapes; unknown names are refused together."""
+    """A published state, or one in our names, in our names and shapes; unknown names are refused together."""
     ours: dict[str, Tensor] = {}
     scales: dict[int, Tensor] = {}
     unknown = []
     for name, value in state.items():
-        name = str(name).removeprefix("module.")
+        name = ".".join(part for part in str(name).split(".") if part not in _WRAPPERS)
         if match := re.fullmatch(r"reg_head\.scale\.(\d+)\.scale", name):
             scales[int(match[1])] = value.reshape(())
-        elif our_name := _rename(name, _RULES):
+        elif our_name := _rename(name, _RULES) or (name if re.fullmatch(_OURS, name) else None):
             ours[our_name] = _our_shape(value)
-        else:
+        elif name != "n_averaged":  # how many steps AveragedModel has seen
             unknown.append(name)
     if unknown:
-        raise CheckpointError(f"parameters that GroundNLQ does not have: {sample_of(sorted(unknown))}")
+        odd = re.match(rf"(.+?\.)({_OURS}|(backbone|neck|cls_head|reg_head)\.)", unknown[0])
+        hint = f" (remove the prefix {odd[1]!r})" if odd else ""
+        raise CheckpointError(f"parameters that GroundNLQ does not have{hint}: {sample_of(sorted(unknown))}")
     if scales:
         ours[_LEVEL_SCALE] = torch.stack([scales[level] for level in sorted(scales)])
     return ours
 
 
-def load_published(path: str | Path, preset: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Architecture and state (in our names) of a published ``.pth.tar`` file; nothing in it is run.
+def choose_weights(found: Mapping[str, Any], weights: str | None, default: str, where: str) -> Any:
+    """The weights of a file that are asked for, else its default ones; an error lists what is there."""
+    if (name := weights or default) not in found:
+        raise CheckpointError(f"{where}: no weights {name!r} in it, only {', '.join(sorted(found))} -- ask for these")
+    return found[name]
 
-    `preset` gives what the shapes do not show: heads, window, length of the position table, training's own. A
-    CheckpointError names missing and unexpected keys and other shapes.
+
+def load_published(
+    content: Mapping[str, Any], where: str, preset: ModelConfig, weights: str | None = None
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Architecture and state (in our names) of what a published ``.pth.tar`` file holds, or of a bare state.
+
+    `preset` gives what the shapes do not show: heads, window, position table, training's own. `weights` are ``raw`` (by
+    default, where there are any) or ``ema``. A CheckpointError lists what is there instead, and names missing and
+    unexpected keys and other shapes.
     """
-    content = load_tensors(path, CheckpointError)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: no 'state_dict' of tensors in it -- is this a published GroundNLQ checkpoint?")
+    found = {what: content[key] for what, keys in _KEYS.items() for key in keys[::-1] if _is_state(content.get(key))}
+    if not found and not _is_state(content):
+        listed = sample_of(map(str, content)) or "nothing"
+        raise CheckpointError(f"{where}: no weights in it (a 'state_dict' of tensors), only {listed} -- check the path")
+    found = found or {"raw": content}
+    if not weights and "raw" not in found:
+        warnings.warn(f"{where}: only averaged weights in it; these are used", stacklevel=3)
+    state = choose_weights(found, weights, "raw" if "raw" in found else "ema", where)
     try:
         ours = _from_published(state)
         config = _infer_config(ours, preset)
     except (CheckpointError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a GroundNLQ checkpoint: {reason:.300} -- check the file") from None
-    check_state(ours, config, str(path))
+        raise CheckpointError(f"{where}: not a GroundNLQ checkpoint: {reason:.300} -- check the file") from None
+    check_state(ours, config, where)
     return config, ours
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
 def _infer_config(state: Mapping[str, Tensor], preset: ModelConfig) -> ModelConfig:

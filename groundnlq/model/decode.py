@@ -25,9 +25,11 @@ def decode(outputs: Outputs, grid: StepGrid, durations_sec: Sequence[float], set
     if settings.voting_iou > 0:
         segments = vote(segments, *candidates, settings.voting_iou)
     segments, scores = _answer_always(segments, scores, outputs)
+    rows = torch.cat([segments, scores[..., None]], dim=-1).cpu()  # the one wait for a GPU
+    found = [row[row[:, 2] > 0] for row in rows]
     return [
-        torch.cat([grid.to_sec(s).clamp(0, duration), score[:, None]], dim=1)[score > 0].cpu()
-        for s, score, duration in zip(segments, scores, durations_sec, strict=True)
+        torch.cat([grid.to_sec(row[:, :2]).clamp(0, duration), row[:, 2:]], dim=1)
+        for row, duration in zip(found, durations_sec, strict=True)
     ]
 
 
@@ -39,7 +41,7 @@ def find_candidates(outputs: Outputs, settings: DecodeConfig) -> tuple[Tensor, T
     """
     scores = outputs.logits.float().sigmoid() * outputs.mask
     scores = torch.where(scores > settings.min_score, scores, 0.0)
-    lengths = torch.bincount(outputs.points.level).tolist()
+    lengths = outputs.points.lengths
     if max(lengths) > settings.pre_nms_topk:
         levels = scores.split(lengths, dim=1)
         scores = torch.cat([_top_only(level, settings.pre_nms_topk) for level in levels], dim=1)
@@ -71,12 +73,10 @@ def _top_only(scores: Tensor, k: int) -> Tensor:
 
 
 def _answer_always(segments: Tensor, scores: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    is_empty = scores[:, 0] <= 0
-    if is_empty.any():
-        valid = outputs.logits.float().sigmoid() * outputs.mask
-        score, best = valid.max(dim=1)
-        fallback = to_segments(outputs)[torch.arange(len(best), device=best.device), best]
-        tiny = torch.finfo(score.dtype).tiny  # a score of 0 would mean "nothing here"
-        segments[:, 0] = torch.where(is_empty[:, None], fallback, segments[:, 0])
-        scores[:, 0] = torch.where(is_empty, score.clamp(min=tiny), scores[:, 0])
+    score, best = (outputs.logits.float().sigmoid() * outputs.mask).max(dim=1)
+    fallback = to_segments(outputs)[torch.arange(len(best), device=best.device), best]
+    tiny = torch.finfo(score.dtype).tiny  # a score of 0 would mean "nothing here"
+    is_empty = scores[:, 0] <= 0  # to ask whether any is would wait for a GPU
+    segments[:, 0] = torch.where(is_empty[:, None], fallback, segments[:, 0])
+    scores[:, 0] = torch.where(is_empty, score.clamp(min=tiny), scores[:, 0])
     return segments, scores

@@ -24,16 +24,17 @@ class Level:
 
 
 class VideoEmbedding(nn.Module):
-    """Convolutions of width 3 with LayerNorm and ReLU, then the sinusoidal position table."""
+    """Convolutions of width 3 with LayerNorm and ReLU, then the sinusoidal position table (zeros without it)."""
 
     position_table: Tensor  # (max_seq_len, D)
 
-    def __init__(self, in_dim: int, width: int, num_layers: int, max_seq_len: int):
+    def __init__(self, in_dim: int, width: int, num_layers: int, max_seq_len: int, has_positions: bool = True):
         super().__init__()
         dims = [in_dim] + [width] * num_layers
         self.convs = nn.ModuleList(Conv(i, o) for i, o in itertools.pairwise(dims))
         self.norms = nn.ModuleList(LayerNorm(width) for _ in range(num_layers))
-        self.register_buffer("position_table", _sinusoidal_positions(max_seq_len, width), persistent=False)
+        table = _sinusoidal_positions(max_seq_len, width) * has_positions
+        self.register_buffer("position_table", table, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -49,6 +50,8 @@ class VideoEmbedding(nn.Module):
         num_rows, table = mask.shape[1], self.position_table.T[None]
         if num_rows <= table.shape[2]:
             return self.position_table[None, :num_rows]
+        if self.training:  # its clips are not longer (see `QueryDataset`), and to read the mask would wait for a GPU
+            return F.pad(self.position_table, (0, 0, 0, num_rows - table.shape[2]))[None]
         lengths = mask.sum(1).clamp(min=table.shape[2]).tolist()
         tables = [F.interpolate(table, n, mode="linear", align_corners=False)[0].T for n in lengths]
         return torch.stack([F.pad(t, (0, 0, 0, num_rows - len(t))) for t in tables])

@@ -42,7 +42,8 @@ class Grounder(nn.Module):
         stem = [block(window=window, cross=True) for _ in range(config.num_stem_layers)]
         branch = [block(window=window, stride=2, cross=True) for _ in range(config.num_cross_levels)]
         branch += [block(window=window, stride=2) for _ in range(config.num_self_levels)]
-        embedding = VideoEmbedding(config.video_dim, width, num_embed_layers, config.max_seq_len)
+        positions = config.max_seq_len, config.position_table
+        embedding = VideoEmbedding(config.video_dim, width, num_embed_layers, *positions)
         self.query_encoder = QueryEncoder(config.text_dim, width, num_embed_layers, text_blocks)
         self.video_encoder = VideoEncoder(embedding, stem, branch)
         self.neck = Neck(width, config.num_levels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import cast
 
 import torch
@@ -73,7 +73,7 @@ class _Head(nn.Module):
         return self.out(x, mask)
 
 
-@lru_cache(maxsize=64)  # clips have few padded lengths; nothing is copied to a GPU again
+@cache  # lengths are few. Nothing is copied to a GPU again, and CUDA graphs read the tensors where they are
 @torch.inference_mode(False)  # whoever asks first, training may use them
 def _layout(lengths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the rows that are points, of the gap rows, and the level of each point."""

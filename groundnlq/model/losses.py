@@ -28,16 +28,15 @@ class Criterion:
 
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Undivided sums of the two loss terms, and the number of positives of this batch (float64)."""
-        moments = (m.to(outputs.logits.device) for m in batch.moments_grid)
-        targets = [assign_targets(outputs.points, m, self.center_radius) for m in moments]
-        labels = torch.stack([label for label, _ in targets])  # (Q, N)
-        distances = torch.stack([distance for _, distance in targets])  # (Q, N, 2)
+        # (Q, N) and (Q, N, 2)
+        labels, distances = assign_targets(outputs.points, batch.moments_grid, self.center_radius)
         is_positive = (labels > 0) & outputs.mask
         smoothed = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
         focal = sigmoid_focal_loss(outputs.logits.float(), smoothed)
         classification = (focal * outputs.mask).sum()
-        # with no positive point this is an empty sum: zero, but connected to the graph
-        regression = distance_iou_loss(outputs.offsets[is_positive].float(), distances[is_positive]).sum()
+        # To pick the positive points would wait for a GPU. The others get equal distances: no loss and no gradient.
+        pair = (torch.where(is_positive[..., None], x, 1.0) for x in (outputs.offsets.float(), distances))
+        regression = distance_iou_loss(*pair).sum()
         return {"classification": classification, "regression": regression}, is_positive.sum().double()
 
     def update(self, num_positives: Tensor) -> None:
@@ -55,10 +54,10 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gam
 
 
 def distance_iou_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """Distance-IoU loss (Zheng et al. 2020) in one dimension, per row.
+    """Distance-IoU loss (Zheng et al. 2020) in one dimension, (...).
 
     Args:
-        predicted, true: (N, 2) distances from a common point to start and end, >= 0.
+        predicted, true: (..., 2) distances from a common point to start and end, >= 0.
     """
     left, right = predicted.unbind(-1)
     true_left, true_right = true.unbind(-1)

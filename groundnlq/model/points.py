@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Points:
-    """The N candidate times of a pyramid, finest level first; each field (N,) float32 but `level` (int64)."""
+    """The N candidate times of a pyramid, finest level first; each tensor (N,) float32 but `level` (int64)."""
 
     time_grid: Tensor
     stride: Tensor
     level: Tensor
     low: Tensor  # regression range of the point's level, in steps
     high: Tensor
+    lengths: tuple[int, ...]  # number of points of each level
 
     def __len__(self) -> int:
         return len(self.time_grid)
@@ -33,38 +35,36 @@ def make_points(lengths: Sequence[int], ranges_grid: Sequence[Sequence[float]], 
     return _make_points(tuple(lengths), tuple((low, high) for low, high in ranges_grid), device)
 
 
-@lru_cache(maxsize=64)  # clips have few padded lengths; nothing is copied to a GPU again
+@cache  # lengths are few. Nothing is copied to a GPU again, and CUDA graphs read the tensors where they are
 @torch.inference_mode(False)  # whoever asks first, training may use them
 def _make_points(lengths: tuple[int, ...], ranges_grid: tuple[tuple[float, float], ...], device) -> Points:
     level = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
     stride = 2.0**level
     time = torch.cat([torch.arange(n) for n in lengths]) * stride
     ranges = torch.tensor(ranges_grid, dtype=torch.float32)[level]
-    fields = (time, stride, level, ranges[:, 0], ranges[:, 1])
-    return Points(*(field.to(device) for field in fields))
+    time, stride, level, low, high = (x.to(device) for x in (time, stride, level, ranges[:, 0], ranges[:, 1]))
+    return Points(time, stride, level, low, high, lengths)
 
 
 def assign_targets(points: Points, moments_grid: Tensor, center_radius: float) -> tuple[Tensor, Tensor]:
-    """Labels (N,) float 0/1 and distances (N, 2) in strides to start and end of the assigned moment.
+    """Labels (..., N) float 0/1 and distances (..., N, 2) in strides to start and end of the assigned moment.
 
     A point p of stride s is positive for a moment when it lies strictly within both the moment and `center_radius * s`
     around its centre, and its larger distance to an end lies in the level's range. Of several moments it takes the
     shortest. Distances of negative points have no meaning.
 
     Args:
-        moments_grid: (M, 2) start and end on the step grid; M may be 0.
+        moments_grid: (..., M, 2) start and end on the step grid; M may be 0, and rows of NaN are no moments.
     """
-    if len(moments_grid) == 0:
-        zeros = torch.zeros_like(points.time_grid)
-        return zeros, zeros[:, None].expand(-1, 2)
-    start, end = moments_grid.unbind(-1)  # (M,)
+    moments_grid = F.pad(moments_grid, (0, 0, 0, 1), value=torch.nan)  # so that there is a row
+    start, end = moments_grid[..., None, :, :].unbind(-1)  # (..., 1, M)
     center, radius = (start + end) / 2, center_radius * points.stride[:, None]
     time = points.time_grid[:, None]
-    to_start, to_end = time - start, end - time  # (N, M)
+    to_start, to_end = time - start, end - time  # (..., N, M)
     inside = torch.minimum(time - torch.maximum(start, center - radius), torch.minimum(end, center + radius) - time)
     reach = torch.maximum(to_start, to_end)
     fits = (inside > 0) & (reach >= points.low[:, None]) & (reach <= points.high[:, None])
     length = torch.where(fits, end - start, torch.inf)
-    shortest, chosen = length.min(dim=1)
-    distances = torch.stack([to_start, to_end], dim=-1)[torch.arange(len(points), device=chosen.device), chosen]
+    shortest, chosen = length.min(dim=-1)
+    distances = torch.cat([x.gather(-1, chosen[..., None]) for x in (to_start, to_end)], dim=-1)
     return shortest.isfinite().float(), distances / points.stride[:, None]

@@ -22,7 +22,6 @@ PUBLISHED = (
     f"nobody published: --encoder videomae=FILE, of verbs and of nouns: {FILES['videomae']}; --encoder egovlp=FILE: "
     f"{FILES['egovlp']}"
 )
-)
 
 
 def load(
@@ -45,7 +44,8 @@ def load(
     """
     model = Predictor.load(path, **options)
     given = [video_encoder] if isinstance(video_encoder, str) else list(video_encoder)
-    model.video_features = _VideoFeatures(model, given, {"device": device, "precision": precision, "download": download})
+    settings = {"device": device, "precision": precision, "download": download}
+    model.video_features = _VideoFeatures(model, given, settings)
     return model
 
 
@@ -74,7 +74,7 @@ class _VideoFeatures:
     @cached_property
     def encoders(self) -> list[VideoEncoder]:
         """Loaded as given, and checked to be those of the training."""
-        trained = self.model.video_encoder
+        trained = self.model.info.get("video_encoder")
         encoders = [load_encoder(spec, **self.options) for spec in self.given or self._named(trained)]
         name, width = " + ".join(e.name for e in encoders), sum(e.width for e in encoders)
         expected = self.model.config.model.video_dim
@@ -87,7 +87,7 @@ class _VideoFeatures:
 
     def _named(self, trained: str | None) -> list[str]:
         """The encoder of the training, where its name is all that is needed."""
-        if (trained or "").startswith(f"{LITE} ") and " + " not in trained:
+        if trained and trained.startswith(f"{LITE} ") and " + " not in trained:
             return [LITE]
         raise CheckpointError(
             f"{self.model.path}: a video needs the encoder that made the features of the training, "

@@ -129,19 +129,20 @@ def _published(name: str, file: str) -> VideoEncoder:
         raise FeatureError(f"{reason} -- {name} takes {FILES[name]}") from None
 
 
-def _crop(frames: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
-    """(B, T, H, W, 3) uint8 to (B, T, 3, size, size), normalised."""
-    images = _resize(frames.flatten(0, 1).movedim(-1, 1).float() / 255, short, size)
-    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, deviation))
-    return ((images - shift) / scale).unflatten(0, frames.shape[:2])
+def _crop(frames: Tensor, **how: Any) -> Tensor:
+    """(B, T, H, W, 3) uint8 frames to (B, T, 3, size, size), as `_pixels`."""
+    return _pixels(frames.flatten(0, 1).movedim(-1, 1).float() / 255, **how).unflatten(0, frames.shape[:2])
 
 
-def _resize(images: Tensor, short: int, size: int) -> Tensor:
-    """(N, 3, size, size): short side to `short`, centre crop, to `size`; without antialiasing, as published."""
+def _pixels(images: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
+    """(N, 3, H, W) in [0, 1] to (N, 3, size, size): short side to `short`, centre crop of it, to `size`, normalised;
+    bilinear without antialiasing, as published for EgoVLP."""
     shape = [int(short * side / min(images.shape[-2:])) for side in images.shape[-2:]]
     top, left = (round((side - short) / 2) for side in shape)
     images = interpolate(images, shape, mode="bilinear")[..., top : top + short, left : left + short]
-    return interpolate(images, [size, size], mode="bilinear")
+    images = interpolate(images, [size, size], mode="bilinear")
+    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, deviation))
+    return (images - shift) / scale
 
 
 def _egovlp(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
@@ -166,21 +167,19 @@ def _videomae(
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
-    depth = sum(key.endswith("norm1.bias") for key in weights)
+    depth, num_labels = sum(key.endswith("norm1.bias") for key in weights), len(weights["head.bias"])
     config: Any = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": max(1, width // head)}
     config |= {"num_hidden_layers": depth, "image_size": size, "num_frames": num_frames, "tubelet_size": tubelet}
-    config |= {"patch_size": patch, "layer_norm_eps": 1e-6, "use_mean_pooling": True}
+    config |= {"patch_size": patch, "layer_norm_eps": 1e-6, "use_mean_pooling": True, "num_labels": num_labels}
     with torch.device("meta"):  # random weights of this size would take ten seconds
-        model: Any = VideoMAEForVideoClassification(VideoMAEConfig(num_labels=len(weights["head.bias"]), **config))
+        model: Any = VideoMAEForVideoClassification(VideoMAEConfig(**config))
     model.load_state_dict(_videomae_state(weights, model.state_dict()), assign=True)
     model.fc_norm.eps = 1e-6
-
-    def features(pixels: Tensor) -> Tensor:
-        mean = model.videomae(pixels).last_hidden_state.mean(1)
-        return mean if before_norm else model.fc_norm(mean)
-
+    if before_norm:
+        model.fc_norm = nn.Identity()
     transform = partial(_crop, short=size, size=size, **IMAGENET)
     about = transform.keywords | {"mean_of_tokens": "before fc_norm" if before_norm else "after fc_norm"}
+    features = lambda pixels: model.fc_norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
     return VideoEncoder(name, width, model, transform, features, about, num_frames, window_frames=num_frames)
 
 
@@ -228,7 +227,7 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
     with from_hub(f"video encoder {source!r:.120}", download) as options:
         loading = options | {"use_safetensors": True, "output_loading_info": True}
         model, report = transformers.AutoModel.from_pretrained(source, **loading)
-        of_video = getattr(model.config, "num_frames", None) or getattr(model.config, "frames_per_clip", 0)
+        of_video: Any = getattr(model.config, "num_frames", 0) or getattr(model.config, "frames_per_clip", 0)
         kind = "AutoVideoProcessor" if hasattr(model.config, "frames_per_clip") else "AutoImageProcessor"
         processor = getattr(transformers, kind).from_pretrained(source, **options)
         name = weights_identity(source)
@@ -245,10 +244,12 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
     features = pooled if of_video else partial(_by_frame, pooled)
     about = {"processor": json.loads(processor.to_json_string())}
     sides = [side for side in (about["processor"].get("size") or {}).values() if isinstance(side, int)]
-    span = (of_video, float(of_video)) if of_video >= 16 else (of_video or 4,)  # fewer spread over the whole step
+    num_frames = of_video or 4
+    window = num_frames if num_frames >= 16 else SNIPPET_STRIDE_FRAMES  # fewer are spread over the whole step
     with torch.inference_mode():
-        width = features(transform(torch.zeros(1, span[0], 64, 64, 3, dtype=torch.uint8))).shape[1]
-    return VideoEncoder(name, width, model, transform, features, about, *span, short_side=max(256, *sides))
+        width = features(transform(torch.zeros(1, num_frames, 64, 64, 3, dtype=torch.uint8))).shape[1]
+    short_side = max(256, *sides)
+    return VideoEncoder(name, width, model, transform, features, about, num_frames, window, short_side=short_side)
 
 
 def _pooled(model: Any, pixels: Tensor, has_pooler: bool) -> Tensor:

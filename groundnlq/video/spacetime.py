@@ -96,14 +96,14 @@ class _Attention(nn.Module):
         cls = scaled_dot_product_attention(q[:, :, :1], k, v)
 
         def groups(tokens: Tensor) -> Tensor:
-            """(B, heads, N, T, d) over time, (B, heads, T, N, d) over space."""
+            """Over time (B N, heads, T, d), over space (B T, heads, N, d)."""
             patches = tokens[:, :, 1:].unflatten(2, (num_frames, -1))
-            return patches.transpose(2, 3) if over_time else patches
+            return (patches.transpose(2, 3) if over_time else patches).transpose(1, 2).flatten(0, 1)
 
         def with_cls(tokens: Tensor) -> Tensor:
             each = groups(tokens)
-            return torch.cat([tokens[:, :, None, :1].expand(-1, -1, each.shape[2], -1, -1), each], dim=3)
+            return torch.cat([tokens[:, :, :1].repeat_interleave(len(each) // len(x), dim=0), each], dim=2)
 
-        patches = scaled_dot_product_attention(groups(q), with_cls(k), with_cls(v))
-        patches = (patches.transpose(2, 3) if over_time else patches).flatten(2, 3)
-        return self.proj(torch.cat([cls, patches], dim=2).transpose(1, 2).flatten(2))
+        patches = scaled_dot_product_attention(groups(q), with_cls(k), with_cls(v)).unflatten(0, (len(x), -1))
+        patches = patches.permute(0, 2, 3, 1, 4) if over_time else patches.transpose(1, 2)  # (B, heads, T, N, d)
+        return self.proj(torch.cat([cls, patches.flatten(2, 3)], dim=2).transpose(1, 2).flatten(2))

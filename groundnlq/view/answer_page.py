@@ -18,7 +18,7 @@ from matplotlib import image
 
 from groundnlq.data.grid import clock
 from groundnlq.data.records import Record
-from groundnlq.engine.predictor import Answer
+from groundnlq.engine.question import Answer, Moment
 from groundnlq.view.film import cut_video, film_strip
 from groundnlq.view.timeline import query_timeline
 
@@ -78,7 +78,7 @@ def answer_page(video: str | Path, answers: Sequence[Answer]) -> str:
     )  # fmt: skip
 
 
-def _pieces(moments: Sequence[Any], duration_sec: float) -> list[tuple[float, float]]:
+def _pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[float, float]]:
     """Parts of the video that the player has, in order, none overlapping the next."""
     if duration_sec <= WHOLE_SEC:
         return [(0.0, duration_sec)]
@@ -88,7 +88,7 @@ def _pieces(moments: Sequence[Any], duration_sec: float) -> list[tuple[float, fl
     return [(spans[a][0], ends[b - 1]) for a, b in pairwise([0, *gaps, len(spans)])]
 
 
-def _row(video: Path, moment: Any) -> dict[str, Any]:
+def _row(video: Path, moment: Moment) -> dict[str, Any]:
     strip = np.concatenate(list(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1]), axis=1)
     picture = BytesIO()
     image.imsave(picture, strip, format="jpeg")

@@ -1,11 +1,11 @@
-"""Frames of a moment in a row, and parts of a video to play, where the video of the clip is available.
+"""Frames of a moment in a row, and a part of the video to play, where the video of the clip is available.
 
 Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or another of `files.VIDEO_KINDS`) in one folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +15,9 @@ import numpy as np
 from groundnlq.data.grid import FPS
 from groundnlq.errors import DataError
 from groundnlq.files import VIDEO_KINDS, check_id
-from groundnlq.video.frames import Video, import_av
+from groundnlq.video.frames import Video, pyav
 
-PLAYER_FPS = 15  # of parts to play: half of the frame numbers, which are at 30 fps
+PLAYER_FPS = 15  # of parts to play: small, and enough to recognise what happens
 
 
 def find_video(folder: str | Path, clip_uid: str) -> Path | None:
@@ -28,49 +28,45 @@ def find_video(folder: str | Path, clip_uid: str) -> Path | None:
 
 @lru_cache(maxsize=16)  # the same frames are in many figures
 def film_strip(
-    path: Path, start_sec: float, end_sec: float, num_frames: int = 8, short_side: int = 108
+    path: Path, start_sec: float, end_sec: float, num_frames: int = 8, height: int = 108
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced frames of a segment of a video, upright.
+    """Evenly spaced frames of a segment of a video; `height` is of their shorter side.
 
     Returns:
-        their times (F,) in seconds and pictures (F, height, width, 3) uint8; F may be less than `num_frames` at
-        the end of the video.
+        their times (F,) in seconds and pictures (F, H, W, 3) uint8; F may be less than `num_frames` at the end of the
+        video.
 
     Raises:
         DataError: no video that can be read.
     """
-    numbers = _numbers(path, np.linspace(start_sec, end_sec, num_frames))
-    pictures = dict(Video.open(path).frames(np.unique(numbers).tolist(), {short_side}, []))
-    return numbers / FPS, np.stack([pictures[number][short_side] for number in numbers])
+    numbers, pictures = _frames(path, np.linspace(start_sec, end_sec, num_frames), height)
+    return numbers / FPS, np.stack(list(pictures))
 
 
-def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], short_side: int = 240) -> bytes:
-    """Segments of a video one after another, as a small MP4 without sound, for a player.
+def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], height: int = 240) -> bytes:
+    """Segments of a video, one after another, as a small MP4 without sound; `height` is of its shorter side.
 
     Raises:
         DataError: no video that can be read.
     """
-    buffer, number = BytesIO(), 0
-    with import_av().open(buffer, "w", format="mp4") as target:
-        stream = target.add_stream("libx264", rate=PLAYER_FPS, options={"preset": "veryfast", "g": str(PLAYER_FPS)})
+    buffer = BytesIO()
+    with pyav().open(buffer, "w", format="mp4") as target:
+        stream = target.add_stream("libx264", rate=PLAYER_FPS, options={"preset": "veryfast", "g": f"{PLAYER_FPS}"})
         stream.pix_fmt = "yuv420p"
         for start_sec, end_sec in pieces_sec:
-            numbers = _numbers(path, np.arange(start_sec, end_sec, 1 / PLAYER_FPS))
-            for _, pictures in Video.open(path).frames(np.unique(numbers).tolist(), {short_side}, []):
-                height, width = (side // 2 * 2 for side in pictures[short_side].shape[:2])
-                stream.width, stream.height = width, height
-                picture = np.ascontiguousarray(pictures[short_side][:height, :width])
-                frame = import_av().VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts, number = number, number + 1
-                target.mux(stream.encode(frame))
+            for picture in _frames(path, np.arange(start_sec, end_sec, 1 / PLAYER_FPS), height)[1]:
+                picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 takes even sides only
+                stream.height, stream.width = picture.shape[:2]
+                target.mux(stream.encode(pyav().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         target.mux(stream.encode())
     return buffer.getvalue()
 
 
-def _numbers(path: Path, times_sec: np.ndarray) -> np.ndarray:
-    """Numbers at 30 fps of the frames at these times, none behind the end of the video."""
-    numbers = np.round(times_sec.clip(0) * FPS).astype(int)
-    inside = numbers[numbers < Video.open(path).duration_sec * FPS]
-    if not len(inside):
+def _frames(path: Path, times_sec: np.ndarray, short_side: int) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """Frame numbers at 30 fps, as far as the video has them, and their pictures."""
+    video = Video.open(path)
+    numbers = np.unique((times_sec * FPS).round().astype(int))
+    numbers = numbers[numbers / FPS < video.duration_sec]
+    if not len(numbers):
         raise DataError(f"{path}: has no frame at {times_sec[0]:.1f} s -- is it the video of this clip?")
-    return inside
+    return numbers, (pictures[short_side] for _, pictures in video.frames(numbers.tolist(), [short_side], []))

@@ -14,7 +14,8 @@ import pandas as pd
 from IPython.display import HTML, DisplayHandle, display
 
 from groundnlq.data.text import TextEncoder
-from groundnlq.engine.predictor import Answer, Predictor
+from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.question import Answer
 from groundnlq.errors import DataError, KitError
 from groundnlq.files import VIDEO_KINDS, write_text
 from groundnlq.view.answer_page import answer_page

@@ -1,0 +1,182 @@
+"""Steps that are replayed as graphs learn what other steps learn; graphs are recorded on the CPU for it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from groundnlq.config import TrainConfig
+from groundnlq.data.dataset import QueryDataset
+from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.records import read_records
+from groundnlq.data.tokens import TokenStore
+from groundnlq.engine import graphs
+from groundnlq.engine.distributed import World
+from groundnlq.engine.graphs import StepGraphs
+from groundnlq.engine.step import Learner
+from groundnlq.errors import ConfigError
+from groundnlq.model.grounder import Grounder
+from tests.learner import new_learner
+from tests.recorded_graph import ReadsBack, recording
+from tests.tiny_run import make_tiny_data, tiny_config
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Configuration and records of clips of 16 to 60 steps, with one to three moments, or none."""
+    folder = make_tiny_data(tmp_path_factory.mktemp("graphs"))
+    store = FeatureStore(folder / "features.h5")
+    clips = {uid: torch.cat([store.read(uid)] * 2)[: 16 + 4 * i].numpy() for i, uid in enumerate(store.clip_uids)}
+    write_features(folder / "features.h5", clips.items(), dtype="float16")
+    records = []
+    for i, record in enumerate(read_records(folder / "train.jsonl")):
+        (moment,) = record.moments_sec
+        records.append(replace(record, moments_sec=(moment, (1.0, 4.0), (3.0, 9.0))[: i % 4]))
+    stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
+    config = tiny_config(folder)
+    return config, lambda **options: QueryDataset(records, *stores, config.data.grid, **options)
+
+
+def learner_of(config, has_graphs, **train) -> Learner:
+    torch.manual_seed(0)
+    model = Grounder(config.model)
+    learner = new_learner(model, TrainConfig(ema_decay=0.9, initial_loss_normaliser=10.0, **train))
+    if has_graphs:
+        value = learner.task.normaliser.value
+        capture = recording(lambda: [*(p.grad for p in model.parameters()), value])
+        learner.graphs = StepGraphs(learner._backward, World().device, capture)
+    return learner
+
+
+def steps_of(number, sizes=(2, 4)):
+    """Indices of a step's micro-batches; sizes take turns, clips are shared by some queries."""
+    random = np.random.default_rng(1)
+    return [random.integers(0, 24, sizes[step % len(sizes)]).tolist() for step in range(number)]
+
+
+def trained(learner, batches, micro_batches=1):
+    found = []
+    for step in range(0, len(batches), micro_batches):
+        found.append(learner.step(batches[step : step + micro_batches], 3e-3, seed=step))
+    return found
+
+
+def for_gpu(data, monkeypatch):
+    """The batches as a GPU gets them, without pinning, which needs one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
+    return lambda indices: data.batch(indices, for_gpu=True)
+
+
+@pytest.mark.parametrize(("micro_batches", "published"), [(1, False), (2, False), (2, True)])
+def test_steps_with_graphs_give_the_weights_of_steps_without(world, monkeypatch, micro_batches, published):
+    config, dataset = world
+    monkeypatch.setattr("groundnlq.data.dataset.FEW_LENGTHS", 2)
+    plain, graphed = (learner_of(config, has, published_normaliser=published) for has in (False, True))
+    padded, order = for_gpu(dataset(has_few_shapes=True), monkeypatch), steps_of(10)
+    expected = trained(plain, [dataset().batch(indices) for indices in order], micro_batches)
+    found = trained(graphed, [padded(indices) for indices in order], micro_batches)
+    assert 2 <= len(graphed.graphs._graphs) <= len(graphed.graphs._seen) <= 5
+    for (losses, norm), (others, other) in zip(found, expected, strict=True):
+        assert [*losses.values(), norm] == pytest.approx([*others.values(), other], rel=2e-3, abs=1e-5)
+    assert graphed.task.normaliser.value.item() == pytest.approx(plain.task.normaliser.value.item())
+    for mine, theirs in ((graphed.model, plain.model), (graphed.ema.module, plain.ema.module)):
+        for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+
+
+def test_replays_of_one_batch_drop_other_paths_with_another_seed_and_the_same_with_the_same(world):
+    config, dataset = world
+    config = config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.5})})
+    learner, batch = learner_of(config, True), dataset().batch([0, 1, 2])
+    losses = [learner.step([batch], 0.0, seed)[0]["loss total"] * 10 for seed in (0, 1, 2, 3, 2)]
+    assert len(learner.graphs._graphs) == 1
+    scale = learner_of(config, False)
+    expected = [scale.step([batch], 0.0, seed)[0]["loss total"] * 10 for seed in (0, 1, 2, 3, 2)]
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert len({round(loss, 4) for loss in losses[:4]}) == 4
+
+
+def test_the_first_batch_of_a_shape_is_computed_the_second_captured_and_few_shapes_are(world, monkeypatch):
+    _, dataset = world
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
+    captured, computed = [], []
+    act = lambda batch: computed.append(len(batch.query_ids)) or torch.ones(1)  # noqa: E731
+    replaying = StepGraphs(act, World().device, lambda act: captured.append(act) or (lambda: torch.zeros(1)))
+    batches = {n: dataset().batch(list(range(n))) for n in (1, 2)}
+    assert [replaying(batches[n]).item() for n in (1, 2, 1, 2, 1, 2)] == [1, 1, 0, 1, 0, 1]
+    assert len(captured) == 1
+    assert computed == [1, 2, 2, 2]
+
+
+def test_batches_for_a_gpu_have_few_shapes_and_hold_the_same_clips(world, monkeypatch):
+    _, dataset = world
+    padded, plain = for_gpu(dataset(has_few_shapes=True), monkeypatch), dataset()
+    few, many = [padded(i) for i in steps_of(60)], [plain.batch(i) for i in steps_of(60)]
+    shapes = [{tuple(getattr(b, name).shape for name in vars(b) if torch.is_tensor(getattr(b, name))) for b in batches}
+              for batches in (few, many)]  # fmt: skip
+    assert len(shapes[0]) <= 2 * 5 < len(shapes[1])
+    for one, other in zip(few, many, strict=True):
+        assert one.video.dtype == torch.float16
+        assert one.video.shape[1] in set(plain.lengths)
+        assert torch.equal(one.video[one.video_mask].float(), other.video[other.video_mask])
+        assert torch.equal(one.text[one.text_mask], other.text[other.text_mask])
+        assert torch.equal(one.clip_index, other.clip_index)
+        for few_moments, moments in zip(one.moments_grid, other.moments_grid, strict=True):
+            is_moment = ~few_moments.isnan().any(-1)
+            assert torch.equal(few_moments[is_moment], moments[~moments.isnan().any(-1)])
+        assert (~one.video_mask).any(1).all()
+        assert (~one.text_mask).any(1).all()
+
+
+def test_several_processes_are_refused():
+    with pytest.raises(ConfigError, match=r"train\.cuda_graphs: several processes .* -- set it to false"):
+        Learner(None, TrainConfig(cuda_graphs=True), World(rank=0, size=2))
+
+
+def test_without_a_gpu_nothing_is_captured(world):
+    config, _ = world
+    assert new_learner(Grounder(config.model), TrainConfig(cuda_graphs=True)).graphs is None
+
+
+# ---- the recorder itself
+
+
+def test_the_recorder_repeats_operations_not_python_and_leaves_no_trace():
+    total, x, called = torch.zeros(2), torch.ones(2), []
+
+    def act():
+        called.append(len(called))
+        total.add_(x * len(called) + torch.rand(2))
+        return total.sum()[None]
+
+    random = torch.get_rng_state()
+    replay = recording(lambda: [total])(act)
+    assert torch.equal(random, torch.get_rng_state())
+    assert total.tolist() == [0, 0]
+    torch.manual_seed(5)
+    x.fill_(3.0)
+    assert replay().item() == total.sum()
+    torch.manual_seed(5)
+    torch.testing.assert_close(total, 3 + torch.rand(2))
+    assert called == [0]
+
+
+@pytest.mark.parametrize("read", [lambda x: x[x > 0].sum(), lambda x: x.nonzero(), lambda x: x * x.sum().item()])
+def test_what_is_read_back_is_refused(read):
+    with pytest.raises(ReadsBack):
+        recording(lambda: [])(lambda: read(torch.ones(3)))
+
+
+def test_a_criterion_that_picks_points_would_be_refused(world):
+    config, dataset = world
+    learner, batch = learner_of(config, True), dataset().batch([0, 1])
+
+    def picking(outputs, batch):
+        picked = outputs.logits[outputs.mask].sum()
+        return {"classification": picked, "regression": outputs.offsets.sum()}, outputs.mask.sum().double()
+
+    learner.task = replace(learner.task, loss=picking)
+    learner.step([batch], 0.0, 0)
+    with pytest.raises(ReadsBack, match="index"):
+        learner.step([batch], 0.0, 0)
