@@ -56,7 +56,8 @@ def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], height: int
         for start_sec, end_sec in pieces_sec:
             for picture in _frames(path, np.arange(start_sec, end_sec, 1 / PLAYER_FPS), height)[1]:
                 picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 takes even sides only
-                stream.height, stream.width = picture.shape[:2]
+                if not stream.codec_context.is_open:
+                    stream.height, stream.width = picture.shape[:2]
                 target.mux(stream.encode(pyav().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         target.mux(stream.encode())
     return buffer.getvalue()
