@@ -49,8 +49,8 @@ def test_at_the_end_of_the_video_there_are_fewer(folder):
 
 def test_the_piece_to_play_is_the_moment_and_no_more(folder, tmp_path):
     (tmp_path / "piece.mp4").write_bytes(cut_video(folder / "clip.mp4", [(3.0, 4.5), (4.5, 5.95)], height=48))
-    times, pictures = film_strip(tmp_path / "piece.mp4", 0.0, 2.9, num_frames=30)
-    assert second_of(pictures).tolist() == [3] * 10 + [4] * 10 + [5] * 10
+    times, pictures = film_strip(tmp_path / "piece.mp4", 0.1, 2.9, num_frames=15)
+    assert second_of(pictures).tolist() == [3] * 5 + [4] * 5 + [5] * 5
     assert times[-1] == pytest.approx(2.9)
     with pytest.raises(DataError, match="no frame"):
         film_strip(tmp_path / "piece.mp4", 3.5, 4.0)
