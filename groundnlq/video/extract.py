@@ -60,10 +60,10 @@ def features_of(
     A DataError names a file that cannot be read; a warning says what is missing in one that can.
     """
     part = _Part(Path(path), float(start_sec), end_sec)
-    pieces = _Pieces(Path(cache) / _key(part, encoders) if cache else None)
-    if pieces.is_whole:
-        return torch.from_numpy(pieces.arrays[0])
-    video, damaged_sec = Video.open(path), list[float]()
+    folder = Path(cache) / _key(part, encoders) if cache else None
+    if folder and (whole := _load(folder.with_suffix(".npy"))) is not None:
+        return torch.from_numpy(whole)
+    pieces, video, damaged_sec = _Pieces(folder), Video.open(path), list[float]()
     tables = _frame_numbers(video, encoders, part)
     batches = _snippets(video, encoders, [table[pieces.num_steps :] for table in tables], batch_size, damaged_sec)
     with ThreadPoolExecutor(1) as decoder:  # one batch ahead, so that memory does not grow
@@ -86,8 +86,8 @@ def extract_features(
 ) -> dict[str, int]:  # fmt: skip
     """Write a feature store of videos, or of folders of them; the same call goes on where another one was stopped.
 
-    Under torchrun its processes share the clips. Clips that the output has already, of the same videos and encoders,
-    are kept. What is under way lies in ``<output>.parts``, which is removed at the end.
+    Under torchrun its processes share the clips. Clips that the output has, made in the same way, stay in it. What is
+    under way lies in ``<output>.parts``, which is removed at the end.
 
     Args:
         encoders: what `load_encoder` takes, with its `options`; or encoders.
@@ -101,15 +101,15 @@ def extract_features(
         options["device"] = device or world.device
         loaded = [load_encoder(e, **options) if isinstance(e, str) else e for e in encoders]
         attributes = _attributes(loaded)
-        parts, keys, faults = world.from_main(lambda: _plan(_find_parts(videos, annotations), loaded))
-        kept = world.from_main(lambda: _kept(output, dtype, parts, keys))
+        parts, keys, faults = world.from_main(lambda: _plan(_find_parts(_find_files(videos), annotations), loaded))
+        kept = world.from_main(lambda: _kept(output, dtype, attributes, keys))
         todo = [uid for uid in keys if uid not in kept][world.rank :: world.size]
         bar = tqdm(total=len(todo), bar_format=_BAR, disable=None if progress and world.is_main else True)
         for number, uid in enumerate(todo):
             bar.set_description(f"{uid} ({number + 1} of {len(todo)})")
+            path, start_sec, end_sec = parts[uid]
             how: Any = {"cache": folder, "batch_size": batch_size, "progress": partial(_show, bar, number)}
             try:
-                path, start_sec, end_sec = parts[uid]
                 checked_array(features_of(path, loaded, start_sec, end_sec, **how), uid, None, dtype)
             except (DataError, FeatureError) as error:
                 faults[uid] = str(error)
@@ -136,39 +136,9 @@ def _attributes(encoders: Sequence[VideoEncoder]) -> dict[str, Any]:
     }
 
 
-# ---- which clips
-
-
-def _find_parts(videos: Sequence[str | Path], annotations: Sequence[str | Path]) -> dict[str, _Part]:
-    """By clip."""
-    files: dict[str, Path] = {}
-    findings = Findings("videos", DataError)
-    for path in (file for named in map(Path, videos) for file in (_files_in(named) if named.is_dir() else [named])):
-        if (other := files.setdefault(path.stem, path)).resolve() != path.resolve():
-            findings.add(f"{path} has the name of {other}")
-    findings.raise_if_any("rename one of them: a name is an id")
-    clips = read_clips(annotations) if annotations else {}
-    if lone := [uid for uid, clip in clips.items() if clip.video_uid not in files]:
-        warnings.warn(f"left out, their videos are not here: {sample_of(lone)}", stacklevel=2)
-    parts = {
-        uid: _Part(files[clip.video_uid], max(0.0, clip.video_start_sec), clip.video_end_sec)
-        for uid, clip in clips.items()
-        if clip.video_uid in files
-    }
-    if parts := parts if annotations else {stem: _Part(path) for stem, path in files.items()}:
-        return parts
-    raise DataError(f"no clip of a video here -- name videos ({', '.join(VIDEO_KINDS)}), with --clips as <video_uid>.*")
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_KINDS and not p.name.startswith("."))
-
-
-def _plan(
-    parts: dict[str, _Part], encoders: Sequence[VideoEncoder]
-) -> tuple[dict[str, _Part], dict[str, str], dict[str, str]]:
-    """Parts, and by clip the key of its features or the reason why it has none."""
-    keys, faults = {}, {}
+def _plan(parts: dict[str, _Part], encoders: Sequence[VideoEncoder]) -> tuple[dict[str, Any], ...]:
+    """Parts of videos, and the keys of their features or the reasons why they have none, by clip."""
+    keys, faults = dict[str, str](), dict[str, str]()
     for uid, part in parts.items():
         try:
             keys[check_id(uid, str(part.path))] = _key(part, encoders)
@@ -177,46 +147,66 @@ def _plan(
     return parts, keys, faults
 
 
+def _find_files(videos: Sequence[str | Path]) -> dict[str, Path]:
+    """By name without ending."""
+    files: dict[str, Path] = {}
+    findings = Findings("videos", DataError)
+    for named in map(Path, videos):
+        inside = sorted(p for p in named.rglob("*") if p.suffix.lower() in VIDEO_KINDS and not p.name.startswith("."))
+        for path in inside if named.is_dir() else [named]:
+            if (other := files.setdefault(path.stem, path)).resolve() != path.resolve():
+                findings.add(f"{path} has the name of {other}")
+    findings.raise_if_any("rename one of them: a name is an id")
+    return files
+
+
+def _find_parts(files: Mapping[str, Path], annotations: Sequence[str | Path]) -> dict[str, _Part]:
+    parts, clips = {}, read_clips(annotations) if annotations else {}
+    for uid, clip in clips.items():
+        if clip.video_uid in files:
+            parts[uid] = _Part(files[clip.video_uid], max(0.0, clip.video_start_sec), clip.video_end_sec)
+    if lone := clips.keys() - parts.keys():
+        warnings.warn(f"left out, their videos are not here: {sample_of(sorted(lone))}", stacklevel=2)
+    if parts := parts if annotations else {stem: _Part(path) for stem, path in files.items()}:
+        return parts
+    raise DataError(f"no clip of a video here -- name videos ({', '.join(VIDEO_KINDS)}), with --clips as <video_uid>.*")
+
+
 def _key(part: _Part, encoders: Sequence[VideoEncoder]) -> str:
     """A name for features: what makes others has another one."""
     made_of = [content_identity(part.path), *part[1:], *([encoder.name, encoder.settings] for encoder in encoders)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
-def _kept(output: Path, dtype: str, parts: Mapping[str, _Part], keys: Mapping[str, str]) -> set[str]:
-    """Clips that the output has, as they are to be."""
+def _kept(output: Path, dtype: str, attributes: dict[str, Any], keys: Mapping[str, str]) -> dict[str, str]:
+    """Keys of clips that the output has and that stay in it: the same ones, and those of other videos."""
     if not output.exists():
-        return set()
+        return {}
+    store = FeatureStore(output)
     with StoreFile.open(output, "features") as root:
-        found = {uid: root.plain_dataset(uid, "clips").attrs.get("identity", b"") for uid in root["clips"]}
-        is_same_dtype = root.text("dtype") == dtype
-    if others := found.keys() - parts.keys():
-        remedy = "name their videos, too, or another --output"
-        raise FeatureError(f"{output}: has clips of other videos: {sample_of(sorted(others))} -- {remedy}")
-    return {uid for uid, key in found.items() if is_same_dtype and keys.get(uid, "").encode() == key}
+        found = {uid: np.bytes_(root["clips"][uid].attrs.get("identity", b"")).decode() for uid in store.clip_uids}
+    if store.dtype == dtype and store.attributes == json.loads(json.dumps(attributes)):
+        return {uid: key for uid, key in found.items() if keys.get(uid, key) == key}
+    if others := sorted(found.keys() - keys.keys()):
+        fault = f"has clips of other videos, made in another way: {sample_of(others)}"
+        raise FeatureError(f"{output}: {fault} -- choose another file")
+    return {}
 
 
 def _write(
-    output: Path, folder: Path, keys: dict[str, str], kept: set[str], faults: dict[str, str], **options: Any
+    output: Path, folder: Path, keys: dict[str, str], kept: dict[str, str], faults: dict[str, str], **options: Any
 ) -> dict[str, int]:
     """Join what all processes have made."""
-    done = [uid for uid in keys if uid not in faults]
-    if set(done) - kept:
-        store = FeatureStore(output) if kept else None
-
-        def read(uid: str) -> Tensor | np.ndarray:
-            saved = folder / f"{keys[uid]}.npy"
-            return store.read(uid) if store and uid in kept else np.load(saved, allow_pickle=False)
-
-        write_features(output, zip(done, map(read, done), strict=True), identities=keys, **options)
+    done = kept | {uid: key for uid, key in keys.items() if uid not in faults}
+    if new := done.keys() - kept.keys():
+        before: Any = FeatureStore(output) if kept else None
+        arrays: Any = (_load(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
+        write_features(output, zip(done, arrays, strict=True), identities=done, **options)
     shutil.rmtree(folder, ignore_errors=True)
-    findings = Findings(f"{output} has {len(done)} of {len(keys | faults)} clips", FeatureError)
+    findings = Findings(f"{output} has {len(done)} of {len(done | faults)} clips", FeatureError)
     findings.add(*faults.values())
     findings.raise_if_any("correct these, then give the same command again")
-    return {"clips": len(done), "kept": len(kept)}
-
-
-# ---- steps of one clip
+    return {"clips": len(done), "new": len(new)}
 
 
 def _frame_numbers(video: Video, encoders: Sequence[VideoEncoder], part: _Part) -> list[np.ndarray]:
@@ -273,10 +263,8 @@ class _Pieces:
     """Features of a clip as they come, in files named by their first step; in the end one file beside the folder."""
 
     def __init__(self, folder: Path | None):
-        self.folder, self.saved_at = folder, time.monotonic()
-        whole = _load(folder.with_suffix(".npy")) if folder else None
-        self.is_whole, self.arrays = whole is not None, [] if whole is None else [whole]
-        while folder and not self.is_whole and (piece := _load(folder / f"{self.num_steps}.npy")) is not None:
+        self.folder, self.saved_at, self.arrays = folder, time.monotonic(), list[np.ndarray]()
+        while folder and (piece := _load(folder / f"{self.num_steps}.npy")) is not None:
             self.arrays.append(piece)
         self.num_saved = len(self.arrays)
 

@@ -21,6 +21,7 @@ _TOLERANCE_SEC = 0.0011  # Matroska rounds the times of the first frame and of e
 _BACK_SEC = (0.0, 10.0, 100.0, math.inf)  # how far before a time decoding begins, until the frame there comes out
 _MAX_ASPECT = 16  # a longer side is squeezed: one frame of 1 x 10,000 pixels could fill the memory
 _MAX_FAILURES = 1000  # of reading, in one file
+_THREADS = 8  # whatever the machine has: of damaged parts, their number changes what comes out
 _SAMPLES = 16, 1 << 16  # of a file, for its identity: how many, of how many bytes
 
 
@@ -113,7 +114,7 @@ class Video:
 
 @lru_cache(maxsize=256)  # of a long video, many clips are wanted
 def _scan(path: Path, _identity: str) -> Video:
-    first, num_packets, start, last, back = None, 0, math.inf, (-math.inf, 0), math.inf  # the last three in ticks
+    first, num_packets, dts, start, last, back = None, 0, 0, math.inf, (-math.inf, 0), math.inf  # in ticks
     with opened(path) as (container, stream):
         tick_sec, frame_sec = float(stream.time_base), 1 / float(stream.average_rate or 25)
         for packet in _packets(container, stream):
@@ -121,8 +122,10 @@ def _scan(path: Path, _identity: str) -> Video:
                 num_packets += 1
                 if packet.pts is not None:
                     start = start if first else min(start, packet.pts)
-                    back = min(back, last[0]) if packet.pts < last[0] - 1 / tick_sec else back
                     last = max(last, (packet.pts, packet.duration or 0))
+                if packet.dts is not None:
+                    back = min(back, last[0]) if packet.dts < dts - 1 / tick_sec else back
+                    dts = packet.dts
             first = first or next(iter(_decode(packet) or ()), None)
         if first is None:
             raise DataError(f"{path}: none of its frames can be decoded -- fetch or export it again")
@@ -174,7 +177,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise DataError(f"{path}: has no video stream -- fetch or export it again")
             if container.format.name.endswith("_pipe"):
                 raise DataError(f"{path}: is a picture, not a video -- name another file")
-            stream.thread_type = "AUTO"
+            stream.thread_type, stream.thread_count = "AUTO", _THREADS
             yield container, stream
 
 
