@@ -155,10 +155,14 @@ def _command(name: str, example: str, cls: type[click.Command] = _Command) -> Ca
 
 def _param(names: str, metavar: str, help: str, *, several: bool = False, **options: Any) -> Callable:
     """A path, unless `type` says otherwise: an option where the names begin with dashes, else positional."""
-    usual: dict[str, Any] = {"type": Path, "required": True, "metavar": metavar, "help": help}
+    usual: dict[str, Any] = {"type": _path, "required": True, "metavar": metavar, "help": help}
     if names.startswith("-"):
         return click.option(*names.split(), multiple=several, **usual | options)
     return click.argument(names, cls=_Argument, nargs=-1 if several else 1, **usual | options)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # a shell leaves the tilde of --run=~/runs/a as it is
 
 
 def _words(name: str, metavar: str, help: str) -> Callable:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from groundnlq.config_published import translate
 from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, HalfWindow, StepGrid
 from groundnlq.errors import ConfigError, closest
 from groundnlq.files import parse_yaml, write_text
 
+_Path = Annotated[str, AfterValidator(os.path.expanduser)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -73,7 +75,7 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where the prepared files lie (names are relative to `folder`) and how steps lie in time."""
 
-    folder: str = "data/ego4d"
+    folder: _Path = "data/ego4d"
     train_records: tuple[str, ...] = ("nlq_train.jsonl",)
     val_records: tuple[str, ...] = ("nlq_val.jsonl",)
     features: str = "features.h5"
@@ -116,7 +118,7 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
     cuda_graphs: bool = False  # CUDA, one process: launch a step at once, with few lengths that batches are padded to
-    init_from: str | None = None
+    init_from: _Path | None = None
     allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1
     patience_epochs: NonNegative = 0  # 0 never stops early

@@ -9,7 +9,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ def sha256_of(path: str | os.PathLike) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_stand_in(path: str | os.PathLike) -> None:
+    """A DataError if a download brought something else: a pointer of Git LFS, or a web page."""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(200).lstrip().lower()
+        if start.startswith(b"version https://git-lfs"):
+            raise DataError(f"{path}: a pointer of Git LFS, not the file itself -- fetch it with 'git lfs pull'")
+        if start.startswith((b"<!doctype html", b"<html")):
+            raise DataError(f"{path}: a web page, not the file itself -- fetch it again; a site may ask to confirm")
 
 
 @contextmanager
@@ -79,6 +89,7 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
     import torch
     from safetensors.torch import load_file
 
+    refuse_stand_in(path)
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from groundnlq.errors import DataError
-from groundnlq.files import sha256_of
+from groundnlq.files import refuse_stand_in, sha256_of
 
 HDF5_MARK, ZIP_MARK = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 
@@ -22,6 +22,7 @@ def describe(path: Path) -> str:
     elif path.is_dir():
         tree = _run_directory(path)
     else:
+        refuse_stand_in(path)
         try:
             with open(path, "rb") as file:
                 start = file.read(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -106,7 +107,13 @@ class FeatureStore:
     def _open(self, file: _File) -> StoreFile:
         roots = self._open_files.setdefault(os.getpid(), {})
         if (root := roots.get(file.path)) is None:
-            root = StoreFile(file.path, "r")
+            try:
+                root = StoreFile(file.path, "r")
+            except OSError as error:
+                if error.errno != errno.EMFILE or not roots:
+                    raise
+                roots.clear()  # this process may open few
+                root = StoreFile(file.path, "r")
             _require_same(file, root)
             root = roots.setdefault(file.path, root)  # another thread may have been faster
             for oldest in list(roots)[:-MAX_OPEN_FILES]:
@@ -152,7 +159,7 @@ def write_features(
 def write_shards(
     folder: str | Path, clip_uids: Sequence[str], read: Callable[[str], np.ndarray | Tensor], *, clips_per_file: int,
     part: tuple[int, int] = (0, 1), attributes: Mapping[str, Any] | None = None,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: Literal["float16", "float32"] = "float16", identities: Mapping[str, str] | None = None,
 ) -> int:  # fmt: skip
     """Write a folder of feature stores ``00000.h5`` ..., each of `clips_per_file` clips; it is read as one store.
 
@@ -166,16 +173,17 @@ def write_shards(
     chunks = [list(clip_uids[first : first + clips_per_file]) for first in range(0, len(clip_uids), clips_per_file)]
     wanted = {folder / _FILE_NAME.format(number): chunk for number, chunk in enumerate(chunks)}
     kept = {path: _read_file(path) for path in sorted(folder.glob(_FILE_NAMES))}
-    about = {**(attributes or {}), "num_files": len(wanted)}
+    about = json.loads(json.dumps({**(attributes or {}), "num_files": len(wanted)}))  # as they are read again
     for path, file in kept.items():
-        traits = json.loads(json.dumps(about)) | {"width": file.traits["width"], "dtype": dtype}
+        traits = about | {"width": file.traits["width"], "dtype": dtype}
         if list(file.num_steps) != wanted.get(path) or file.traits != traits:
             findings.add(f"{path.name} holds other clips or attributes than are to be written")
     findings.raise_if_any("choose an empty folder")
     for path, chunk in list(wanted.items())[part[0] :: part[1]]:
         try:
             if path not in kept:  # `map` goes on behind a broken clip, a generator would not
-                write_features(path, zip(chunk, map(read, chunk), strict=True), attributes=about, dtype=dtype)
+                clips = zip(chunk, map(read, chunk), strict=True)
+                write_features(path, clips, attributes=about, dtype=dtype, identities=identities)
         except FeatureError as error:
             findings.add(str(error))
     findings.raise_if_any("correct these, then give the same command again")

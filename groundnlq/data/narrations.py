@@ -10,6 +10,7 @@ from pathlib import Path
 from groundnlq.data.annotations import Clip
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
+from groundnlq.files import refuse_stand_in
 
 COLUMNS = ("video_uid", "narration_source", "narration_ind", "clip_start", "clip_end", "clip_text")
 _TAG = re.compile(r"^\s*#\s*\w+\s+")  # "#C C picks ...": who is narrated
@@ -78,8 +79,9 @@ def _record(row: Mapping[str, str], text: str, clip: Clip, counts: Counter[str])
 
 def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:
     """Rows as they come: the real file has four million, and quotes in its texts that no CSV reader likes."""
+    refuse_stand_in(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:  # texts may hold a lone \r
             header = file.readline().rstrip("\r\n").split("\t")
             if missing := [name for name in COLUMNS if name not in header]:
                 hint = "; is it comma-separated?" if len(header) == 1 else ""

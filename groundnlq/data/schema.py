@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from groundnlq.errors import DataError, Findings
-from groundnlq.files import SAFE_ID
+from groundnlq.files import SAFE_ID, refuse_stand_in
 
 Model = TypeVar("Model")
 
@@ -98,6 +98,7 @@ def _checked(kind: type[Model], value: Any, where: str, separator: str, findings
 
 
 def _read_utf8(path: Path) -> str:
+    refuse_stand_in(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from groundnlq.errors import FeatureError, Findings, KitError
+from groundnlq.files import refuse_stand_in
 from groundnlq.provenance import made_by
 
 Values = TypeVar("Values", "np.ndarray", "Tensor")
@@ -30,6 +31,7 @@ class StoreFile(h5py.File):
         """Open to read; what is missing, truncated, held by a writer, of another kind or schema, or found damaged
         while it is open, is a FeatureError with the remedy."""
         remedy = f"{_REMEDIES[kind]} again"
+        refuse_stand_in(path)
         try:
             root = cls(path, "r")
         except FileNotFoundError:

@@ -111,9 +111,10 @@ def from_hub(what: str, download: bool) -> Iterator[dict[str, Any]]:
     try:
         yield {"local_files_only": not download, "trust_remote_code": False}
     except (OSError, ValueError, ImportError) as error:
-        is_found = download or isinstance(error, ImportError)  # a library is missing, not the model
-        hint = "" if is_found else " -- pass --download to fetch it from the hub, or name a folder"
-        raise FeatureError(f"{what}: {str(error).strip().splitlines()[0]:.160}{hint}") from None
+        hint = "name a folder with config.json, weights as safetensors and tokenizer or image processor"
+        hint += "" if download else "; --download fetches them from the hub"
+        hint = "install it" if isinstance(error, ImportError) else hint
+        raise FeatureError(f"{what}: {str(error).strip().splitlines()[0]:.160} -- {hint}") from None
     finally:
         constants.HF_HUB_OFFLINE = before
         logging.set_verbosity(verbosity)

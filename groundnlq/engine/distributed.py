@@ -25,6 +25,11 @@ Value = TypeVar("Value")
 CPU = torch.device("cpu")
 PATIENCE_SEC = 3.0  # for what the others have to say when one has failed
 SETTLE_SEC = 0.2
+WARNINGS = (
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)  # a closed terminal; SLURM, submitit and others before a kill
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _own_device() -> torch.device:
 
 
 class StopRequest:
-    """SIGTERM or SIGINT, noted in `signal_number` (0: none) within ``with`` instead of ending the process.
+    """SIGTERM, SIGINT, or one of `WARNINGS`, noted in `signal_number` (0: none) instead of ending the process.
 
     A run obeys at the end of a step, when its state can be saved; a second SIGINT interrupts at once.
     """
@@ -157,7 +162,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         try:
-            numbers = (signal.SIGTERM, signal.SIGINT)
+            warnings = [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
+            numbers = (signal.SIGTERM, signal.SIGINT, *warnings)
             self._before = {number: signal.signal(number, self._note) for number in numbers}
         except ValueError:  # not the main thread, which alone can handle signals
             self._before = {}
