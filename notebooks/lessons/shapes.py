@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from groundnlq.files import atomic_path, write_text
 
 SIZE, FPS = 128, 10
-COLORS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f4fd8", "yellow": "#ffd700", "purple": "#9030b0"}
-SHAPES = ("circle", "square", "triangle", "cross")
+COLORS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f4fd8", "yellow": "#ffd700"}
+SHAPES = ("circle", "square", "triangle")
 QUESTIONS = ("When was the {} there?", "Where did I see the {}?", "When did I last see the {}?")
 
 
@@ -28,7 +28,7 @@ class Event:
     path: np.ndarray  # (2, 2) places of its centre at the start and the end, in pixels
 
 
-def draw_videos(folder: str | Path, num_videos: int = 20, length_sec: float = 40.0, seed: int = 0) -> Path:
+def draw_videos(folder: str | Path, num_videos: int = 16, length_sec: float = 30.0, seed: int = 0) -> Path:
     """Draw videos into a folder; those that are there are kept.
 
     Returns:
@@ -48,13 +48,13 @@ def draw_videos(folder: str | Path, num_videos: int = 20, length_sec: float = 40
 
 
 def _events(random: np.random.Generator, length_sec: float) -> list[Event]:
-    """Different shapes one after another, each for 2 to 6 seconds, with pauses."""
+    """Different shapes one after another, each for 1.5 to 4 seconds, with pauses."""
     names = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
     random.shuffle(names)
     events, now = [], float(random.uniform(0.5, 3))
-    while (end := now + float(random.uniform(2, 6))) < length_sec - 0.5:
+    while (end := now + float(random.uniform(1.5, 4))) < length_sec - 0.5:
         events.append(Event(names.pop(), round(now, 1), round(end, 1), random.uniform(30, SIZE - 30, (2, 2))))
-        now = end + float(random.uniform(0.5, 4))
+        now = end + float(random.uniform(0.5, 2.5))
     return events
 
 
@@ -84,8 +84,5 @@ def _draw_shape(picture: Image.Image, name: str, centre: np.ndarray) -> None:
         pen.ellipse((x - r, y - r, x + r, y + r), COLORS[color])
     elif shape == "square":
         pen.rectangle((x - r, y - r, x + r, y + r), COLORS[color])
-    elif shape == "triangle":
-        pen.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], COLORS[color])
     else:
-        pen.line((x - r, y, x + r, y), COLORS[color], 16)
-        pen.line((x, y - r, x, y + r), COLORS[color], 16)
+        pen.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], COLORS[color])
