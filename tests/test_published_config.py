@@ -160,7 +160,7 @@ def test_a_window_of_one_and_below_is_the_whole_clip(given, window):
         ({"opt": {}, "model": {"backbone_arch": [2, 4]}}, "a value like [2, 2, 2, 0, 6] expected, got [2, 4]"),
         ({"opt": {}, "model": {"n_mha_win_size": [9, 9, -1]}}, "a value like -1 expected, got [9, 9, -1]"),
         ({"opt": {"epochs": "six"}}, "opt.epochs: a value like 30 expected, got 'six'"),
-        ({"opt": {"warmup": "yes"}}, "opt.warmup: a value like True expected, got 'yes'"),
+        ({"opt": {"warmup": "perhaps"}}, "opt.warmup: a value like True expected, got 'perhaps'"),
         ({"test_cfg": {"min_score": "low"}}, "min_score: a value like 0.01 expected, got 'low'"),
         ({"test_cfg": {"pre_nms_thresh": 0.1, "min_score": 0.01}}, "pre_nms_thresh 0.1 is above min_score 0.01"),
     ],
