@@ -270,12 +270,14 @@ def _prepare_narrations(
 def _prepare_table(table: Path, output: Path, features: Path | None) -> None:
     """Turn a table of your own questions into records; irregular rows are counted."""
     from groundnlq.data.features import FeatureStore
-    from groundnlq.data.records import write_records
+    from groundnlq.data.records import odd_moments, write_records
     from groundnlq.data.table import read_table
 
     records, others, counts = read_table(table, FeatureStore(features).durations_sec if features else None)
     write_records(output, records, others)
     _print_counts(table, {"queries": len(records), "clips": len({r.clip_uid for r in records})} | counts)
+    if odd := odd_moments(records):
+        print(f"left out of training, a miss in evaluation: {odd}")
 
 
 @_command("features import", "internvideo/ egovlp/ --output data/ego4d/features.h5")

@@ -28,7 +28,7 @@ class VideoPanel:
     """Widgets over a folder of videos and a network that was loaded with its video encoder.
 
     Args:
-        questions: asked at first about the first video, one or two.
+        questions: asked at first, one or two, about the `first` video.
         table: CSV file that the kept answers are written to.
         encoder: text encoder; by default the one of the training.
 
@@ -38,15 +38,16 @@ class VideoPanel:
 
     def __init__(
         self, predictor: Predictor, folder: str | Path, questions: Sequence[str], table: str | Path,
-        encoder: str | TextEncoder | None = None,
+        encoder: str | TextEncoder | None = None, first: Path | None = None,
     ):  # fmt: skip
         self.predictor, self.table, self.encoder = predictor, Path(table), encoder
         videos = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in VIDEO_KINDS)
         if not videos:
             raise DataError(f"{folder}: no video in it ({', '.join(VIDEO_KINDS)}) -- name another folder")
-        first, second = [*questions, "", ""][:2]
-        self.video = widgets.Dropdown(description="video", options=[(path.name, path) for path in videos], **WIDE)
-        self.question = widgets.Text(first, description="question", **LATER)
+        asked, second = [*questions, "", ""][:2]
+        options = [(path.name, path) for path in videos]
+        self.video = widgets.Dropdown(description="video", options=options, value=first or videos[0], **WIDE)
+        self.question = widgets.Text(asked, description="question", **LATER)
         self.second = widgets.Text(second, description="compare with", placeholder="a second question", **LATER)
         self.rank = widgets.BoundedIntText(1, 1, 100, description="answer", layout=widgets.Layout(width="12em"))
         self.keep, self.message = button("keep this answer"), widgets.HTML()
@@ -79,7 +80,8 @@ class VideoPanel:
     def _show(self, page: str) -> None:
         if self._frame is not None:
             style = "width: 100%; height: 900px; border: 1px solid #ccc; background: #fff"
-            self._frame.update(HTML(f'<iframe title="answers" style="{style}" srcdoc="{escape(page)}"></iframe>'))
+            frame = f'<iframe title="answers" style="{style}" srcdoc="{escape(page)}"></iframe>'
+            self._frame.update(HTML(f"<div>{frame}</div>"))
 
     def _keep(self) -> None:
         """Add the answer of this rank to every question to the table, and write it."""
