@@ -439,27 +439,30 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
 @_param("--checkpoint", "CHECKPOINT", "run directory, checkpoint or published .pth.tar", required=False)
 @_param("--encoder", "NAME[=FILE]...", "video encoders of the training, in order (default: by the checkpoint)",
         several=True, required=False, type=str)  # fmt: skip
+@click.option("--text-encoder", metavar="NAME", help="as 'text encode' takes it (default: by the checkpoint)")
 @click.option("--preset", default="finetune", help="of a published checkpoint")
 @click.option("--top-k", type=int, callback=_positive, help="moments per question (default: as configured)")
 @click.option("--device", default="cpu", help="of the video encoders, such as cuda")
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32", help="of all networks")
-@click.option("--download", is_flag=True, help="allow fetching a video encoder from the hub")
+@click.option("--download", is_flag=True, help="allow fetching encoders from the hub")
 @_param("--page", "FILE.html", "also write a page with a player", required=False, callback=_writable)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def _ask(
-    video: str, questions: Sequence[str], checkpoint: Path | None, encoder: Sequence[str], page: Path | None,
-    as_json: bool, **options: Any,
+    video: str, questions: Sequence[str], checkpoint: Path | None, encoder: Sequence[str], text_encoder: str | None,
+    page: Path | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Find the moments of a video that answer questions; its features are made once and kept."""
     import json
 
+    from groundnlq.data.text import TextEncoder
     from groundnlq.files import write_text
     from groundnlq.video.answer import PUBLISHED, load
 
     if checkpoint is None:
         raise KitError(f"no --checkpoint given -- name a run directory of 'groundnlq train', or {PUBLISHED}")
     model = load(checkpoint, video_encoder=encoder, **options)
-    answers = [model.answer_question(video, question) for question in questions]
+    words = TextEncoder.load(text_encoder, options["download"]) if text_encoder else None
+    answers = [model.answer_question(video, question, encoder=words) for question in questions]
     if page:
         from groundnlq.view.answer_page import answer_page
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -66,26 +66,28 @@ for (const button of document.querySelectorAll("button")) button.onclick = () =>
 def answer_page(video: str | Path, answers: Sequence[Answer]) -> str:
     """HTML of the answers to one or several questions about a video; texts and names are escaped."""
     video = Path(video)
-    pieces = _pieces([moment for answer in answers for moment in answer.moments], answers[0].duration_sec)
-    lengths = [end - start for start, end in pieces]
-    places = np.cumsum([0.0, *lengths[:-1]]).tolist()
+    pieces = place_pieces([moment for answer in answers for moment in answer.moments], answers[0].duration_sec)
     return Environment(autoescape=True).from_string(PAGE).render(
         name=video.name,
-        movie=_text(cut_video(video, pieces)),
-        is_whole=len(pieces) == 1 and lengths[0] >= answers[0].duration_sec,
-        pieces=[[*piece, place] for piece, place in zip(pieces, places, strict=True)],
+        movie=_text(cut_video(video, [piece[:2] for piece in pieces])),
+        is_whole=pieces[0][:2] == (0.0, answers[0].duration_sec),
+        pieces=pieces,
         answers=[(answer.question, [_row(video, m) for m in answer.moments], _chart(answer)) for answer in answers],
     )  # fmt: skip
 
 
-def _pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[float, float]]:
-    """Parts of the video that the player has, in order, none overlapping the next."""
+def place_pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[float, float, float]]:
+    """Parts of a video for the player: start and end in the video, and where the part begins in the player, seconds."""
     if duration_sec <= WHOLE_SEC:
-        return [(0.0, duration_sec)]
-    spans = sorted((max(0.0, m.start_sec - AROUND_SEC), min(duration_sec, m.end_sec + AROUND_SEC)) for m in moments)
-    ends = np.maximum.accumulate([end for _, end in spans]).tolist()
-    gaps = [i for i, (a, b) in enumerate(pairwise(range(len(spans))), 1) if spans[b][0] > ends[a]]
-    return [(spans[a][0], ends[b - 1]) for a, b in pairwise([0, *gaps, len(spans)])]
+        return [(0.0, duration_sec, 0.0)]
+    spans: list[tuple[float, float]] = []
+    for moment in sorted(moments):
+        start_sec, end_sec = max(0.0, moment.start_sec - AROUND_SEC), min(duration_sec, moment.end_sec + AROUND_SEC)
+        if spans and start_sec <= spans[-1][1]:
+            start_sec, end_sec = spans[-1][0], max(spans.pop()[1], end_sec)
+        spans.append((start_sec, end_sec))
+    places = accumulate((end - start for start, end in spans), initial=0.0)
+    return [(*span, place) for span, place in zip(spans, places, strict=False)]
 
 
 def _row(video: Path, moment: Moment) -> dict[str, Any]:
