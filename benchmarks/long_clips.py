@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def windows(num_steps: int, size: int, multiple: int) -> list[tuple[int, int, in
     if num_steps > size:
         last = math.ceil((num_steps - size) / multiple) * multiple
         starts = sorted({*range(0, last, hop), last})
-    middles = [(a + b + size) // 2 // multiple * multiple for a, b in zip(starts, starts[1:], strict=False)]
+    middles = [(a + b + size) // 2 // multiple * multiple for a, b in pairwise(starts)]
     ends = [*middles, num_steps]
     return [(s, min(num_steps, s + size), a, b) for s, a, b in zip(starts, [0, *middles], ends, strict=True)]
 
