@@ -128,14 +128,19 @@ def main() -> None:
         make_sample(folder, scale="tiny", progress=False)
         prepare_sample(folder, progress=False)
         children = {spins: Child(spins, chosen, folder) for spins in chosen.spins}
-        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(chosen.busy)]
+        busy = [
+            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            for _ in range(chosen.busy)
+        ]
         every = [*busy, *(child.process for child in children.values())]
         for process in every:
             held.callback(process.kill)
         compare(children, busy, [process.pid for process in every], chosen)
 
 
-def compare(children: dict[str, Child], busy: list[subprocess.Popen], own: list[int], chosen: argparse.Namespace) -> None:
+def compare(
+    children: dict[str, Child], busy: list[subprocess.Popen], own: list[int], chosen: argparse.Namespace
+) -> None:
     found: dict[tuple[str, str], list[float]] = {(s, place): [] for s in children for place in ("alone", "beside")}
     print(f"{os.cpu_count()} cores, {chosen.busy} busy, {chosen.work}, {chosen.rounds} rounds", flush=True)
     for child in children.values():
@@ -144,6 +149,7 @@ def compare(children: dict[str, Child], busy: list[subprocess.Popen], own: list[
         for (spins, place), values in found.items():
             for process in busy:
                 process.send_signal(signal.SIGSTOP)
+
             def call(child=children[spins], place=place):
                 for process in busy if place == "beside" else ():
                     process.send_signal(signal.SIGCONT)
@@ -152,10 +158,12 @@ def compare(children: dict[str, Child], busy: list[subprocess.Popen], own: list[
                 finally:
                     for process in busy:
                         process.send_signal(signal.SIGSTOP)
+
             values.append(calmly(call, own, chosen.calm))
             print(number, spins, place, round(values[-1], 2), file=sys.stderr, flush=True)
         if number == chosen.rounds or chosen.verbose:
             report(found, children)
+
 
 def report(found, children):
     first = next(iter(children))

@@ -24,6 +24,7 @@ from groundnlq.errors import ConfigError, DataError, KitError
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of Lustre, NFS, FUSE
 MARKER = ".marker"
 POLL_SEC = 0.02
+VIDEO_KINDS = (".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -26,9 +26,9 @@ from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
-from groundnlq.files import atomic_path, check_id
+from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
-from groundnlq.video.frames import KINDS, Video, content_identity
+from groundnlq.video.frames import Video, content_identity
 
 BATCH_SIZE = 8
 _PIECE_SEC = 60.0  # of work, which a killed process may lose
@@ -144,7 +144,7 @@ def _find_files(videos: Sequence[str | Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     findings = Findings("videos", DataError)
     for named in map(Path, videos):
-        inside = sorted(p for p in named.rglob("*") if p.suffix.lower() in KINDS and not p.name.startswith("."))
+        inside = sorted(p for p in named.rglob("*") if p.suffix.lower() in VIDEO_KINDS and not p.name.startswith("."))
         for path in inside if named.is_dir() else [named]:
             if (other := files.setdefault(path.stem, path)).resolve() != path.resolve():
                 findings.add(f"{path} has the name of {other}")
@@ -161,7 +161,7 @@ def _find_parts(files: Mapping[str, Path], annotations: Sequence[str | Path]) ->
         warnings.warn(f"left out, their videos are not here: {sample_of(sorted(lone))}", stacklevel=2)
     if parts := parts if annotations else {stem: (path, 0.0, None) for stem, path in files.items()}:
         return parts
-    raise DataError(f"no clip of a video here -- name videos ({', '.join(KINDS)}), with --clips as <video_uid>.*")
+    raise DataError(f"no clip of a video here -- name videos ({', '.join(VIDEO_KINDS)}), with --clips as <video_uid>.*")
 
 
 def _key(part: _Part, encoders: Sequence[VideoEncoder]) -> str:
