@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -223,18 +224,18 @@ program.add_command(_Group("text", "Encode and import query tokens."))
 def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
     """Turn official NLQ files into records; irregular entries are counted and named."""
     from groundnlq.data.annotations import read_nlq
-    from groundnlq.data.records import Record, write_records
+    from groundnlq.data.records import Record, with_unique_ids, write_records
 
-    records: dict[str, Record] = {}
+    records: dict[tuple[str, str], Record] = {}
     for path in files:
         file = read_nlq(path, clean_text=not raw_text)
-        if known := [r.query_id for r in file.records if r.query_id in records]:
+        if known := [r.query_id for r in file.records if r.place in records]:
             raise DataError(f"{path}: {sample_of(known)} also in an earlier file -- name each file once")
-        records |= {record.query_id: record for record in file.records}
+        records |= {record.place: record for record in file.records}
         _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | +Counter(file.dirt))
         for kind, names in file.odd.items():
             print(f"  {kind}: {sample_of(names)}")
-    write_records(output, records.values())
+    write_records(output, with_unique_ids(list(records.values())))
 
 
 @_command(
@@ -267,18 +268,21 @@ def _prepare_narrations(
 @_param("sources", "SOURCE...", "concatenated by channel, in this order", several=True)
 @_OUTPUT
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
-@click.option("--fps", default=FPS, callback=_positive, help="of the video")
-@click.option("--stride", default=SNIPPET_STRIDE_FRAMES, callback=_positive, help="frames from one step to the next")
+@click.option("--fps", type=float, callback=_positive, help=f"of the video (default: a store's own, or {FPS:g})")
+@click.option(
+    "--stride", "snippet_stride_frames", type=float, callback=_positive, metavar="FRAMES",
+    help=f"from one step to the next (default: a store's own, or {SNIPPET_STRIDE_FRAMES})",
+)  # fmt: skip
+@click.option("--window", "window_frames", type=float, callback=_positive, metavar="FRAMES",
+              help="that a feature was made from (default: the stride)")  # fmt: skip
+@_param("--clips", "JSON...", "official files, to cut features of whole videos to clips", several=True, required=False)
 @click.option("--clips-per-file", type=int, callback=_positive, metavar="N", help="write a folder of files of N clips")
-def _features_import(
-    sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float, clips_per_file: int | None
-) -> None:
-    """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
+@click.option("--join", is_flag=True, help="the sources have different clips: take them together")
+def _features_import(sources: Sequence[Path], output: Path, **options: Any) -> None:
+    """Write one feature store from folders of .pt, .npy or .npz files, LMDB folders or HDF5 files."""
     from groundnlq.data.importers import import_features
 
-    rate: dict[str, Any] = {"fps": fps, "snippet_stride_frames": stride}
-    counts = import_features(sources, output, dtype=dtype, clips_per_file=clips_per_file, **rate)
-    _print_counts("imported", counts)
+    _print_counts("imported", import_features(sources, output, **options))
 
 
 @_command(
@@ -354,14 +358,15 @@ def _text_encode(records: Sequence[Path], encoder: str, output: Path, download: 
     _print_counts("encoded", encode_records(records, encoder, output, download=download))
 
 
-@_command("text import", "clip_text_lmdb/ --output data/ego4d/text.h5")
-@_param("source", "LMDB", "LMDB folder")
+@_command("text import", "narration_lmdb/ nlq_lmdb/ --encoder clip --output data/ego4d/text.h5")
+@_param("sources", "SOURCE...", "LMDB folders, or as for 'features import'; written side by side", several=True)
+@click.option("--encoder", help="that made them: clip (as published), sample, or another name")
 @_OUTPUT
-def _text_import(source: Path, output: Path) -> None:
-    """Import query tokens from the published LMDB."""
-    from groundnlq.data.importers import import_text_lmdb
+def _text_import(sources: Sequence[Path], output: Path, encoder: str | None) -> None:
+    """Import query tokens from the published LMDB folders."""
+    from groundnlq.data.importers import import_text
 
-    _print_counts("imported", {"queries": import_text_lmdb(source, output)})
+    _print_counts("imported", {"queries": import_text(sources, output, encoder)})
 
 
 @_command("train", "finetune data.folder=data/ego4d train.epochs=8 --run runs/finetune")
@@ -409,6 +414,10 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
     from groundnlq.engine.predictor import Predictor
 
     queries, allowed = read_records(records), options.pop("other_encoder")
+    if unnumbered := [r.query_id for r in queries if not re.search(r"._\d+$", r.query_id)]:
+        raise DataError(
+            f"{records}: a submission needs ids that end in _INDEX, not {sample_of(unnumbered)} -- rename them"
+        )
     predictor = Predictor.load(checkpoint, **options)
     predictions = predictor.predict(queries, features, text, allow_other_encoder=allowed)
     if _is_main_process():

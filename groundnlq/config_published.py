@@ -95,6 +95,8 @@ def _checked(key: str, value: Any, kind: Any, findings: Findings) -> Any:
 
 def _computed(values: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, Any]]:
     """What needs more than another name."""
+    if values["dataset.num_frames"] != values["dataset.feat_stride"]:
+        yield "data.window_frames", values["dataset.num_frames"]  # by default the stride
     yield from ((f"model.num_{part}", n) for part, n in zip(PARTS, values["model.backbone_arch"], strict=True))
     window = values["model.n_mha_win_size"]
     yield "model.window", window if window > 1 else 0

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,8 +84,11 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
-def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
-    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused."""
+def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError], mmap: bool = False) -> Any:
+    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused.
+
+    With `mmap`, values are read when they are used, where the file's layout allows it.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -94,13 +98,13 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
         raise error(f"{path}: {reason.strerror} -- check the path") from None
     except pickle.UnpicklingError as reason:  # torch's own message recommends loading it unsafely
         found = re.search(r"GLOBAL (\S+)", str(reason))
         what = f"it asks for {found[1]:.80}, which could run code" if found else "it is not a plain pickle"
-        remedy = "only tensors and plain values are read; save these alone, as {'state_dict': model.state_dict()}"
+        remedy = "only tensors and plain values are read; save these alone, as model.state_dict() or float(x)"
         raise error(f"{path}: refused, {what} -- {remedy}") from None
     except Exception:  # bytes can be damaged in many ways
         raise error(f"{path}: damaged, or not written by torch.save -- fetch or make it again") from None

@@ -91,6 +91,7 @@ FOREIGN = [  # words of libraries and lists that grow
     (re.compile(r"step-\d+\.pt: \d+ bytes instead of \d+"), "step-….pt: … bytes instead of …"),
     (re.compile(r"(there are 01_data_inspection|presets?:? \(?finetune), [^)]*"), r"\1, …"),
     (re.compile(r"\[{20,}"), "[[[…"),
+    (re.compile(r"\(\w{8}, now \w{8}\)"), "(…, now …)"),
 ]
 
 

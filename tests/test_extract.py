@@ -237,7 +237,6 @@ def test_a_store_says_what_it_was_made_of(folder, tmp_path):
     assert store.attributes == {
         "fps": 30.0,
         "snippet_stride_frames": 16.043,
-        "window_frames": 16.0,
         "encoder": "colours2x2 + colours1x1",
         "settings": {"colours2x2": {"short_side": 16}, "colours1x1": {"short_side": 16}},
     }

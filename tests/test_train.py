@@ -641,7 +641,7 @@ def test_other_data_are_refused_by_name_under_either_path(data, crashed, tmp_pat
     if name == "features":  # the same path as in the run before
         assert train(tiny_config(folder), crashed.path).resumed_from_step == 18
     OTHERS[name](folder)
-    with pytest.raises(CheckpointError, match=rf"begun with other {name} \(\w{{8}}, now \w{{8}}\) -- name those"):
+    with pytest.raises(CheckpointError, match=rf"begun with other {name} \(\w{{8}}, now \w{{8}}\) -- use those"):
         train(tiny_config(folder), crashed.path)
 
 

@@ -25,8 +25,8 @@ _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empt
 class Record:
     """One query about one clip; `moments_sec` is empty in a test file, and as annotated elsewhere (see `oddity`).
 
-    Aliases are the keys of the JSON lines; `template` and `raw_query` are keys of this kit, which the published loader
-    ignores.
+    Aliases are the keys of the JSON lines; `template`, `raw_query` and `video_uid` are keys of this kit, which the
+    published loader ignores.
     """
 
     query_id: Id
@@ -37,6 +37,7 @@ class Record:
     query_type: Text = "nlq"
     template: Text | None = None
     raw_query: Text | None = None  # the text as annotated, where the official file was read
+    video_uid: Text | None = None  # of the whole recording
 
     @property
     def place(self) -> tuple[str, str]:
@@ -113,5 +114,6 @@ def _row(record: Record) -> dict[str, Any]:
         "timestamps": record.moments_sec or None,
         "template": record.template,
         "raw_query": record.raw_query,
+        "video_uid": record.video_uid,
     }
     return {key: value for key, value in row.items() if value is not None}

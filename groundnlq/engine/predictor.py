@@ -17,12 +17,13 @@ from torch import Tensor
 
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import clean_query
+from groundnlq.data.check import Incomplete, check_rate
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Predictions, Ranked
 from groundnlq.data.text import TextEncoder
-from groundnlq.data.tokens import IMPORTED, TokenStore
+from groundnlq.data.tokens import TokenStore, same_encoder
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
@@ -52,12 +53,13 @@ class Moment(NamedTuple):
 
 def open_dataset(
     config: RunConfig, records: Sequence[Record], features: str | Path | None = None, text: str | Path | None = None,
-    **training: Any,
+    incomplete: Incomplete = "keep", **training: Any,
 ) -> QueryDataset:  # fmt: skip
-    """Records with features and tokens from these stores, by default those of the run; `training` as `QueryDataset`,
-    which refuses what it lacks by name."""
+    """Records with features and tokens from these stores, by default those of the run; `incomplete` as `check_rate`,
+    `training` as `QueryDataset`, which refuse what is wrong or missing by name."""
     data, model = config.data, config.model
     store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
+    records = check_rate(store, records, data.grid, incomplete)
     widths = model.video_dim, model.text_dim
     return QueryDataset(records, store, tokens, data.grid, widths=widths, **training)
 
@@ -209,7 +211,8 @@ class Predictor:
         data, width = self.config.data, self.config.model.video_dim
         if isinstance(clip, str):
             name, source = clip, str(data.path(data.features))
-            features = FeatureStore(source).read(clip)
+            check_rate(store := FeatureStore(source), [], data.grid)
+            features = store.read(clip)
         else:
             name, source, features = "given", "features", torch.as_tensor(clip, dtype=torch.float32)
         if features.dim() != 2 or features.shape[1] != width or not len(features):
@@ -225,7 +228,7 @@ class Predictor:
     def require_encoder(self, encoder: str | None, where: str | Path, of: str = "tokens") -> None:
         """Refuse tokens, or features, of another encoder: of the same width they would be misread without a word."""
         trained, what = (self.encoder, "records") if of == "tokens" else (self.info.get("video_encoder"), "videos")
-        if trained not in (None, encoder):
+        if not (same_encoder(trained, encoder) if of == "tokens" else trained in (None, encoder)):
             raise CheckpointError(
                 f"{where}: trained with {of} of {trained}, but these are of {encoder or 'an unknown one'} -- encode "
                 f"the {what} with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
@@ -237,8 +240,8 @@ class Predictor:
             reason = f"no known name for its text encoder ({self.encoder or 'not recorded'})"
             raise CheckpointError(f"{self.path}: {reason} -- give encoder=, as 'text encode' takes it")
         encoder = _load_encoder(chosen) if isinstance(chosen, str) else chosen
-        width, is_known = self.config.model.text_dim, not (self.encoder or IMPORTED).startswith(IMPORTED)
-        if (is_known and encoder.name != self.encoder) or encoder.width != width:
+        width = self.config.model.text_dim
+        if not same_encoder(encoder.name, self.encoder) or encoder.width != width:
             raise CheckpointError(
                 f"{self.path}: trained with tokens of {self.encoder or 'an encoder'} ({width} wide), the question "
                 f"would be encoded by {encoder.name} ({encoder.width} wide) -- give the encoder of the training"

@@ -185,7 +185,7 @@ class Trainer:
     def _check_same_run(self, state: dict[str, Any]) -> None:
         where, before, now = self.folder.path, state["num_processes"], self.world.size
         if changed := self.task.changed_inputs(state):
-            raise CheckpointError(f"{where}: begun with other {', '.join(changed)} -- name those, or another folder")
+            raise CheckpointError(f"{where}: begun with other {', '.join(changed)} -- use those, or another run")
         if before != now and not self.config.allow_other_world_size:
             raise CheckpointError(
                 f"{where}: saved by {before} processes, now {now} -- start as many as before, or set "

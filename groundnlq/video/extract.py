@@ -123,7 +123,6 @@ def _attributes(encoders: Sequence[VideoEncoder]) -> dict[str, Any]:
     return {
         "fps": FPS,
         "snippet_stride_frames": strides.pop(),
-        "window_frames": max(encoder.window_frames for encoder in encoders),
         "encoder": " + ".join(encoder.name for encoder in encoders),
         "settings": {encoder.name: encoder.settings for encoder in encoders},
     }
