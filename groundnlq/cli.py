@@ -320,9 +320,9 @@ def _features_extract(
     """Make features of videos; the same command goes on where it was stopped."""
     from groundnlq.video.extract import extract_features
 
-    _print_counts(
-        "extracted", extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
-    )
+    counts = extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
+    if _is_main_process():
+        _print_counts("extracted", counts)
 
 
 @_command("features check", "data/ego4d/features.h5 --records data/ego4d/nlq_val.jsonl")
