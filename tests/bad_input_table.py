@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import torch
 
+from groundnlq.cli import main
 from tests.bad_input_makers import (
     Payload,
     answers,
@@ -204,7 +205,7 @@ TABLE: dict[str, list[tuple]] = {
         ("clip that ends early, trained on", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c0" else array)]), TRAIN, 2, "c0 (13 steps for 40 s)", "data.leave_out_incomplete=true"),
         ("clip that ends early, left out", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c0" else array)]), TRAIN + " data.leave_out_incomplete=true", 0, "c0 (13 steps for 40 s) -- left out with 3 of 12 queries"),
         ("clip that ends early, predicted from", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c4" else array)]), PREDICT.format("best.pt"), 0, "c4 (13 steps for 40 s)", "queries 6"),
-        ("features of whole videos", other_store(change=lambda uid, array: [(uid.replace("c", "v"), array)]), PREDICT.format("best.pt"), 2, "2 of 2 clips have no features", "if its names are of whole videos: cut them, features import ... --clips"),
+        ("features of whole videos", both(other_store(change=lambda uid, array: [(uid.replace("c", "v"), array)]), lambda: main(["prepare", "nlq", "nlq.json", "--output", "val.jsonl"])), CHECK, 1, "ERROR: 2 clips of the records have no features; the store has their whole videos, cut them (features import --clips"),
         ("longer than the position table", nothing, TRAIN + " model.max_seq_len=32", 2, "clips are longer than max_seq_len = 32 steps: c0", "raise model.max_seq_len"),
     ],
     "query tokens": [

@@ -17,7 +17,7 @@ from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import FeatureError, sample_of
 
 MAX_DRIFT_STEPS = 1.0  # at the longest clip's end; beyond that moments are learned in the wrong place
-FAR_STEPS, FAR_SHARE = 4, 0.05  # a clip whose steps miss its duration by more than both is incomplete
+FAR_STEPS, FAR_SHARE = 4, 0.05  # what misses the expected number of steps by more than both is wrong
 INCOMPLETE = "clips are incomplete, their steps miss their duration"
 Incomplete = Literal["keep", "leave out", "refuse"]
 
@@ -35,9 +35,24 @@ class FeatureReport:
     own_rate: Mapping[str, float] = field(default_factory=dict)  # that the store was imported with
 
     @property
+    def expected_steps(self) -> np.ndarray:
+        """(Fractional) steps of every clip at the configured rate."""
+        return np.maximum(1, self.grid.num_steps(self.durations_sec))
+
+    @property
     def stride_frames(self) -> np.ndarray:
         """Frames per step of every clip, as its duration and its number of steps tell."""
-        return self.grid.num_steps(self.durations_sec) / self.num_steps * self.grid.snippet_stride_frames
+        return self.expected_steps / self.num_steps * self.grid.snippet_stride_frames
+
+    @property
+    def is_incomplete(self) -> np.ndarray:
+        """(clips,) bool: steps miss the duration, as where an extraction stopped, at the configured rate or, if that
+        fits less than half of the clips, at the median one."""
+        is_far = _is_far(self.num_steps, self.expected_steps)
+        if 2 * is_far.sum() <= len(is_far):
+            return is_far
+        median = np.quantile(self.num_steps / self.expected_steps, 0.5, method="higher")
+        return _is_far(self.num_steps, median * self.expected_steps)
 
     @property
     def fitted_stride_frames(self) -> float:
@@ -45,51 +60,27 @@ class FeatureReport:
         return float(np.median(self.stride_frames[~self.is_incomplete])) if self.clip_uids else np.nan
 
     @property
-    def is_other_rate(self) -> bool:
-        """Whether the configured rate fits less than half of the clips."""
-        return 2 * self._misses(self.grid.snippet_stride_frames).sum() > len(self.clip_uids)
-
-    @property
-    def is_incomplete(self) -> np.ndarray:
-        """(clips,) bool: steps miss the duration at the rate of most clips, as where an extraction stopped."""
-        is_other, stride = self.is_other_rate, self.grid.snippet_stride_frames
-        return self._misses(np.quantile(self.stride_frames, 0.5, method="lower") if is_other else stride)
-
-    def _misses(self, stride_frames: float) -> np.ndarray:
-        expected = self.num_steps * self.stride_frames / stride_frames
-        return abs(self.num_steps - expected) > np.maximum(FAR_STEPS, FAR_SHARE * expected)
-
-    @property
-    def incomplete(self) -> dict[str, str]:
-        """The incomplete clips, with steps and duration in words."""
-        rows = zip(self.clip_uids, self.num_steps, self.durations_sec, self.is_incomplete, strict=True)
-        return {uid: f"{uid} ({n} steps for {sec:.0f} s)" for uid, n, sec, misses in rows if misses}
-
-    @property
-    def drift(self) -> str:
-        """In words, by how much the configured grid is off at the longest clip's end; empty if it is not."""
-        frames, fitted = self.durations_sec.max(initial=0) * self.grid.fps, self.fitted_stride_frames
-        steps = frames / self.grid.snippet_stride_frames - frames / fitted
-        if not abs(steps) > MAX_DRIFT_STEPS:  # NaN neither
-            return ""
-        off = f"{self.grid.snippet_stride_frames:g} is {steps:+.1f} steps off at the longest clip's end"
-        remedy = f"import with --stride {fitted:.3f} and set data.snippet_stride_frames={fitted:.3f}"
-        return f"data.snippet_stride_frames={off}, {fitted:.3f} fits -- {remedy}"
-
-    @property
-    def rate_fault(self) -> str:
-        """In words, how the rate of the features contradicts the configured one; empty if it does not."""
-        rate = self.grid.rate
+    def rate_fault(self) -> tuple[str, bool]:
+        """In words, how the features' rate differs from the configured one, and whether it contradicts it; a small
+        drift does not. Empty if neither."""
+        rate, advice = self.grid.rate, "to train; a trained network needs features of its own rate"
         own = {key: value for key, value in self.own_rate.items() if not math.isclose(value, rate[key], rel_tol=1e-6)}
-        if not own:
-            return self.drift if self.is_other_rate else ""
-        found, configured = (" ".join(f"data.{key}={values[key]:g}" for key in own) for values in (own, rate))
-        advice = "set the former to train; a trained network needs features of its own rate"
-        return f"features were imported with {found}, but {configured} is configured -- {advice}"
+        if own:
+            found, configured = (" ".join(f"data.{key}={values[key]:g}" for key in own) for values in (own, rate))
+            words = f"features were imported with {found}, but {configured} is configured -- set the former {advice}"
+            return words, True
+        fitted, stride = self.fitted_stride_frames, rate["snippet_stride_frames"]
+        longest = self.expected_steps.max(initial=0)
+        fits = longest * stride / fitted
+        if not abs(longest - fits) > MAX_DRIFT_STEPS:  # NaN neither
+            return "", False
+        remedy = f"import with --stride {fitted:.3f} and set data.snippet_stride_frames={fitted:.3f} {advice}"
+        words = f"is {longest - fits:+.1f} steps off at the longest clip's end, {fitted:.3f} fits -- {remedy}"
+        return f"data.snippet_stride_frames={stride:g} {words}", bool(_is_far(longest, fits))
 
     @property
     def ok(self) -> bool:
-        return not (self.rate_fault or self.drift or any(self.errors.values()))
+        return not self.rate_fault[0] and not any(self.errors.values())
 
     def lines(self) -> list[str]:
         """The report in words, one finding a line."""
@@ -102,49 +93,32 @@ class FeatureReport:
                 f"fitted {self.fitted_stride_frames:.3f} frames a step (middle half {low:.3f} - {high:.3f}), "
                 f"configured {self.grid.snippet_stride_frames:.3f} at {self.grid.fps:g} frames a second"
             )
-        if fault := self.rate_fault or self.drift:
-            lines.append(f"ERROR: {fault}")
-        errors = [(what, names) for what, names in self.errors.items() if names]
-        return lines + [f"ERROR: {len(names)} {what}: {sample_of(names)}" for what, names in errors]
+        errors = [f"{len(names)} {what}: {sample_of(names)}" for what, names in self.errors.items() if names]
+        return lines + [f"ERROR: {error}" for error in (self.rate_fault[0], *errors) if error]
 
 
 def check_rate(
     store: FeatureStore, records: Sequence[Record], grid: StepGrid, incomplete: Incomplete = "keep"
 ) -> Sequence[Record]:
-    """The records, with or without those of incomplete clips (see `FeatureReport.incomplete`); reads no values.
+    """The records, with or without those of incomplete clips; reads no values.
 
-    A FeatureError where the rate of the features contradicts the grid, or for clips that are to be refused. A small
-    drift of the rate, and clips that are kept or left out, are warnings.
+    A FeatureError where the features' rate contradicts the grid, or names incomplete clips that are to be refused.
+    Those that are kept or left out, and a small drift of the rate, are warnings.
     """
     report = _rates(store, records, grid)
-    if report.rate_fault:
-        raise FeatureError(f"{store.path}: {report.rate_fault}")
-    if report.drift:
-        warnings.warn(f"{store.path}: {report.drift}", stacklevel=2)
-    if clips := report.incomplete:
-        told = f"{store.path}: {len(clips)} {INCOMPLETE}: {sample_of(clips.values())}"
-        if incomplete == "refuse":
-            raise FeatureError(f"{told} -- extract them again, or set data.leave_out_incomplete=true")
-        if incomplete == "leave out":
-            num_all, records = len(records), [record for record in records if record.clip_uid not in clips]
-            told += f" -- left out with {num_all - len(records)} of {num_all} queries"
-        warnings.warn(told, stacklevel=2)
+    fault, is_wrong = report.rate_fault
+    if is_wrong:
+        raise FeatureError(f"{store.path}: {fault}")
+    clips = _incomplete(report)
+    told = f"{len(clips)} {INCOMPLETE}: {sample_of(clips.values())}" if clips else ""
+    if clips and incomplete == "refuse":
+        raise FeatureError(f"{store.path}: {told} -- extract them again, or set data.leave_out_incomplete=true")
+    if clips and incomplete == "leave out":
+        num_all, records = len(records), [record for record in records if record.clip_uid not in clips]
+        told += f" -- left out with {num_all - len(records)} of {num_all} queries"
+    for text in filter(None, (fault, told)):
+        warnings.warn(f"{store.path}: {text}", stacklevel=2)
     return records
-
-
-def whole_videos(store: FeatureStore, records: Sequence[Record]) -> str:
-    """What to do where the store has whole videos instead of the records' clips, in words; else empty."""
-    videos = {record.video_uid for record in records}
-    if any(record.clip_uid in store for record in records) or not any(uid is None or uid in store for uid in videos):
-        return ""
-    doubt = "if " if None in videos else ""  # in older records
-    return f"{doubt}its names are of whole videos: cut them, features import ... --clips nlq_train.json nlq_val.json"
-
-
-def _rates(store: FeatureStore, records: Sequence[Record], grid: StepGrid) -> FeatureReport:
-    durations = {record.clip_uid: record.duration_sec for record in records if record.clip_uid in store}
-    num_steps = np.array([store.num_steps[uid] for uid in durations], dtype=int)
-    return FeatureReport(grid, list(durations), num_steps, np.array([*durations.values()]), own_rate=store.rate)
 
 
 def check_features(
@@ -158,18 +132,38 @@ def check_features(
             not_finite.append(uid)
         elif len(features) > 1 and (features == features[0]).all():
             constant.append(uid)
-    lacking = [r.query_id for r in records if tokens is not None and r.query_id not in tokens]
-    damaged = store.damaged_files() + (tokens.damaged_files() if tokens else [])
     every = dict.fromkeys(record.clip_uid for record in records)
-    whole = whole_videos(store, records)
+    damaged = store.damaged_files() + (tokens.damaged_files() if tokens else [])
     errors = {
-        "clips of the records have no features" + (f" ({whole})" if whole else ""): [
-            uid for uid in every if uid not in store
-        ],
-        INCOMPLETE: list(report.incomplete.values()),
+        f"clips of the records have no features{whole_videos(store, records)}": [u for u in every if u not in store],
+        INCOMPLETE: list(_incomplete(report).values()),
         "clips hold NaN or Inf": not_finite,
         "clips hold the same vector at every step": constant,
-        "queries have no tokens": lacking,
+        "queries have no tokens": [r.query_id for r in records if tokens is not None and r.query_id not in tokens],
         "files are not as they were written (checksum); import or encode again": list(map(str, damaged)),
     }
     return replace(report, errors=errors, num_unused=len(store.num_steps.keys() - every.keys()))
+
+
+def whole_videos(store: FeatureStore, records: Sequence[Record]) -> str:
+    """That the store has the records' videos in place of their clips, and the remedy; empty if it does not."""
+    is_video = any(record.video_uid in store for record in records if record.clip_uid not in store)
+    return (
+        "; the store has their whole videos, cut them (features import --clips nlq_train.json ...)" if is_video else ""
+    )
+
+
+def _rates(store: FeatureStore, records: Sequence[Record], grid: StepGrid) -> FeatureReport:
+    durations = {record.clip_uid: record.duration_sec for record in records if record.clip_uid in store}
+    num_steps = np.array([store.num_steps[uid] for uid in durations], dtype=int)
+    return FeatureReport(grid, list(durations), num_steps, np.array([*durations.values()]), own_rate=store.rate)
+
+
+def _is_far(num_steps: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    return abs(num_steps - expected) > np.maximum(FAR_STEPS, FAR_SHARE * expected)
+
+
+def _incomplete(report: FeatureReport) -> dict[str, str]:
+    """The incomplete clips, with steps and duration in words."""
+    rows = zip(report.clip_uids, report.num_steps, report.durations_sec, report.is_incomplete, strict=True)
+    return {uid: f"{uid} ({n} steps for {sec:.0f} s)" for uid, n, sec, is_far in rows if is_far}

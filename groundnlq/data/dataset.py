@@ -127,8 +127,8 @@ class QueryDataset:
             if width != file.width
         ]
         if faults:
-            remedy = "import the features or encode the text, then start again"
-            raise FeatureError("; ".join(faults) + f" -- {whole_videos(self.store, self.records) or remedy}")
+            faults[0] += whole_videos(self.store, self.records)
+            raise FeatureError("; ".join(faults) + " -- import the features or encode the text, then start again")
 
     def __len__(self) -> int:
         return len(self.records)

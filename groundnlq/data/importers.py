@@ -22,17 +22,16 @@ from groundnlq.data.features import FeatureStore, checked_array, write_features,
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.store import StoreFile
 from groundnlq.data.text import CLIP_NAME, SAMPLE_NAME
-from groundnlq.data.tokens import IMPORTED, write_tokens
+from groundnlq.data.tokens import IMPORTED, TokenStore, write_tokens
 from groundnlq.errors import FeatureError, sample_of
 from groundnlq.files import SAFE_ID, load_tensors
 
 MAX_LENGTH_DIFFERENCE = 2  # steps by which two extractors may disagree about one clip
 _FEATURES, _TOKENS = ("features", "feature", "feats", "feat"), ("token_features", "features")  # names of arrays
-_Array = Tensor | np.ndarray
 
 
 class _NoArray(FeatureError):
-    """What was read holds no features; it is left out, unlike what is damaged."""
+    """There is nothing to import: it is left out, unlike what is damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,17 @@ def import_features(
 ) -> dict[str, int]:  # fmt: skip
     """Write a feature store from one or several sources, concatenated by channel in the given order.
 
-    A source is a folder of <clip_uid>.pt, .npy or .npz files at any depth, an LMDB folder of the published layout, or
-    an HDF5 file (of this kit, or with a dataset or group per clip), or a folder of stores of this kit. Only clips of
-    all sources are written; those left out are counted. A FeatureError names unreadable sources, clips whose lengths
-    differ by more than 2 steps, broken values.
+    A source is a folder of <clip_uid>.pt, .npy or .npz files at any depth, a published LMDB folder, an HDF5 file (a
+    dataset or group per clip), or a store of this kit. Only clips of all sources are written. A FeatureError names
+    unreadable sources, clips whose lengths differ by more than 2 steps, broken values.
 
     Args:
-        clips: official files by which sources of whole videos are cut, each clip to the nearest step.
-        join: the sources have different clips, and become one source.
+        clips: official files; whole videos are cut to their clips, to the nearest step.
+        join: the sources have different clips, and become one.
         clips_per_file: write a folder of files (see `write_shards`).
-        rate: as `StepGrid.rate`; by default that of sources which are stores, else the published one.
+        rate: see `StepGrid.rate`; by default that of the sources, if they know it, or the published one.
     """
-    opened = [_open_source(path, _FEATURES) for path in sources]
+    opened = [_open_source(path) for path in sources]
     known: dict[str, Any] = {key: value for source in opened for key, value in source.rate.items()}
     grid = replace(StepGrid(), **known | {key: value for key, value in rate.items() if value})
     opened = [_joined(opened)] if join else opened
@@ -72,7 +70,7 @@ def import_features(
     shared = set.intersection(*(set(source.keys) for source in opened))
     common = [uid for uid in opened[0].keys if uid in shared]
     if not common:
-        remedy = "sources are concatenated by channel; if each has clips of its own, give --join"
+        remedy = "they are concatenated by channel; if each has clips of its own, give --join"
         raise FeatureError(f"no clip is in all of {', '.join(map(str, sources))} -- {remedy}")
     for source in opened:
         _leave_out(source.path, "not in every source", sorted(set(source.keys) - shared))
@@ -96,18 +94,15 @@ def import_features(
 
 
 def import_text(sources: Sequence[str | Path], output: str | Path, encoder: str | None = None) -> int:
-    """Query tokens of several sources (as of `import_features`, by query_id) in one store.
-
-    Without the name of the `encoder`, as `TextEncoder.load` takes it, tokens of another one will not be noticed.
-    """
+    """Query tokens of several sources (as of `import_features`, by query_id) in one store; without the name of the
+    `encoder`, as `TextEncoder.load` takes it, tokens of another one will not be noticed."""
     whole = _joined([_open_source(path, _TOKENS) for path in sources])
-    if encoder:
-        name = Path({"clip": CLIP_NAME, "sample": SAMPLE_NAME}.get(encoder, encoder)).name
-    else:
-        name, remedy = f"{IMPORTED}{whole.path}", "give --encoder (clip, for the published tokens)"
+    if not encoder:
+        remedy = "give --encoder (clip, for the published tokens)"
         warnings.warn(f"{output}: without its name, another text encoder is not noticed -- {remedy}", stacklevel=2)
+    name = Path({"clip": CLIP_NAME, "sample": SAMPLE_NAME}.get(encoder or "", encoder or "")).name
     tokens = map(torch.as_tensor, map(whole.read, whole.keys))  # unlike a generator, goes on behind a broken entry
-    return write_tokens(output, zip(whole.keys, tokens, strict=True), encoder=name)
+    return write_tokens(output, zip(whole.keys, tokens, strict=True), encoder=name or f"{IMPORTED}{whole.path}")
 
 
 def _open_source(path: str | Path, names: Sequence[str] = _FEATURES) -> _Source:
@@ -115,7 +110,7 @@ def _open_source(path: str | Path, names: Sequence[str] = _FEATURES) -> _Source:
     if (path / "data.mdb").exists():
         return _lmdb_source(path, names)
     if path.is_dir() and next(path.glob("*.h5"), None):
-        return _store_source(path)
+        return _store_source(path, names)
     if path.is_dir():
         return _folder_source(path, names)
     if path.is_file() and h5py.is_hdf5(path):
@@ -140,15 +135,15 @@ def _cut_to_clips(source: _Source, clips: Mapping[str, Clip], grid: StepGrid) ->
         return source
     whole = lru_cache(1)(source.read)
 
-    def read(clip_uid: str) -> _Array:
+    def read(clip_uid: str) -> Any:
         clip = clips[clip_uid]
-        first, num = clip.video_start_sec / grid.step_sec, grid.num_steps(clip.duration_sec)
-        if clip.video_uid in videos and len(part := whole(clip.video_uid)[max(0, round(first)) :][: round(num)]):
+        first, num = max(0, round(clip.video_start_sec / grid.step_sec)), round(grid.num_steps(clip.duration_sec))
+        if clip.video_uid in videos and len(part := whole(clip.video_uid)[first : first + num]):
             return part
-        raise _NoArray(f"{source.path}: no features of clip {clip_uid} in its video")
+        raise _NoArray(clip_uid)
 
-    by_video = sorted(clips, key=lambda uid: clips[uid].video_uid)  # each is read once
-    there = [uid for uid in by_video if _has_array(read, uid)]
+    by_video = sorted(clips, key=lambda clip_uid: clips[clip_uid].video_uid)  # each is read once
+    there = [clip_uid for clip_uid in by_video if _has_array(read, clip_uid)]
     _leave_out(source.path, "no features of their time in their video", sorted(clips.keys() - set(there)))
     return _Source(source.path, there, read)
 
@@ -167,7 +162,7 @@ def _folder_source(path: Path, names: Sequence[str]) -> _Source:
 
 
 def _has_array(read: Callable[[Any], Any], key: Any) -> bool:
-    """False where there is nothing to import; what is damaged is told when it is imported."""
+    """Whether there is something to import; what is damaged is told when it is imported."""
     try:
         read(key)
     except FeatureError as error:
@@ -180,19 +175,19 @@ def _leave_out(path: Path, why: str, names: Sequence[object]) -> None:
         warnings.warn(f"{path}: left out, {why}: {sample_of(names)}", stacklevel=4)
 
 
-def _read_file(file: Path, names: Sequence[str]) -> _Array:
+def _read_file(file: Path, names: Sequence[str]) -> Any:
     """The array of a file, whose values are not read yet if its format allows it."""
-    if file.suffix in (".npy", ".npz") and SAFE_ID.fullmatch(file.stem):
-        return _load_numpy(file, names, str(file))
-    if file.suffix in (".pt", ".pth") and SAFE_ID.fullmatch(file.stem):
+    if file.suffix not in (".pt", ".pth", ".npy", ".npz") or not SAFE_ID.fullmatch(file.stem):
+        raise _NoArray(f"{file}: not a feature file")
+    if file.suffix.startswith(".p"):
         return _array_of(load_tensors(file, FeatureError, mmap=True), names, str(file))
-    raise _NoArray(f"{file}: not a feature file")
+    return _load_numpy(file, names, str(file), mmap_mode="c")
 
 
-def _load_numpy(file: Path | io.BytesIO, names: Sequence[str], where: str) -> _Array:
+def _load_numpy(file: Path | io.BytesIO, names: Sequence[str], where: str, **options: Any) -> Any:
     """The array of a .npy or .npz file; nothing in it is run."""
     try:
-        value = np.load(file, mmap_mode="c" if isinstance(file, Path) else None, allow_pickle=False)
+        value = np.load(file, allow_pickle=False, **options)
         return _array_of(value if isinstance(value, np.ndarray) else dict(value), names, where)
     except FeatureError:
         raise
@@ -202,15 +197,14 @@ def _load_numpy(file: Path | io.BytesIO, names: Sequence[str], where: str) -> _A
         raise FeatureError(f"{where} cannot be read ({error}) -- fetch it again") from None
 
 
-def _array_of(value: Any, names: Sequence[str], where: str) -> _Array:
+def _array_of(value: Any, names: Sequence[str], where: str) -> Any:
     """An array, or that of a dictionary: called by one of the names, or the only one of two axes or more; without
     single axes, so (1, T, D) or (T, D, 1, 1) becomes (T, D)."""
     entries = value if isinstance(value, Mapping) else {names[0]: value}
-    arrays = {name: array for name, array in entries.items() if isinstance(array, _Array)}
+    arrays = {name: array for name, array in entries.items() if isinstance(array, Tensor | np.ndarray)}
     called = [name for name in names if name in arrays][:1] or [n for n, array in arrays.items() if array.ndim > 1]
     if len(called) != 1:
-        what = sample_of(entries) if isinstance(value, Mapping) else f"a {type(value).__name__}"
-        raise _NoArray(f"{where} has {what}, expected {names[0]!r}")
+        raise _NoArray(f"{where} has {sample_of(entries)}, expected an array {names[0]!r}")
     array = arrays[called[0]]
     while array.ndim > 2 and 1 in array.shape:
         array = array.squeeze(max(axis for axis, length in enumerate(array.shape) if length == 1))
@@ -218,7 +212,7 @@ def _array_of(value: Any, names: Sequence[str], where: str) -> _Array:
 
 
 def _lmdb_source(path: Path, names: Sequence[str]) -> _Source:
-    """A published LMDB: entries as .npz files."""
+    """A published LMDB, whose entries are .npz files."""
     try:
         import lmdb
     except ImportError:
@@ -230,48 +224,40 @@ def _lmdb_source(path: Path, names: Sequence[str]) -> _Source:
     except (lmdb.Error, UnicodeDecodeError) as error:
         raise FeatureError(f"{path}: not a readable LMDB ({error}) -- fetch it again") from None
 
-    def read(key: str) -> _Array:
+    def read(key: str) -> Any:
         with environment.begin() as transaction:
             return _load_numpy(io.BytesIO(transaction.get(key.encode()) or b""), names, f"{path}: entry {key}")
 
     return _Source(path, keys, read)
 
 
-def _store_source(path: Path) -> _Source:
-    store = FeatureStore(path)
-    return _Source(path, store.clip_uids, store.read, store.rate)
+def _store_source(path: Path, names: Sequence[str]) -> _Source:
+    if names is _TOKENS:
+        return _Source(path, (tokens := TokenStore(path)).query_ids, tokens.read)
+    return _Source(path, (store := FeatureStore(path)).clip_uids, store.read, store.rate)
 
 
 def _hdf5_source(path: Path, names: Sequence[str]) -> _Source:
+    """A store, or datasets that are called as their clip is, or by one of the names in a group that is."""
     with StoreFile(path, "r") as root:
-        if (kind := root.text("kind", "")) == "features":
-            return _store_source(path)
-        if kind:
-            raise FeatureError(f"{path}: is a store of {kind:.40} already -- use it as it is")
-        datasets = _datasets(root, names)
+        if root.text("kind", ""):
+            return _store_source(path, names)
+        links: dict[str, Any] = {}
+        root.visititems_links(links.__setitem__)
+        if foreign := [place for place, link in links.items() if not isinstance(link, h5py.HardLink)]:
+            raise FeatureError(f"{path}: {sample_of(foreign)}: links to other data are refused -- copy the data in")
+        every = [PurePosixPath(place) for place in links if isinstance(root[place], h5py.Dataset)]
+    grouped = {place: place.parent.name for place in every if place.name in names and place.parent.name}
+    clip_of = grouped or {place: place.name for place in every}
+    places = {clip: str(place) for place, clip in clip_of.items()}
+    if not places or len(places) < len(clip_of):
+        raise FeatureError(f"{path}: has {sample_of(every)}; expected one dataset or group per clip")
 
-    def read(key: str) -> _Array:
+    def read(key: str) -> Any:
         with StoreFile(path, "r") as root:
-            return _array_of(root.plain_dataset(datasets[key])[()], names, f"{path}: {key}")
+            return _array_of(root.plain_dataset(places[key])[()], names, f"{path}: {key}")
 
-    return _Source(path, list(datasets), read)
-
-
-def _datasets(root: StoreFile, names: Sequence[str]) -> dict[str, str]:
-    """Clip -> path of its dataset, which is called as the clip is, or by one of the names in a group that is."""
-    links: dict[str, Any] = {}
-    root.visititems_links(links.__setitem__)
-    if foreign := [path for path, link in links.items() if not isinstance(link, h5py.HardLink)]:
-        raise FeatureError(
-            f"{root.filename}: {sample_of(foreign)}: links to other data are refused -- copy the data in"
-        )
-    paths = [PurePosixPath(path) for path in links if isinstance(root[path], h5py.Dataset)]
-    grouped = {path: path.parent.name for path in paths if path.name in names and path.parent.name}
-    clip_of = grouped or {path: path.name for path in paths}
-    datasets = {clip: str(path) for path, clip in clip_of.items()}
-    if not datasets or len(datasets) < len(clip_of):
-        raise FeatureError(f"{root.filename}: has {sample_of(paths)}; expected one dataset or group per clip")
-    return datasets
+    return _Source(path, list(places), read)
 
 
 def _concatenate(clip_uid: str, sources: Sequence[_Source], widths: dict[Path, int]) -> Tensor:
@@ -279,8 +265,7 @@ def _concatenate(clip_uid: str, sources: Sequence[_Source], widths: dict[Path, i
     parts = []
     for source in sources:
         where = f"{clip_uid} of {source.path}"
-        values = source.read(clip_uid)
-        parts.append(torch.from_numpy(checked_array(values, where, widths.get(source.path))))
+        parts.append(torch.from_numpy(checked_array(source.read(clip_uid), where, widths.get(source.path))))
         widths.setdefault(source.path, parts[-1].shape[1])
     lengths = [len(part) for part in parts]
     if max(lengths) - min(lengths) > MAX_LENGTH_DIFFERENCE:
