@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -146,16 +146,13 @@ class Predictor:
     def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
         """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept.
 
-        A GPU takes as many clips as pass at once, while the next ones are read.
+        A GPU takes as many clips as pass at once.
         """
         parameter, done = next(self.model.parameters()), 0
         is_gpu, share = parameter.device.type == "cuda", slice(self.world.rank, None, self.world.size)
         max_rows = BYTES_AT_ONCE[1] // parameter.element_size() if is_gpu else 0
         batches = clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)[share]
-        loaded: Iterable[Batch] = map(dataset.batch, batches)
-        if is_gpu:
-            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, parameter.device))
-        for batch in loaded:
+        for batch, _ in read_ahead(partial(dataset.batch, for_gpu=is_gpu), batches, parameter.device):
             yield from self.answer(batch, str(dataset.store.path)).items()
             done += len(batch.query_ids)
             if self.world.is_main:
