@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from groundnlq import __version__, provenance
-from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, clock
 from groundnlq.errors import DataError, KitError, closest, sample_of
 
 BAD_INPUT, KIT_FAULT, INTERRUPTED = 2, 3, 130
@@ -264,6 +264,23 @@ def _prepare_narrations(
     _print_counts(egoclip, +Counter(counts))
 
 
+@_command("prepare table", "questions.csv --features data/own/features.h5 --output data/own/questions.jsonl")
+@_param("table", "CSV", "columns clip, query, start, end (seconds or m:ss); others are kept")
+@_OUTPUT
+@_param("--features", "F.h5", "features of the clips, for their durations", required=False)
+def _prepare_table(table: Path, output: Path, features: Path | None) -> None:
+    """Turn a table of your own questions into records; irregular rows are counted."""
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.records import odd_moments, write_records
+    from groundnlq.data.table import read_table
+
+    records, others, counts = read_table(table, FeatureStore(features).durations_sec if features else None)
+    write_records(output, records, others)
+    _print_counts(table, {"queries": len(records), "clips": len({r.clip_uid for r in records})} | counts)
+    if odd := odd_moments(records):
+        print(f"left out of training, a miss in evaluation: {odd}")
+
+
 @_command("features import", "internvideo/ egovlp/ --output data/ego4d/features.h5")
 @_param("sources", "SOURCE...", "concatenated by channel, in this order", several=True)
 @_OUTPUT
@@ -303,9 +320,9 @@ def _features_extract(
     """Make features of videos; the same command goes on where it was stopped."""
     from groundnlq.video.extract import extract_features
 
-    _print_counts(
-        "extracted", extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
-    )
+    counts = extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
+    if _is_main_process():
+        _print_counts("extracted", counts)
 
 
 @_command("features check", "data/ego4d/features.h5 --records data/ego4d/nlq_val.jsonl")
@@ -425,6 +442,51 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
         _print_counts("predicted", {"queries": len(predictions)})
 
 
+@_command("ask", 'kitchen.mp4 "Where did I put the scissors?" --checkpoint runs/finetune --page answer.html')
+@_param("video", "VIDEO", "video file, or a clip of the run's feature store", type=str)
+@_param("questions", "QUESTION...", "in English", several=True, type=str)
+@_param("--checkpoint", "CHECKPOINT", "run directory, checkpoint or published .pth.tar", required=False)
+@_param("--encoder", "NAME[=FILE]...", "video encoders of the training, in order (default: by the checkpoint)",
+        several=True, required=False, type=str)  # fmt: skip
+@click.option("--text-encoder", metavar="NAME", help="as 'text encode' takes it (default: by the checkpoint)")
+@click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--top-k", type=int, callback=_positive, help="moments per question (default: as configured)")
+@click.option("--device", default="cpu", help="of the video encoders, such as cuda")
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32", help="of all networks")
+@click.option("--download", is_flag=True, help="allow fetching encoders from the hub")
+@_param("--page", "FILE.html", "also write a page with a player", required=False, callback=_writable)
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def _ask(
+    video: str, questions: Sequence[str], checkpoint: Path | None, encoder: Sequence[str], text_encoder: str | None,
+    page: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Find the moments of a video that answer questions; its features are made once and kept."""
+    import json
+
+    from groundnlq.data.text import TextEncoder
+    from groundnlq.files import write_text
+    from groundnlq.video.answer import PUBLISHED, load
+
+    if checkpoint is None:
+        raise KitError(f"no --checkpoint given -- name a run directory of 'groundnlq train', or {PUBLISHED}")
+    model = load(checkpoint, video_encoder=encoder, **options)
+    words = TextEncoder.load(text_encoder, options["download"]) if text_encoder else None
+    answers = [model.answer_question(video, question, encoder=words) for question in questions]
+    if page:
+        from groundnlq.view.answer_page import answer_page
+
+        write_text(page, answer_page(video, answers))
+    if as_json:
+        print(json.dumps([{"question": a.question, "moments": [m._asdict() for m in a.moments]} for a in answers]))
+        return
+    for answer in answers:
+        print(answer.question)
+        for rank, (start, end, score) in enumerate(answer.moments, 1):
+            print(f"  {rank}  {clock(start)} - {clock(end)}  score {score:.3f}")
+    if page:
+        print(f"wrote {page}")
+
+
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")
 @_param("predictions", "P.json", "submission file")
 @_param("truth", "TRUTH", "official JSON or records")
@@ -504,8 +566,8 @@ def _presets() -> None:
 
 
 def _is_main_process() -> bool:
-    """False in all but one of the processes that torchrun starts."""
-    return os.environ.get("RANK", "0") == "0"
+    """False in all but one of the processes that torchrun starts; RANK alone says nothing."""
+    return "WORLD_SIZE" not in os.environ or (os.environ.get("RANK") or "0") == "0"
 
 
 def _print_counts(title: object, counts: Mapping[str, object]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import SoftFileLock, UnixFileLock
 
 from groundnlq.errors import ConfigError, DataError, KitError
 
+NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of Lustre, NFS, FUSE
+MARKER = ".marker"
+POLL_SEC = 0.02
+VIDEO_KINDS = (".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -71,6 +78,32 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def has_flock(path: Path, mode: str) -> bool:
+    """Whether the file system knows locks; `mode` is ``r``, or another with which the file is made if it is missing."""
+    with open(path, "rb" if mode == "r" else "ab") as file, suppress(BlockingIOError):
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_FLOCK:
+                return False
+            raise
+    return True
+
+
+def acquire_lock(path: Path, timeout_sec: float = -1) -> Any:
+    """A held lock, released by ``with`` and by the end of the process; `filelock.Timeout` after a time that is not -1.
+
+    A file system without flock gets a marker file instead: the one of a killed process is taken over on the same
+    machine, but not on another.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = UnixFileLock(path) if has_flock(path, "a") else SoftFileLock(f"{path}{MARKER}")
+    except OSError as error:
+        raise KitError(f"{path.parent}: cannot work here ({error.strerror}) -- choose another") from None
+    return lock.acquire(timeout_sec, POLL_SEC)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -69,6 +69,11 @@ class FeatureStore:
         return self.attributes.get("encoder")
 
     @property
+    def durations_sec(self) -> dict[str, float]:
+        """Seconds that the features of each clip span."""
+        return {clip_uid: num_steps * self.grid.step_sec for clip_uid, num_steps in self.num_steps.items()}
+
+    @property
     def clip_uids(self) -> list[str]:
         return list(self.num_steps)
 

@@ -58,3 +58,13 @@ class StepGrid:
         """(Fractional) number of windows that lie whole within a clip of this length."""
         window = self.rate["window_frames"]
         return (seconds * self.fps + self.snippet_stride_frames - window) / self.snippet_stride_frames
+
+
+def clock(time_sec: float) -> str:
+    """Time of a video in minutes and seconds.
+
+    >>> clock(83.46)
+    '1:23.5'
+    """
+    minutes, tenths = divmod(round(10 * time_sec), 600)
+    return f"{minutes}:{tenths // 10:02}.{tenths % 10}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,9 +93,12 @@ def read_records(path: str | Path) -> list[Record]:
     return records
 
 
-def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records in the published JSON-lines layout, atomically."""
-    write_text(path, "\n".join(json.dumps(_row(record)) for record in records))
+def write_records(
+    path: str | Path, records: Iterable[Record], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write records in the published JSON-lines layout, atomically; `others` are further keys by query id."""
+    rows = (dict((others or {}).get(record.query_id, {})) | _row(record) for record in records)
+    write_text(path, "\n".join(map(json.dumps, rows)))
 
 
 def identity_of(records: Sequence[Record]) -> dict[str, Any]:

@@ -17,11 +17,10 @@ Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 class StepGraphs:
     """A function of a batch, captured once for each shape of batch and then replayed.
 
-    So that shapes are few, the second dimension of every tensor is padded with zeros, to at most 9/8 of it or to a
-    multiple of 16; the result may not depend on them. The first batch of a shape is computed as usual, which makes
-    tables and gradients and chooses the kernels; after `MOST_GRAPHS` shapes, all others are. The function may change
-    tensors that stay where they are (gradients) and draw random numbers, which `torch.manual_seed` decides for replays,
-    too; it may read nothing back. Its result lasts until the next call. All graphs share their memory.
+    So that shapes are few, the second dimension of every tensor is padded with zeros (see `_few`). The first batch of a
+    shape is computed as usual, which makes tables and gradients and chooses the kernels; so are all others after
+    `MOST_GRAPHS` shapes. The function may change tensors that stay where they are (gradients) and draw random numbers
+    (also for replays, `torch.manual_seed` decides), but read nothing back. Its result lasts until the next call.
 
     Args:
         act: forward, loss and backward pass.
