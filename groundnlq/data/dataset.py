@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from groundnlq.data.check import whole_videos
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record, identity_of
@@ -127,14 +127,11 @@ class QueryDataset:
             if width != file.width
         ]
         if faults:
+            faults[0] += whole_videos(self.store, self.records)
             raise FeatureError("; ".join(faults) + " -- import the features or encode the text, then start again")
 
     def __len__(self) -> int:
         return len(self.records)
-
-    def fingerprint(self) -> str:
-        """A hash of the records in order, and of the features and tokens that they are looked up in."""
-        return hashlib.sha256("\n".join(source["sha256"] for source in self.sources().values()).encode()).hexdigest()
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Identity of records, features and tokens, for the provenance of results."""
@@ -199,11 +196,11 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     [0, 1, 2, 3]
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
+    order, of_all = random.permutation(len(lengths)), np.asarray(lengths)
     window = 50 * batch_size
     for first in range(0, len(order), window):
         part = order[first : first + window]
-        order[first : first + window] = part[np.argsort(np.take(lengths, part), kind="stable")]
+        order[first : first + window] = part[np.argsort(of_all[part], kind="stable")]
     batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
