@@ -60,11 +60,6 @@ class FeatureStore:
         return StepGrid(fps, self.attributes.get("snippet_stride_frames", SNIPPET_STRIDE_FRAMES), "consistent")
 
     @property
-    def encoder(self) -> str | None:
-        """Name and weights of the video encoders, if the features were extracted by this kit."""
-        return self.attributes.get("encoder")
-
-    @property
     def clip_uids(self) -> list[str]:
         return list(self.num_steps)
 

@@ -62,7 +62,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
         train_set=train_set,
         validate=validate,
         select_by="mean R@1",
-        info={"encoder": encoder, "video_encoder": train_set.store.encoder, "provenance": made_by(**sources)},
+        info={"encoder": encoder, "video_encoder": train_set.store.attributes.get("encoder"), "provenance": made_by(**sources)},
     )
 
 
@@ -99,7 +99,7 @@ def start_from(
     if encoder is not None and not config.train.allow_other_encoder:
         source.require_encoder(encoder, path)
     if store is not None and not config.train.allow_other_encoder:
-        source.require_encoder(store.encoder, path, "features")
+        source.require_encoder(store.attributes.get("encoder"), path, "features")
     state = source.model.state_dict()
     loaded = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)

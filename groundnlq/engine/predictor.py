@@ -129,7 +129,7 @@ class Predictor:
         dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
-            self.require_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}", "features")
+            self.require_encoder(store.attributes.get("encoder"), f"{self.path} with {store.path}", "features")
         with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
