@@ -82,12 +82,14 @@ class DataConfig(_Section):
     text: str = "text.h5"
     fps: Annotated[float, Field(gt=0)] = FPS
     snippet_stride_frames: Annotated[float, Field(gt=0)] = SNIPPET_STRIDE_FRAMES
+    window_frames: Annotated[float, Field(gt=0)] | None = None  # that a feature was made from; None: the stride
     half_window: HalfWindow = "legacy"
+    leave_out_incomplete: bool = False  # train without clips whose features miss their duration
     jitter_max_scale: Positive = 1  # temporal jittering of narrations; 1 switches it off, published: 10
 
     @property
     def grid(self) -> StepGrid:
-        return StepGrid(self.fps, self.snippet_stride_frames, self.half_window)
+        return StepGrid(self.fps, self.snippet_stride_frames, self.half_window, self.window_frames)
 
     def path(self, name: str) -> Path:
         return Path(self.folder) / name
@@ -119,6 +121,7 @@ class TrainConfig(_Section):
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
     cuda_graphs: bool = False  # CUDA, one process: launch a step at once, with few lengths that batches are padded to
     init_from: _Path | None = None
+    init_heads: bool = False  # take the heads of `init_from`, too; by default they start fresh
     allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1
     patience_epochs: NonNegative = 0  # 0 never stops early
@@ -137,6 +140,8 @@ class TrainConfig(_Section):
     def _check(self) -> TrainConfig:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be smaller than epochs {self.epochs}")
+        if self.init_heads and self.init_from is None:
+            raise ValueError("init_heads needs init_from: name the weights to start from")
         return self
 
 
@@ -188,9 +193,8 @@ def preset_names() -> list[str]:
 def load_config(source: str | Path, overrides: Iterable[str] | Mapping[str, object] = ()) -> RunConfig:
     """A preset by name or a YAML file, with overrides such as ``train.epochs=3``.
 
-    A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are understood,
-    too; warnings list the keys that mean nothing here, and the published defaults of those that it leaves out. A
-    ConfigError names the closest known preset or key.
+    A YAML file may name a preset it starts from (``base: finetune``). Files of the published program are understood;
+    warnings list what is ignored and which defaults are used. A ConfigError names the closest known preset or key.
     """
     tree = _read_tree(source)
     for key, value in _pairs(overrides):

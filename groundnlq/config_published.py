@@ -7,17 +7,17 @@ Every key is either translated, held to the one value that the kit has, or ignor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from groundnlq.errors import ConfigError, Findings, closest
 from groundnlq.files import parse_yaml
 
 SECTIONS = ("dataset", "model", "opt", "loader", "train_cfg", "test_cfg")
 PARTS = ("embed_layers", "text_layers", "stem_layers", "cross_levels", "self_levels")  # of backbone_arch
-JITTER_MAX_SCALE = 10  # of temporal jittering where it is on
 
 
 def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -37,11 +37,11 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
     findings, table = Findings(where, ConfigError), _table()
     known = sorted(key for keys in table.values() for key in keys)
     translated, fixed, given = table["translated"], table["fixed"], dict(_flat(tree, findings))
-    for key in sorted(given.keys() - set(known)):
-        findings.add(f"unknown key {key}{closest(key, known)}")
-    for key in sorted(given.keys() & fixed.keys()):
-        if given[key] != fixed[key]:
-            findings.add(f"{key}: {given[key]!r} is not supported, only {fixed[key]!r}")
+    for key in sorted(given):
+        if key not in known:
+            findings.add(f"unknown key {key}{closest(key, known)}")
+        elif given[key] != fixed.get(key, given[key]):
+            findings.add(f"{key}: {given[key]!r:.40} is not supported, only {fixed[key]!r}")
     defaults = {key: default for key, (_, default) in translated.items()} | table["computed"]
     values = {key: given.get(key, default) for key, default in defaults.items()}
     values |= {key: _checked(key, values[key], kind, findings) for key, kind in table["computed"].items()}
@@ -80,20 +80,23 @@ def _flat(tree: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, An
 
 
 def _checked(key: str, value: Any, kind: Any, findings: Findings) -> Any:
-    """The value if it is of this kind: a float also as text, as YAML leaves 1e-4; one number also as equal ones of all
-    levels; a list of as many."""
+    """The value as one of this kind, of a list of equal ones (for all levels) the first; else a finding."""
     if isinstance(kind, int) and isinstance(value, list) and value and value.count(value[0]) == len(value):
         value = value[0]
-    with suppress(TypeError, ValueError):
-        value = float(value) if isinstance(kind, float) else value
-    if type(value) is type(kind) and (not isinstance(kind, list) or len(value) == len(kind)):
-        return value
+    try:
+        checked = TypeAdapter(type(kind)).validate_python(value)
+        if not isinstance(kind, list) or len(checked) == len(kind):
+            return checked
+    except ValidationError:
+        pass
     findings.add(f"{key}: a value like {kind} expected, got {value!r:.60}")
     return kind
 
 
 def _computed(values: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, Any]]:
     """What needs more than another name."""
+    if values["dataset.num_frames"] != values["dataset.feat_stride"]:
+        yield "data.window_frames", values["dataset.num_frames"]  # by default the stride
     yield from ((f"model.num_{part}", n) for part, n in zip(PARTS, values["model.backbone_arch"], strict=True))
     window = values["model.n_mha_win_size"]
     yield "model.window", window if window > 1 else 0
@@ -101,7 +104,7 @@ def _computed(values: Mapping[str, Any], findings: Findings) -> Iterator[tuple[s
     yield "train.warmup_epochs", warmup
     yield "train.epochs", warmup + values["opt.epochs"]  # there they come after the warm-up
     yield "train.clip_grad_norm", max(values["train_cfg.clip_grad_l2norm"], 0.0)
-    yield "data.jitter_max_scale", JITTER_MAX_SCALE if values["dataset.enable_temporal_jittering"] else 1
+    yield "data.jitter_max_scale", 10 if values["dataset.enable_temporal_jittering"] else 1
     before, after = values["test_cfg.pre_nms_thresh"], values["test_cfg.min_score"]
     if before > after:
         findings.add(f"test_cfg.pre_nms_thresh {before} is above min_score {after}; one number here (decode.min_score)")

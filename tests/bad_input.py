@@ -84,12 +84,14 @@ FOREIGN = [  # words of libraries and lists that grow
     (re.compile(r"(not a readable HDF5 file|cannot be read|damaged) \([^\n]*?\)(?= --|$)"), r"\1 (…)"),
     (re.compile(r"(text encoder '[^']*':) .*?(?= --)"), r"\1 …"),
     (re.compile(r"(features are not an array of numbers) \([^\n]*\)"), r"\1 (…)"),
+    (re.compile(r"(not a readable video) \([^\n]*?\)"), r"\1 (…)"),
     (re.compile(r"(cell) \d+ (failed)"), r"\1 … \2"),
     (re.compile(r"seen from (?!…)[^ ]*"), "seen from …"),
     (re.compile(r"(in use by process) \d+"), r"\1 …"),
     (re.compile(r"step-\d+\.pt: \d+ bytes instead of \d+"), "step-….pt: … bytes instead of …"),
     (re.compile(r"(there are 01_data_inspection|presets?:? \(?finetune), [^)]*"), r"\1, …"),
     (re.compile(r"\[{20,}"), "[[[…"),
+    (re.compile(r"\(\w{8}, now \w{8}\)"), "(…, now …)"),
 ]
 
 

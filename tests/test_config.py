@@ -112,6 +112,7 @@ def test_configurations_cannot_be_changed_and_do_not_share_edits():
         ("model.window=8", "window 8 is even"),
         ("model.num_self_levels=3", "7 regression_ranges_grid for 4 levels"),
         ("train.warmup_epochs=10", "must be smaller than epochs 10"),
+        ("train={init_heads: true}", "init_heads needs init_from"),
         ("train.epochs=[1", "override"),
         ("train.epochs=!!python/name:os.system x", "override"),
     ],

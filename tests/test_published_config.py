@@ -67,6 +67,7 @@ def read(tree: dict):
     return translate(changed({"dataset": GRID}, tree), "published.yaml")
 
 
+@pytest.mark.filterwarnings("ignore:.*ignored")
 @pytest.mark.parametrize("name", RELEASE)
 def test_the_five_files_of_the_release_give_our_presets(name, tmp_path):
     change, preset = RELEASE[name]
@@ -134,6 +135,14 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
     assert (config.train.learning_rate, config.decode.min_score) == (1e-4, 5e-3)
 
 
+def test_window_and_stride_are_two_numbers_of_which_equal_ones_are_one():
+    data = read({"dataset": {"feat_stride": 16, "num_frames": 32}})[0]["data"]
+    assert (data["snippet_stride_frames"], data["window_frames"]) == (16, 32)
+    data = read({"dataset": {"feat_stride": 16.043, "num_frames": 16.043}})[0]["data"]
+    assert data["snippet_stride_frames"] == 16.043
+    assert "window_frames" not in data
+
+
 def test_voting_happens_only_without_classes():
     assert read({"test_cfg": {"voting_thresh": 0.9}})[0]["decode"]["voting_iou"] == 0
     classless = {"test_cfg": {"voting_thresh": 0.9, "multiclass_nms": False}}
@@ -160,7 +169,7 @@ def test_a_window_of_one_and_below_is_the_whole_clip(given, window):
         ({"opt": {}, "model": {"backbone_arch": [2, 4]}}, "a value like [2, 2, 2, 0, 6] expected, got [2, 4]"),
         ({"opt": {}, "model": {"n_mha_win_size": [9, 9, -1]}}, "a value like -1 expected, got [9, 9, -1]"),
         ({"opt": {"epochs": "six"}}, "opt.epochs: a value like 30 expected, got 'six'"),
-        ({"opt": {"warmup": "yes"}}, "opt.warmup: a value like True expected, got 'yes'"),
+        ({"opt": {"warmup": "perhaps"}}, "opt.warmup: a value like True expected, got 'perhaps'"),
         ({"test_cfg": {"min_score": "low"}}, "min_score: a value like 0.01 expected, got 'low'"),
         ({"test_cfg": {"pre_nms_thresh": 0.1, "min_score": 0.01}}, "pre_nms_thresh 0.1 is above min_score 0.01"),
     ],

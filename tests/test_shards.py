@@ -24,6 +24,9 @@ from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.errors import FeatureError
+from groundnlq.video.extract import extract_features
+from tests.odd_videos import make, regular
+from tests.tiny_encoders import Colours
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config
 
 NUM_CLIPS, ATTRIBUTES = 12, {"fps": 1.0, "snippet_stride_frames": 1.0}
@@ -62,14 +65,11 @@ def test_a_folder_trains_predicts_and_checks_bitwise_as_one_file(world, tmp_path
     assert reports[0] == reports[1]
 
 
-def test_a_run_on_one_file_goes_on_with_the_same_features_in_a_folder(world):
-    records, config = read_records(world / "train.jsonl"), tiny_config(world)
-    whole, split = (open_dataset(config, records, world / name) for name in ("features.h5", "features"))
-    assert whole.fingerprint() == split.fingerprint()
-    assert whole.store.clip_uids != split.store.clip_uids  # in another order
-    other = open_dataset(config, records, world / "features.h5")
-    other.store.sha256 = "0" * 64
-    assert other.fingerprint() != whole.fingerprint()
+def test_a_run_on_one_file_goes_on_with_the_same_features_in_a_folder(world, tmp_path):
+    config = tiny_config(world, epochs=1, warmup_epochs=0)
+    done = train(config, tmp_path / "run")
+    assert FeatureStore(world / "features.h5").clip_uids != FeatureStore(world / "features").clip_uids  # another order
+    assert train(in_shards(config), tmp_path / "run").resumed_from_step == done.history[-1]["step"]
 
 
 def copy_of(name, **changes):
@@ -158,6 +158,20 @@ def test_stores_that_were_imported_one_by_one_are_one_store_in_a_folder(tmp_path
     assert store.clip_uids == ["a0", "a1", "a2", "b0", "b1", "b2"]
     assert store.read("b2").tolist() == [[2.0, 2.0]] * 3
     assert store.grid == FeatureStore(tmp_path / "val.h5").grid
+
+
+def test_jobs_that_extract_into_files_of_their_own_make_one_store(tmp_path):
+    for number in range(3):
+        make(tmp_path / f"v{number}.mp4", regular(2.0 + number))
+    videos = sorted(tmp_path.glob("*.mp4"))
+    extract_features(videos, [Colours()], tmp_path / "whole.h5", progress=False)
+    for number, some in enumerate((videos[:2], videos[2:])):
+        extract_features(some, [Colours()], tmp_path / f"split/{number:05d}.h5", progress=False)
+    whole, split = FeatureStore(tmp_path / "whole.h5"), FeatureStore(tmp_path / "split")
+    assert (split.sha256, split.attributes, split.encoder) == (whole.sha256, whole.attributes, whole.encoder)
+    extract_features(videos[2:], [Colours(tag="other")], tmp_path / "split/00002.h5", progress=False)
+    with pytest.raises(FeatureError, match=r"00002\.h5: encoder is colours2x2other, but colours2x2 in 00000\.h5"):
+        FeatureStore(tmp_path / "split")
 
 
 def test_the_hash_follows_ids_and_values_and_not_how_they_are_split(tmp_path):

@@ -31,9 +31,6 @@ class Pairs:
             to=lambda device, non_blocking: self.batch(indices, epoch),
         )  # fmt: skip
 
-    def fingerprint(self):
-        return "pairs"
-
 
 class Towers(nn.Module):
     def __init__(self):

@@ -1,17 +1,23 @@
 """Training alone: it learns, it stops and goes on bit for bit, and it refuses what would go wrong."""
 
+import hashlib
 import json
 import math
+import shutil
 import signal
 import warnings
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from groundnlq.data.features import FeatureStore
+from groundnlq.cli import main
+from groundnlq.config import load_config
+from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import read_records, write_records
+from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine import launch as engine
 from groundnlq.engine import trainer as trainer_module
 from groundnlq.engine.checkpoint import States, load_model, read_checkpoint
@@ -45,7 +51,7 @@ def calm(data, tmp_path_factory):
     return train(tiny_config(data), tmp_path_factory.mktemp("calm"))
 
 
-def run_until(config, folder, step):
+def run_until(config, folder, step, **options):
     """Train and be asked to stop behind this step, as SIGTERM does."""
 
     class AskedToStop(Trainer):
@@ -56,7 +62,7 @@ def run_until(config, folder, step):
     original, engine.Trainer = engine.Trainer, AskedToStop
     try:
         with pytest.raises(Preempted):
-            train(config, folder)
+            train(config, folder, **options)
     finally:
         engine.Trainer = original
 
@@ -149,7 +155,10 @@ def test_a_second_run_in_the_folder_is_refused(data, tmp_path):
         train(tiny_config(data), tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros", "empty", "gone", "no manifest"])
+MANIFESTS = {"manifest empty": b"", "manifest null": b"null"}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros", "empty", "gone", "no manifest", *MANIFESTS])
 def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_path, damage):
     run_until(tiny_config(data, checkpoint_every_steps=2), tmp_path, 11)
     newest = States(tmp_path / "checkpoints").committed()[0]
@@ -165,6 +174,8 @@ def test_a_damaged_newest_state_is_passed_over_with_a_warning(data, calm, tmp_pa
         newest.write_bytes(b"")
     elif damage == "gone":
         newest.unlink()
+    elif damage in MANIFESTS:
+        newest.with_suffix(".json").write_bytes(MANIFESTS[damage])
     else:
         newest.with_suffix(".json").unlink()
     config = tiny_config(data, checkpoint_every_steps=2)
@@ -257,6 +268,17 @@ def test_fine_tuning_keeps_all_but_the_heads(data, calm):
                                source["heads.classification.convs.0.weight"])  # fmt: skip
 
 
+def test_fine_tuning_takes_the_heads_where_asked_to(data, calm):
+    config = tiny_config(data, init_from=str(calm.best), init_heads=True)
+    messages = []
+    reporter = Reporter()
+    reporter.message = messages.append
+    trainer = Trainer(task(config, World()), config, RunDirectory("unused"), World(), reporter)
+    source = load_model(calm.best)[0].state_dict()
+    assert all(torch.equal(trainer.learner.model.state_dict()[name], value) for name, value in source.items())
+    assert messages == [f"{calm.best}: {len(source)} tensors loaded, 0 start fresh"]
+
+
 def test_fine_tuning_from_nowhere_or_from_another_architecture_is_refused(data, calm, tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         train(tiny_config(data, init_from=str(tmp_path / "absent.pt")), tmp_path / "a")
@@ -277,6 +299,33 @@ def test_missing_inputs_are_listed_before_any_work(data, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_odd_moments_are_left_out_of_training_told_once_and_misses_of_the_validation(tmp_path):
+    class Told(Reporter):
+        def __init__(self):
+            self.texts = []
+
+        def message(self, text):
+            self.texts.append(text)
+
+    config, told = tiny_config(make_tiny_data(tmp_path / "data")), Told()
+    whole = task(config, World(), told)
+    assert told.texts == []
+    train_records, val_records = (read_records(tmp_path / "data" / f"{name}.jsonl") for name in ("train", "val"))
+    odd = [((5.0, 5.0),), ((9.0, 4.0),), ((45.0, 49.0),), ((-9.0, -5.0), (7.0, 7.0))]
+    more = [replace(train_records[i], query_id=f"odd_{i}", moments_sec=moments) for i, moments in enumerate(odd)]
+    write_records(tmp_path / "data" / "train.jsonl", [more[0], *train_records, *more[1:]])
+    write_records(tmp_path / "data" / "val.jsonl", [replace(r, moments_sec=((5.0, 5.0),)) for r in val_records])
+    part = task(config, World(), told)
+    assert part.train_set.records == whole.train_set.records
+    assert part.train_set.fingerprint() == whole.train_set.fingerprint()
+    kinds = "1 moments of 0 s (odd_0), 1 moments that end before they start (odd_1), 2 moments outside the clip"
+    assert told.texts == [f"left out of training: {kinds} (odd_2, odd_3)"]
+    assert set(part.validate(part.model).values()) == {0.0}
+    write_records(tmp_path / "data" / "train.jsonl", more)
+    with pytest.raises(ConfigError, match="no moments to learn from"):
+        task(config, World(), told)
+
+
 def test_the_log_has_a_line_an_epoch_with_what_one_wants_to_know(calm):
     lines = (calm.run_dir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -287,8 +336,10 @@ def test_the_log_has_a_line_an_epoch_with_what_one_wants_to_know(calm):
 
 
 def test_patience_ends_a_run_that_no_longer_improves(data, tmp_path):
-    config = tiny_config(data, epochs=40, patience_epochs=2, learning_rate=1e-9)
-    assert len(train(config, tmp_path).history) == 3
+    patient = {"epochs": 40, "patience_epochs": 2, "learning_rate": 1e-9}
+    assert len(train(tiny_config(data, **patient), tmp_path).history) == 3
+    more = tiny_config(data, **patient | {"patience_epochs": 3})
+    assert len(train(more, tmp_path, extend=True).history) == 4
 
 
 def test_a_signal_is_only_noted_until_the_step_is_done():
@@ -330,9 +381,11 @@ def test_the_kernels_are_chosen_as_configured(data, tmp_path):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_a_published_checkpoint_can_be_fine_tuned(data, calm, tmp_path):
+@pytest.mark.parametrize(("key", "prefix"), [("state_dict", "module."), ("state_dict_ema", "_orig_mod.module.")])
+@pytest.mark.filterwarnings("ignore:.*only averaged weights")
+def test_a_published_checkpoint_can_be_fine_tuned(data, calm, tmp_path, key, prefix):
     state = to_published(load_model(calm.best)[0].state_dict())
-    published = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    published = {"epoch": 3, key: {f"{prefix}{name}": value for name, value in state.items()}}
     torch.save(published, tmp_path / "p.pth.tar")
     config = tiny_config(data, init_from=str(tmp_path / "p.pth.tar"))
     trainer = new_trainer(config, tmp_path / "unused")
@@ -394,3 +447,221 @@ def test_gradients_of_queries_that_share_a_clip_are_summed_in_order_by_several_t
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[0], other) for other in found)
+
+
+# ---- what a crash leaves of the run's files
+
+
+@pytest.fixture
+def crashed(calm, tmp_path):
+    """A copy of the finished run."""
+    return RunDirectory(shutil.copytree(calm.run_dir, tmp_path / "run"))
+
+
+DAMAGES = {
+    "empty": lambda b: b"",
+    "cut": lambda b: b[:40],
+    "zeros": lambda b: bytes(len(b)),
+    "bytes": lambda b: b"\xff{",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [*(("status.json", damage) for damage in DAMAGES), ("metrics.jsonl", "empty")]
+)
+def test_a_file_that_only_informs_is_written_anew_with_a_warning(data, calm, crashed, name, damage):
+    path = crashed.path / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.warns(UserWarning, match=rf"{name}: damaged; left out until the run writes it anew"):
+        _ = read_status(crashed.path), read_history(crashed.path), train(tiny_config(data), crashed.path)
+    assert read_status(crashed.path)["state"] == "finished"
+    assert read_history(crashed.path) == calm.history
+
+
+def test_whole_lines_of_a_damaged_log_are_kept(calm, crashed):
+    crashed.metrics.write_bytes(crashed.metrics.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: damaged"):
+        assert read_history(crashed.path) == calm.history[:-1]
+
+
+def test_a_log_of_processes_and_a_holder_that_are_damaged_do_not_matter(data, crashed):
+    for path in (crashed.log, crashed.path / ".pid", crashed.path / ".lock"):
+        path.write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tiny_config(data), crashed.path)
+
+
+def test_a_configuration_that_is_damaged_is_named_with_what_to_do(data, crashed):
+    (crashed.path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"config\.yaml: .*not NoneType -- remove it .*groundnlq show"):
+        train(tiny_config(data), crashed.path)
+    (crashed.path / "config.yaml").unlink()
+    assert train(tiny_config(data), crashed.path).resumed_from_step == 18
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut"])
+def test_weights_that_a_crash_damaged_are_exported_anew(data, calm, crashed, damage):
+    for path in (crashed.best, crashed.last):
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"best\.pt: damaged; the next validated weights replace it"):
+        train(tiny_config(data), crashed.path)
+    assert same_weights(crashed.last, calm.last)
+    assert load_model(crashed.best)[2]["epoch"] == 3
+
+
+# ---- more epochs, another rate
+
+
+def extended_config(data, **more):
+    return tiny_config(data, **{"epochs": 4} | more)
+
+
+def rates(history):
+    return [row["learning_rate"] for row in history]
+
+
+def test_a_finished_run_goes_on_for_more_epochs_when_asked(data, calm, crashed):
+    """The steps that were taken stay; the cosine of the others is laid over the new total."""
+    messages = []
+    reporter = Reporter()
+    reporter.message = messages.append
+    result = train(extended_config(data), crashed.path, extend=True, reporter=reporter)
+    assert result.resumed_from_step == 18
+    assert result.history[:3] == calm.history
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    whole = new_trainer(extended_config(data))
+    assert rates(result.history)[3:] == [whole.learning_rate(23)]
+    assert rates(result.history)[2] < whole.learning_rate(18)  # it jumps
+    changes = "epochs 3 -> 4, learning_rate 0.003 -> 0.003; the cosine is laid over all epochs"
+    rate = f"{whole.learning_rate(18):.3g}"
+    assert messages == [f"{crashed.path}: {changes}, so the rate goes on with {rate}"]
+    before = [{"step": 18, "epochs": 3, "learning_rate": 0.003}]
+    assert load_model(crashed.last)[2]["extended"] == before
+    assert load_model(calm.last)[2]["extended"] == []
+
+
+def test_an_extended_run_that_is_interrupted_ends_as_one_that_is_not(data, calm, crashed, tmp_path):
+    """Behind the extension, the same command without it goes on; so does the one with it."""
+    other = RunDirectory(shutil.copytree(calm.run_dir, tmp_path / "other"))
+    whole = train(extended_config(data), other.path, extend=True)
+    with pytest.raises(ConfigError, match=r"train\.epochs differ .*--extend goes on for more epochs"):
+        train(extended_config(data), crashed.path)
+    run_until(extended_config(data), crashed.path, 20, extend=True)
+    run_until(extended_config(data), crashed.path, 22)
+    result = train(extended_config(data), crashed.path, extend=True)
+    assert result.resumed_from_step == 22
+    assert same_weights(whole.last, result.last)
+    assert load_model(other.last)[2]["extended"] == load_model(crashed.last)[2]["extended"]
+
+
+@pytest.mark.parametrize(("step", "is_equal"), [(6, True), (8, False)])
+def test_an_extension_during_the_warmup_equals_a_longer_run(data, calm, tmp_path, step, is_equal):
+    """No step had a rate of the shorter schedule; two steps more, and one had."""
+    run_until(tiny_config(data, epochs=2), tmp_path, step)
+    result = train(tiny_config(data), tmp_path, extend=True)
+    assert result.resumed_from_step == step
+    assert same_weights(calm.last, result.last) == is_equal
+
+
+def test_a_run_goes_on_with_another_rate_when_asked(data, crashed):
+    result = train(extended_config(data, learning_rate=1e-4), crashed.path, extend=True)
+    assert max(rates(result.history)[3:]) < 1e-4
+
+
+def test_several_processes_find_the_extended_configuration(data, crashed, monkeypatch):
+    monkeypatch.setattr(engine, "_start", lambda folder, *_: load_config(folder.path / "config.yaml"))
+    monkeypatch.setattr(engine, "_follow", lambda folder, started, reporter: started)
+    assert train(extended_config(data), crashed.path, processes=2, extend=True) == extended_config(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"epochs": 2}, r"train\.epochs differ"), ({"epochs": 5, "seed": 1}, r"train\.seed differ -- \D*settings$")],
+)
+def test_an_extension_adds_epochs_and_changes_nothing_else(data, crashed, change, message):
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config(data, **change), crashed.path, extend=True)
+
+
+def test_a_run_can_be_extended_from_the_command_line(data, crashed, capsys):
+    words = ["train", str(crashed.path / "config.yaml"), "train.epochs=4", "--run", str(crashed.path)]
+    assert main(words) == 2
+    assert "--extend goes on for more epochs" in capsys.readouterr().err
+    assert main([*words, "--extend"]) == 0
+    assert "epochs 3 -> 4" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "nothing to do (for more, raise train.epochs and add --extend)" in capsys.readouterr().out
+
+
+# ---- data are known by their content
+
+
+def test_a_run_goes_on_where_its_data_were_moved_to(data, calm, tmp_path):
+    run_until(tiny_config(data), tmp_path / "run", 8)
+    moved = shutil.copytree(data, tmp_path / "moved")
+    (moved / "train.jsonl").rename(moved / "renamed.jsonl")
+    config = tiny_config(moved)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train_records": ("renamed.jsonl",)})})
+    result = train(config, tmp_path / "run")
+    assert result.resumed_from_step == 8
+    assert same_weights(calm.last, result.last)
+
+
+def other_features(folder):
+    store = FeatureStore(folder / "features.h5")
+    clips = [(uid, store.read(uid) + 1e-3) for uid in store.clip_uids]
+    write_features(folder / "features.h5", clips, dtype="float32")
+
+
+def other_tokens(folder):
+    store = TokenStore(folder / "text.h5")
+    write_tokens(folder / "text.h5", [(i, store.read(i) + 1e-3) for i in store.query_ids], encoder="directions")
+
+
+def other_records(name):
+    def change(folder):
+        records = read_records(folder / name)
+        write_records(folder / name, [replace(records[0], query="another?"), *records[1:]])
+
+    return change
+
+
+OTHERS = {
+    "features": other_features,
+    "text": other_tokens,
+    "records": other_records("train.jsonl"),
+    "validation records": other_records("val.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_data_are_refused_by_name_under_either_path(data, crashed, tmp_path, name):
+    folder = shutil.copytree(data, tmp_path / "moved")
+    if name == "features":  # the same path as in the run before
+        assert train(tiny_config(folder), crashed.path).resumed_from_step == 18
+    OTHERS[name](folder)
+    with pytest.raises(CheckpointError, match=rf"begun with other {name} \(\w{{8}}, now \w{{8}}\) -- use those"):
+        train(tiny_config(folder), crashed.path)
+
+
+def test_a_state_of_version_0_2_knows_its_data_by_one_hash(data, crashed, monkeypatch):
+    def former(path):
+        state = read_checkpoint(path)
+        inputs = list(state.pop("inputs").values())[:3]
+        return state | {"records": hashlib.sha256("\n".join(inputs).encode()).hexdigest()}
+
+    monkeypatch.setattr(trainer_module, "read_checkpoint", former)
+    train(tiny_config(data), crashed.path)
+    folder = shutil.copytree(data, crashed.path / "moved")
+    other_features(folder)
+    with pytest.raises(CheckpointError, match=r"begun with other data \(\w{8}, now \w{8}\)"):
+        train(tiny_config(folder), crashed.path)
+
+
+def test_a_run_that_is_followed_stays_with_the_data_it_was_begun_with(data, crashed, tmp_path):
+    before = (crashed.path / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=r"data\.folder differ"):
+        crashed.open(tiny_config(tmp_path), is_running=True)
+    crashed.open(tiny_config(data, keep_checkpoints=5), is_running=True)
+    assert (crashed.path / "config.yaml").read_bytes() == before

@@ -9,7 +9,7 @@ from groundnlq.analysis.candidates import LivePredictions
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
-from groundnlq.data.tokens import IMPORTED, TokenStore
+from groundnlq.data.tokens import TokenStore, same_encoder
 from groundnlq.errors import DataError
 
 
@@ -37,9 +37,7 @@ def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> l
 
 
 def _require_same_encoder(encoder: TextEncoder, tokens: TokenStore) -> None:
-    """Of imported tokens nothing but the width is known."""
-    is_other = encoder.name != tokens.encoder and not tokens.encoder.startswith(IMPORTED)
-    if is_other or encoder.width != tokens.width:
+    if not same_encoder(encoder.name, tokens.encoder) or encoder.width != tokens.width:
         raise DataError(
             f"the queries were encoded by {tokens.encoder} ({tokens.width} wide), this question would be by "
             f"{encoder.name} ({encoder.width} wide) -- give the explorer the encoder of the queries"

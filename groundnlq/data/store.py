@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from groundnlq.errors import FeatureError, Findings, KitError
-from groundnlq.files import refuse_stand_in
+from groundnlq.files import NO_FLOCK, has_flock, refuse_stand_in
 from groundnlq.provenance import made_by
 
 Values = TypeVar("Values", "np.ndarray", "Tensor")
@@ -24,6 +24,10 @@ _REMEDIES = {"features": "import the features", "tokens": "encode the text"}
 
 class StoreFile(h5py.File):
     """An open HDF5 file of this kit; its attributes say kind, schema and what it was made of."""
+
+    def __init__(self, path: Path, mode: str):
+        # without a lock nothing is lost: what the kit writes gets its name when it is whole
+        super().__init__(path, mode, locking=None if has_flock(path, mode) else False)
 
     @classmethod
     @contextmanager
@@ -39,6 +43,8 @@ class StoreFile(h5py.File):
         except BlockingIOError:
             raise FeatureError(f"{path}: open for writing elsewhere -- wait for that program to end") from None
         except OSError as error:
+            if error.errno in NO_FLOCK:  # where the variable asks for locks
+                remedy = "its file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
             raise FeatureError(f"{path}: not a readable HDF5 file ({error}) -- {remedy}") from None
         with root:
             try:
@@ -61,16 +67,17 @@ class StoreFile(h5py.File):
         for name, text in (texts | {"made_by": json.dumps(made_by())}).items():
             self.attrs[name] = np.bytes_(text.encode())
 
-    def plain_dataset(self, name: str, inside: str = "/") -> h5py.Dataset:
+    def plain_dataset(self, name: str, inside: h5py.Group | None = None) -> h5py.Dataset:
         """A dataset that lies in this very file: a link, or data kept elsewhere, is refused unread."""
-        where = f"{self.filename}: {name!r:.80}"
-        if not isinstance(self[inside].get(name, getlink=True), h5py.HardLink):
-            raise FeatureError(f"{where} is a link to other data, which is refused -- copy the data in")
-        dataset = self[inside][name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise FeatureError(f"{where} is not an array -- import it again")
-        if dataset.is_virtual or dataset.external:
-            raise FeatureError(f"{where} lies in other files, which is refused -- copy the data in")
+        group, fault = inside or self, ""
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            fault = "is a link to other data, which is refused -- copy the data in"
+        elif not isinstance(dataset := group[name], h5py.Dataset):
+            fault = "is not an array -- import it again"
+        elif dataset.is_virtual or dataset.external:
+            fault = "lies in other files, which is refused -- copy the data in"
+        if fault:
+            raise FeatureError(f"{self.filename}: {name!r:.80} {fault}")
         return dataset
 
 

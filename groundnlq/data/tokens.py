@@ -16,7 +16,21 @@ from groundnlq.data.store import StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
-IMPORTED = "import of "  # how the encoder of imported tokens is named: only its width is known
+IMPORTED = "import of "  # how the encoder of imported tokens is named where nobody named it
+
+
+def same_encoder(one: str | None, other: str | None) -> bool:
+    """Whether two names may be of one text encoder; the one rule for tokens, checkpoints and questions.
+
+    The names must be equal, and the hashes where both have one. None, and an import without a name, fit any other.
+
+    >>> same_encoder("clip-vit-base-patch32", "clip-vit-base-patch32 sha256:1"), same_encoder("clip", "bert")
+    (True, False)
+    """
+    if any(name is None or name.startswith(IMPORTED) for name in (one, other)):
+        return True
+    (name, _, digest), (other_name, _, other_digest) = str(one).partition(" "), str(other).partition(" ")
+    return name == other_name and (digest == other_digest or not digest or not other_digest)
 
 
 class TokenStore:

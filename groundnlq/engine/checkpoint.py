@@ -132,5 +132,5 @@ def _damage(path: Path) -> str | None:
         if path.stat().st_size != manifest["bytes"]:
             return f"{path.stat().st_size} bytes instead of {manifest['bytes']}"
         return None if sha256_of(path) == manifest["sha256"] else "its checksum differs"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.recall import recalls
-from groundnlq.data.records import read_records
+from groundnlq.data.records import identity_of, odd_moments, read_records
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.engine.reporter import Reporter
@@ -33,7 +33,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
 
     Missing features or tokens, and training records without moments, are refused by name.
     """
-    train_set = load_dataset(config, config.data.train_records, is_training=True)
+    train_set = load_dataset(config, config.data.train_records, is_training=True, reporter=reporter)
     val_set = load_dataset(config, config.data.val_records, is_training=False)
     torch.manual_seed(config.train.seed)
     model, encoder = Grounder(config.model), train_set.tokens.encoder
@@ -42,14 +42,17 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
     def initialise() -> str:
         names = start_from(model, config, encoder, train_set.store)
         loaded, fresh = len(names["loaded"]), names["fresh"]
-        text = f"{config.train.init_from}: {loaded} tensors loaded, {len(fresh)} start fresh: "
-        return text + sample_of(fresh, 3) if loaded else ""
+        text = f"{config.train.init_from}: {loaded} tensors loaded, {len(fresh)} start fresh"
+        return text + (f": {sample_of(fresh, 3)}" if fresh else "") if loaded else ""
 
     def validate(network: Grounder) -> dict[str, float]:
         predictor = Predictor(network, config, config.train.precision, world, reporter=reporter or Reporter())
         return recalls(predictor.predict_dataset(val_set), val_set.records)
 
     sources = train_set.sources()  # what the weights are made of
+    checked = sources | {"validation records": identity_of(val_set.records)}
+    # by content, so that files may move; stores of version 0.1 have no hash
+    inputs = {name: f["path"] if f["sha256"] == "unknown" else f["sha256"] for name, f in checked.items()}
     if config.train.init_from and Path(path := RunDirectory.weights_of(config.train.init_from)).exists():
         sources["init_from"] = file_identity(path)
     return Task(
@@ -59,30 +62,39 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
         normaliser=Normaliser(criterion.normaliser, criterion.update, config.train.published_normaliser),
         own_rate=lambda name: name.startswith(HEADS),
         initialise=initialise,
+        inputs=inputs,
         train_set=train_set,
         validate=validate,
         select_by="mean R@1",
-        info={"encoder": encoder, "video_encoder": train_set.store.attributes.get("encoder"), "provenance": made_by(**sources)},
+        info={"encoder": encoder, "video_encoder": train_set.store.encoder, "provenance": made_by(**sources)},
     )
 
 
-def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -> QueryDataset:
-    """The records of these files with features and tokens; refused where anything is missing."""
+def load_dataset(
+    config: RunConfig, names: tuple[str, ...], is_training: bool, reporter: Reporter | None = None
+) -> QueryDataset:
+    """The records of these files with features and tokens; refused where anything is missing. Training leaves out
+    records with an `oddity`, and tells the `reporter`."""
     records = [record for name in names for record in read_records(config.data.path(name))]
-    if not is_training:
-        return open_dataset(config, records)
-    if not all(record.moments_sec for record in records):
+    leave_out = config.data.leave_out_incomplete
+    if not is_training:  # recalls count every query
+        return open_dataset(config, records, incomplete="keep" if leave_out else "refuse")
+    if reporter and (odd := odd_moments(records)):
+        reporter.message(f"left out of training: {odd}")
+    records = [record for record in records if not record.oddity]
+    if not records or not all(record.moments_sec for record in records):
         raise ConfigError(f"data.train_records {', '.join(names)}: some records have no moments to learn from")
     return open_dataset(
-        config, records, jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
-        max_seq_len=config.model.max_seq_len, has_few_shapes=config.train.cuda_graphs,
+        config, records, incomplete="leave out" if leave_out else "refuse",
+        jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
+        max_seq_len=config.model.max_seq_len,
     )  # fmt: skip
 
 
 def start_from(
     model: Grounder, config: RunConfig, encoder: str | None = None, store: FeatureStore | None = None
 ) -> dict[str, list[str]]:
-    """Load the weights of `train.init_from` but the heads, which start fresh on purpose.
+    """Load the weights of `train.init_from` but the heads, which start fresh on purpose unless `train.init_heads`.
 
     `encoder` is of the query tokens at hand, `store` has the features; None does not check them. Returns the names of
     the parameters that were ``loaded`` and that start ``fresh``. A CheckpointError says where architecture or encoders
@@ -99,8 +111,8 @@ def start_from(
     if encoder is not None and not config.train.allow_other_encoder:
         source.require_encoder(encoder, path)
     if store is not None and not config.train.allow_other_encoder:
-        source.require_encoder(store.attributes.get("encoder"), path, "features")
+        source.require_encoder(store.encoder, path, "features")
     state = source.model.state_dict()
-    loaded = {name: value for name, value in state.items() if not name.startswith(HEADS)}
+    loaded = {name: x for name, x in state.items() if config.train.init_heads or not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)
     return {"loaded": list(loaded), "fresh": [name for name in names if name not in loaded]}

@@ -44,7 +44,7 @@ class TrainResult:
 
 def train(
     config: RunConfig, run_dir: str | Path, *, processes: int = 1, reporter: Reporter | None = None,
-    max_restarts: int = 3, attach: bool = True,
+    max_restarts: int = 3, attach: bool = True, extend: bool = False,
 ) -> TrainResult:  # fmt: skip
     """Train, or resume the run of this directory; a finished run does nothing.
 
@@ -54,6 +54,8 @@ def train(
         reporter: receives the progress; progress bars in a terminal by default.
         max_restarts: how often processes that died are started again, from the newest checkpoint.
         attach: follow several processes that already train here; without it they are an error.
+        extend: let the run of this directory go on with more `epochs`, or another `learning_rate` or
+            `patience_epochs`. The cosine of the rate is laid over all epochs, so the rate jumps there.
 
     Raises:
         ConfigError: the directory belongs to another configuration.
@@ -63,24 +65,24 @@ def train(
     """
     folder, reporter = RunDirectory(run_dir), reporter or TerminalReporter()
     if processes == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
-        return _train_here(config, folder, reporter)
+        return _train_here(config, folder, reporter, extend)
     if attach and folder.is_held():
-        folder.open(config)
+        folder.open(config, is_running=True)
         return _follow(folder, None, reporter)
     with folder.locked():
-        folder.open(config)
+        folder.open(config, extend)
     return _follow(folder, _start(folder, processes, max_restarts), reporter)
 
 
 # ---- in this process
 
 
-def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter) -> TrainResult:
+def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter, extend: bool) -> TrainResult:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     torch.use_deterministic_algorithms(config.train.deterministic)
     with ExitStack() as held, World.join(config.train.timeout_sec, config.train.tf32) as world:
-        world.from_main(lambda: _enter(folder, config, held))
+        world.from_main(lambda: _enter(folder, config, held, extend))
         with StopRequest() as stop, memory_kept():
             trainer = _run(config, folder, world, reporter if world.is_main else Reporter(), stop)
     return TrainResult(folder.path, folder.best, folder.last, trainer.history, trainer.resumed_from_step)
@@ -104,10 +106,10 @@ def _run(config: RunConfig, folder: RunDirectory, world: World, reporter: Report
     return trainer
 
 
-def _enter(folder: RunDirectory, config: RunConfig, held: ExitStack) -> None:
+def _enter(folder: RunDirectory, config: RunConfig, held: ExitStack, extend: bool) -> None:
     """Take the directory, if it is free and of this configuration, and if another attempt makes sense."""
     held.enter_context(folder.locked())
-    folder.open(config)
+    folder.open(config, extend)
     status, is_restart = read_status(folder.path), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if is_restart and status.get("state") == "failed" and status.get("is_lasting"):
         raise TrainingFailed(f"{status['reason']} (not tried again: it would fail again)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -12,20 +11,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLock, Timeout, UnixFileLock
+from filelock import Timeout
 
 from groundnlq.config import RunConfig, load_config
 from groundnlq.errors import ConfigError, KitError
-from groundnlq.files import write_json, write_text
+from groundnlq.files import MARKER, acquire_lock, write_json, write_text
 
 # Keys that may change when a run goes on, since they do not shape the weights ...
-FREE_KEYS = {f"train.{key}" for key in (
-    "checkpoint_every_steps", "keep_checkpoints", "timeout_sec", "tensorboard", "allow_other_world_size",
-)}  # fmt: skip
+FREE_KEYS = {
+    "train.checkpoint_every_steps", "train.keep_checkpoints", "train.timeout_sec", "train.tensorboard",
+    "train.allow_other_world_size",
+}  # fmt: skip
+# ... names of files, whose content the trainer compares ...
+FILE_KEYS = {"data.folder", "data.train_records", "data.val_records", "data.features", "data.text"}
+# ... those that may change where a run is extended ...
+EXTEND_KEYS = {"train.epochs", "train.learning_rate", "train.patience_epochs"}
 # ... and those that another number of processes needs; the trainer requires the same global batch.
 BATCH_KEYS = {"train.batch_size", "train.accumulate_steps"}
-NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-LOCK_PATIENCE_SEC, POLL_SEC = 0.2, 0.02  # `is_held` of another process locks for about a millisecond
+LOCK_PATIENCE_SEC = 0.2  # `is_held` of another process locks for about a millisecond
 
 
 class RunDirectory:
@@ -43,18 +46,29 @@ class RunDirectory:
         """The file with weights that a path means: of a run directory its best ones."""
         return cls(path).best if Path(path).is_dir() else Path(path)
 
-    def open(self, config: RunConfig) -> None:
-        """Make the directory, or check that it belongs to this configuration; an error names the differing keys."""
+    def open(self, config: RunConfig, extend: bool = False, is_running: bool = False) -> None:
+        """Make the directory, or check that it belongs to this configuration; an error names the differing keys.
+
+        With `extend` a run may go on for more epochs, or with another rate or patience. One that is running stays as
+        it was begun.
+        """
         known = self.path / "config.yaml"
         if known.exists():
+            try:
+                before = load_config(known)
+            except ConfigError as error:
+                remedy = f"remove it to take the present settings ('groundnlq show {self.path}' prints the former)"
+                raise ConfigError(f"{error} -- {remedy}") from None
             free = FREE_KEYS | (BATCH_KEYS if config.train.allow_other_world_size else set())
-            before = load_config(known)
+            free |= set() if is_running else FILE_KEYS
+            free |= EXTEND_KEYS if extend and config.train.epochs >= before.train.epochs else set()
             if keys := [key for key in before.differing_keys(config) if key not in free]:
+                hint = "; --extend goes on for more epochs or with another rate" * (set(keys) <= EXTEND_KEYS)
                 raise ConfigError(
                     f"{self.path}: was run with another configuration; {', '.join(keys)} differ "
-                    "-- use another run folder, or the same settings"
+                    f"-- use another run folder, or the same settings{hint}"
                 )
-            if before == config:
+            if is_running or before == config:
                 return
         config.save(known)
 
@@ -62,18 +76,19 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the directory for this process; a second run in it is refused at once.
 
-        The lock ends with the process, however that ends. A file system without ``flock`` gets a marker file
-        instead: the one of a killed process is taken over on the same machine, but not on another.
+        The lock ends with the process, however that ends.
         """
         holder = self.path / ".pid"
         try:
-            lock = self._acquire(LOCK_PATIENCE_SEC)
+            lock = acquire_lock(self.path / ".lock", LOCK_PATIENCE_SEC)
         except Timeout as error:
-            pid = holder.read_text(encoding="utf-8") if holder.exists() else "?"
-            marker = error.lock_file if error.lock_file.endswith(".marker") else None
-            hint = f"; if it was killed on another machine, remove {marker}" if marker else ""
+            pid = (holder.read_text(encoding="utf-8") if holder.exists() else "") or "?"
+            is_marker = error.lock_file.endswith(MARKER)
+            hint = f"; if it was killed on another machine, remove {error.lock_file}" if is_marker else ""
             raise KitError(f"{self.path}: in use by process {pid} -- wait for it, or stop it{hint}") from None
         with lock:
+            if lock.lock.lock_file.endswith(MARKER):
+                warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
             with suppress(OSError):  # a full disk is reported by the first result that has no room
                 holder.write_text(str(os.getpid()), encoding="utf-8")
             for leftover in self.path.rglob(".*.tmp"):  # of a process that died while writing
@@ -85,7 +100,7 @@ class RunDirectory:
         if not (self.path / ".pid").exists():
             return False
         try:
-            with self._acquire(0):
+            with acquire_lock(self.path / ".lock", 0):
                 return False
         except Timeout:
             return True
@@ -110,19 +125,6 @@ class RunDirectory:
             for name, value in history[-1].items():
                 writer.add_scalar(name, value, history[-1]["step"])
 
-    def _acquire(self, timeout_sec: float) -> Any:
-        """A held lock, to be released by ``with``."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            return UnixFileLock(self.path / ".lock").acquire(timeout_sec, POLL_SEC)
-        except Timeout:
-            raise
-        except (OSError, NotImplementedError) as error:  # the latter where filelock knows by itself
-            if isinstance(error, OSError) and error.errno not in NO_FLOCK:
-                raise KitError(f"{self.path}: cannot work here ({error.strerror}) -- choose another") from None
-        warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
-        return SoftFileLock(self.path / ".lock.marker").acquire(timeout_sec, POLL_SEC)
-
 
 def read_status(run_dir: str | Path) -> dict[str, Any]:
     """How a run stands: ``state`` is running, finished, preempted or failed; empty where none was begun.
@@ -131,7 +133,7 @@ def read_status(run_dir: str | Path) -> dict[str, Any]:
     """
     folder = RunDirectory(run_dir)
     is_held, path = folder.is_held(), folder.path / "status.json"  # in this order: it may end in between
-    status = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    status = next(_read_json_lines(path), {})
     if status.get("state") == "running" and not is_held:
         return status | {"state": "failed", "reason": "its processes were killed; the same command continues"}
     return status
@@ -139,6 +141,13 @@ def read_status(run_dir: str | Path) -> dict[str, Any]:
 
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
     """The epochs of a run so far: losses, rates, recalls of raw and averaged weights."""
-    path = RunDirectory(run_dir).metrics
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
-    return [json.loads(line) for line in lines if line]
+    return list(_read_json_lines(RunDirectory(run_dir).metrics))
+
+
+def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Mappings, one a line; what a crash left of others is passed over: the run writes such a file anew."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() or [""] if path.exists() else ():
+        try:
+            yield dict(json.loads(line))
+        except (ValueError, TypeError):
+            warnings.warn(f"{path}: damaged; left out until the run writes it anew", stacklevel=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,12 +32,12 @@ class Task:
         loss_weights: name of each term and its weight in the total loss.
         own_rate: whether a parameter, by name, has the learning rate of new parameters; all others have
             `train.backbone_rate_factor` times that.
+        inputs: a hash of each file that shapes the run, by name; a run is not resumed with others.
         initialise: loads the weights that a new run starts from; returns what to tell about them. It is not
             called when a run is resumed.
-        train_set: samples: ``len()``; `lengths` (about equal ones share a batch); ``fingerprint()`` (a run is not
-            resumed with another); ``batch(indices, epoch, for_gpu)``, which moves by ``.to(device,
-            non_blocking=True)``, names its samples in ``.query_ids``, and is a dataclass where CUDA graphs are to read
-            it. Random changes of samples depend on the epoch only.
+        train_set: samples: ``len()``; `lengths` (about equal ones share a batch); ``batch(indices, epoch, for_gpu)``,
+            which moves by ``.to(device, non_blocking=True)`` and names its samples in ``.query_ids`` (CUDA graphs
+            need a dataclass with ``.tensors()``). Random changes of samples depend on the epoch only.
         select_by: the number of `validate` by which the best weights are chosen, higher is better.
         info: plain values saved beside the exported weights.
     """
@@ -47,7 +48,15 @@ class Task:
     normaliser: Normaliser
     own_rate: Callable[[str], bool]
     initialise: Callable[[], str] = lambda: ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
     train_set: Any = ()  # none where a `Learner` alone takes single steps
     validate: Callable[[Any], dict[str, float]] = lambda network: {}
     select_by: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    def changed_inputs(self, state: Mapping[str, Any]) -> list[str]:
+        """Names of the inputs that are others than in a saved state, with the beginnings of both hashes."""
+        first = "\n".join(list(self.inputs.values())[:3])  # 0.2 saved one hash of these
+        now = {"data": hashlib.sha256(first.encode()).hexdigest()} | dict(self.inputs)
+        before = {"data": state["records"]} if "records" in state else state["inputs"]
+        return [f"{name} ({old:.8}, now {now.get(name)!s:.8})" for name, old in before.items() if now.get(name) != old]

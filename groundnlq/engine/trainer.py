@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -54,6 +55,8 @@ class Trainer:
         self.learner = Learner(task, self.config, world)
         self.step, self.resumed_from_step, self.rate_factor = 0, 0, world.size
         self.history: list[dict[str, Any]] = []
+        self.schedule = {"epochs": self.config.epochs, "learning_rate": self.config.learning_rate}
+        self.extended: list[dict[str, Any]] = []  # schedules of before, each with the step at which it ended
         self.best: dict[str, Any] = {}
         self.sums: Any = Counter()  # over the steps of the current epoch
         self.reported_at = 0.0
@@ -70,6 +73,8 @@ class Trainer:
             self.write_status("running")
             self.train_epoch(stop)
             self.finish_epoch()
+        if not self.best:  # its file was damaged behind the last validation
+            self.validate(len(self.history))
         self.write_status("finished")
 
     def train_epoch(self, stop: StopRequest) -> None:
@@ -139,7 +144,9 @@ class Trainer:
             "rate_factor": self.rate_factor,
             "batch_size": self.batch_size,
             "num_processes": self.world.size,
-            "records": self.task.train_set.fingerprint(),
+            "inputs": dict(self.task.inputs),
+            "schedule": self.schedule,
+            "extended": self.extended,
             "made_with": self.made_with,
         }
         self.world.from_main(lambda: self.states.save(self.step, state, self.config.keep_checkpoints))
@@ -150,9 +157,14 @@ class Trainer:
         self.learner.load(state)
         self.history, self.best = state["history"], state["best"]
         self.sums, self.rate_factor = Counter(state["sums"]), state["rate_factor"]
-        old_losses = self.sums.pop("losses", ())  # as 0.1 saved them
-        self.sums.update(dict(zip(self.learner.loss_names, old_losses, strict=False)))
         self.step = self.resumed_from_step = state["step"]
+        self.extended = state.get("extended", [])
+        if (before := state.get("schedule", self.schedule)) != self.schedule:
+            self.extended = [*self.extended, {"step": self.step} | before]
+            changes = ", ".join(f"{key} {before[key]:g} -> {value:g}" for key, value in self.schedule.items())
+            text = f"{self.folder.path}: {changes}; the cosine is laid over all epochs, so the rate goes on with"
+            self.reporter.message(f"{text} {self.learning_rate(self.step):.3g}")
+        self._mend_files()
 
     def write_status(self, state: str, reason: str = "") -> None:
         """Say how the run stands, in ``status.json`` and to the reporter."""
@@ -172,10 +184,8 @@ class Trainer:
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         where, before, now = self.folder.path, state["num_processes"], self.world.size
-        if state["records"] != self.task.train_set.fingerprint():
-            raise CheckpointError(
-                f"{where}: the training records, features or tokens changed -- use another run folder"
-            )
+        if changed := self.task.changed_inputs(state):
+            raise CheckpointError(f"{where}: begun with other {', '.join(changed)} -- use those, or another run")
         if before != now and not self.config.allow_other_world_size:
             raise CheckpointError(
                 f"{where}: saved by {before} processes, now {now} -- start as many as before, or set "
@@ -192,6 +202,16 @@ class Trainer:
             # samples and rates stay the same; sums are rounded in another order, dropped paths are drawn again
             text = f"{where}: {', '.join(changes)}: goes on at the same sample, but no longer bitwise as before"
             warnings.warn(text, stacklevel=2)
+
+    def _mend_files(self) -> None:
+        """Write anew what a crash may have left damaged; ``best.pt`` is written by the next validation."""
+        self.world.from_main(lambda: self.folder.write_history(self.history))
+        best, last = self.world.from_main(lambda: [*map(is_zipfile, (self.folder.best, self.folder.last))])
+        if self.best and not best:
+            warnings.warn(f"{self.folder.best}: damaged; the next validated weights replace it", stacklevel=2)
+            self.best = {}
+        if self.history and not last:
+            self._export(self.folder.last, self.best.get("use", "ema"), len(self.history))
 
     # ---- details
 
@@ -233,7 +253,8 @@ class Trainer:
     def _export(self, path: Path, use: str, epoch: int) -> None:
         weights = {"raw": self.learner.model.state_dict(), "ema": self.learner.ema.module.state_dict()}
         if self.world.is_main:
-            save_model(path, self.run_config, weights, use, epoch=epoch, step=self.step, **self.task.info)
+            about = {"epoch": epoch, "step": self.step, "extended": self.extended}
+            save_model(path, self.run_config, weights, use, **about, **self.task.info)
 
     def _is_patience_over(self) -> bool:
         patience = self.config.patience_epochs

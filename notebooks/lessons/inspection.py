@@ -17,7 +17,7 @@ from groundnlq.config import RunConfig
 from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
-from groundnlq.data.records import Record
+from groundnlq.data.records import OF_CLIP, Record
 from groundnlq.data.schema import read_json
 from groundnlq.errors import DataError
 from groundnlq.sample.make import read_events
@@ -35,14 +35,15 @@ def official_entry(path: str | Path, query_id: str) -> dict[str, Any]:
     Raises:
         DataError: the file has no such query.
     """
-    annotation_uid, _, index = query_id.rpartition("_")
     for video in read_json(Path(path))["videos"]:
         for clip in video["clips"]:
+            name = query_id.removeprefix(f"{clip.get('clip_uid')}{OF_CLIP}")
+            annotation_uid, _, index = name.rpartition("_")
             for annotation in clip["annotations"]:
-                if annotation["annotation_uid"] == annotation_uid:
+                if annotation.get("annotation_uid") == annotation_uid:
                     around = {key: value for key, value in clip.items() if key != "annotations"}
                     query = annotation["language_queries"][int(index)]
-                    return {"video_uid": video["video_uid"], "clip": around, "query": query}
+                    return {"video_uid": video.get("video_uid"), "clip": around, "query": query}
     raise DataError(f"{path}: has no query {query_id} -- is it of another split?")
 
 
@@ -110,14 +111,13 @@ def rate_fit(report: FeatureReport) -> Figure:
     """Frames per step of every clip, the fitted rate and the configured one."""
     figure = new_figure(9, 3)
     left, right = figure.subplots(1, 2)
-    frame = report.frame()
-    longest = frame["duration_sec"].max()
-    left.plot(frame["duration_sec"], frame["num_steps"], ".", color=BLUE, label="clips")
+    longest = report.durations_sec.max()
+    left.plot(report.durations_sec, report.num_steps, ".", color=BLUE, label="clips")
     fitted = report.fitted_stride_frames
     left.plot([0, longest], [0, longest * report.grid.fps / fitted], color=GREY, label=f"fit: {fitted:.3f}")
     left.set(xlabel="clip length [s]", ylabel="feature steps")
     left.legend(fontsize=8)
-    right.hist(frame["stride_frames"], bins=30, color=BLUE)
+    right.hist(report.stride_frames, bins=30, color=BLUE)
     right.axvline(fitted, color=GREY, label=f"fitted {fitted:.3f}")
     configured = report.grid.snippet_stride_frames
     right.axvline(configured, color=VERMILION, linestyle="--", label=f"configured {configured:.3f}")
