@@ -32,15 +32,17 @@ from gpu_right import check_right
 from gpu_runs import check_runs
 from gpu_setting import Setting
 from gpu_steps import check_steps
+from gpu_video import check_video
 from gpu_ways import check_ways
 
 # Each part with the seconds after which it begins no more checks.
 PARTS: dict[str, tuple[Callable[[Setting], None], float]] = {
-    "right": (check_right, 120.0),
+    "right": (check_right, 110.0),
     "runs": (check_runs, 70.0),
     "fast": (check_fast, 130.0),
-    "steps": (check_steps, 80.0),
-    "ways": (check_ways, 40.0),
+    "steps": (check_steps, 70.0),
+    "video": (check_video, 30.0),
+    "ways": (check_ways, 30.0),
 }
 HARD_LIMIT_SEC = 480.0
 
@@ -51,13 +53,15 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated: " + ", ".join(PARTS))
+    parser.add_argument("--encoders", default="", help="comma-separated video encoders, as groundnlq takes them")
     parser.add_argument("--without", default="", help="comma-separated words of checks to leave out")
     chosen = parser.parse_args()
     device = torch.device("cuda", 0) if chosen.device == "cuda" else torch.device("cpu")
     report = Report(chosen.out, about(device, chosen.quick), tuple(filter(None, chosen.without.split(","))))
     prepare(device)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        run(Setting(report, device, chosen.quick, Path(folder)), chosen.parts.split(","))
+        encoders = tuple(filter(None, chosen.encoders.split(",")))
+        run(Setting(report, device, chosen.quick, Path(folder), encoders), chosen.parts.split(","))
     failures = report.failures()
     print(f"written to {chosen.out} in {report.content.get('total_seconds', 0)} s; failed: {failures or 'nothing'}")
     return 1 if failures else 0

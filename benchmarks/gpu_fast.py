@@ -14,13 +14,12 @@ from gpu_timing import count_tflop, kernel_times, longest, milliseconds, peak_gi
 from timing import CLIP_STEPS, QUERIES_PER_CLIP
 
 from groundnlq.config import RunConfig
-from groundnlq.data.dataset import QueryDataset, clip_batches
 from groundnlq.engine.launch import train
-from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.model.decode import decode
 
 VAL_QUERIES, TRAIN_QUERIES, EPOCHS = 4552, 13847, 10  # of Ego4D NLQ
+GRAPHS = "bfloat16, graphs"
 BATCHES = (2, 32, 4)  # the published fine-tuning; a large one; a GPU's share of the published pretraining
 
 
@@ -30,9 +29,9 @@ def check_fast(setting: Setting) -> None:
     card = report.check("the card's rates", lambda: ceilings(setting)) or {}
     peak, tflop = card.get("bfloat16 TFLOP/s", 0.0), {}
     for size in (2, 4) if setting.is_quick else BATCHES:
-        for precision in PRECISIONS[::-1]:
-            name = f"step of batch {size}, {precision}"
-            steps[size, precision] = report.check(name, lambda s=size, p=precision: step(setting, s, p, peak, tflop), 6)
+        for kind in (*PRECISIONS[::-1], GRAPHS):
+            name = f"step of batch {size}, {kind}"
+            steps[size, kind] = report.check(name, lambda s=size, k=kind: step(setting, s, k, peak, tflop), 6)
     if not report.check("(a split is written)", lambda: str(write_split(setting)), 5):
         return
     for precision in PRECISIONS:
@@ -41,8 +40,9 @@ def check_fast(setting: Setting) -> None:
         )
     report.check("parts of answering a clip", lambda: parts_of_answering(setting), 3)
     report.check("a whole fine-tuning, extrapolated", lambda: fine_tuning(steps, asked))
-    report.check("trainer, batch 2, bfloat16", lambda: whole_run(setting, 2), 15)
-    report.check("trainer, batch 32, bfloat16", lambda: whole_run(setting, 32), 15)
+    for size in (2, 32):
+        for kind in ("bfloat16", GRAPHS):
+            report.check(f"trainer, batch {size}, {kind}", lambda s=size, k=kind: whole_run(setting, s, k), 12)
 
 
 def ceilings(setting: Setting) -> dict[str, float]:
@@ -61,18 +61,19 @@ def ceilings(setting: Setting) -> dict[str, float]:
     return found | {"copy TB/s": 2 * source.nbytes / taken / 1e9}
 
 
-def step(setting: Setting, size: int, precision: str, peak: float, tflop: dict[Any, float]) -> dict[str, Any]:
+def step(setting: Setting, size: int, kind: str, peak: float, tflop: dict[Any, float]) -> dict[str, Any]:
     """The trainer's own step on clips of 900 steps, one query each; the batch comes from the CPU."""
-    device, batch, learner = setting.device, setting.batch(size), setting.learner(precision)
+    device, batch, is_used = setting.device, setting.given(size), kind == GRAPHS
+    learner = setting.learner(kind.split(",")[0], cuda_graphs=is_used)
 
     def once() -> None:
         learner.step([batch], 1e-6, seed=0)
 
     rounds = setting.rounds if size < 32 else max(2, setting.rounds // 2)
-    with in_tf32(precision == "tf32"):
+    with in_tf32(kind == "tf32"):
         taken, gib = peak_gib(lambda: milliseconds(once, device, rounds), device)
         kernels = kernel_times(once, device)
-    if size not in tflop:
+    if size not in tflop and not is_used:  # in a graph there is nothing to count
         tflop[size] = count_tflop(once)
     return {"rates": rates(taken, kernels, tflop[size], peak), "GiB": gib, **longest(kernels)}
 
@@ -85,33 +86,33 @@ def write_split(setting: Setting) -> Path:
 
 
 def prediction(setting: Setting, precision: str, peak: float, tflop: dict[Any, float]) -> dict[str, Any]:
-    """The kit's prediction over the split, from the store; then clips alone, to see kernels and reading.
+    """The kit's prediction over the split, from the store; then eight clips of one length, to see kernels and reading.
 
-    A clip of each length passes before. `again` is the same split once more, when no length is new.
+    A clip of each length passes before. `again` is the same split once more, when no shape is new.
     """
     dataset, device, predictor = setting.open_split(), setting.device, setting.predictor(precision)
-    batches = clip_batches(dataset.records)
-    each_length, few = {dataset.lengths[part[0]]: part for part in batches}.values(), batches[:8]
+    clips = list(range(0, len(dataset), QUERIES_PER_CLIP))
+    lengths = [dataset.lengths[i] for i in clips]
+    each_length = setting.open_split([clips[lengths.index(length)] for length in sorted(set(lengths))])
+    few = setting.open_split(
+        [i for i in range(len(dataset)) if dataset.lengths[i] == lengths[0]][: 8 * QUERIES_PER_CLIP]
+    )
     with in_tf32(precision == "tf32"):
-        first = _seconds(lambda: _answer(predictor, dataset, each_length))
+        first = _seconds(lambda: predictor.predict_dataset(each_length))
         taken = _seconds(lambda: predictor.predict_dataset(dataset))
         again = 0.0 if setting.is_quick else _seconds(lambda: predictor.predict_dataset(dataset))
-        kernels = kernel_times(lambda: _answer(predictor, dataset, few), device, 1)
-        taken_few = milliseconds(lambda: _answer(predictor, dataset, few), device, 3, 1)
+        kernels = kernel_times(lambda: predictor.predict_dataset(few), device, 1)
+        taken_few = milliseconds(lambda: predictor.predict_dataset(few), device, 3, 1)
         if "prediction" not in tflop:
-            tflop["prediction"] = count_tflop(lambda: _answer(predictor, dataset, few))
-    reading = statistics.median(_seconds(lambda: [dataset.batch(part) for part in few]) for _ in range(3))
+            tflop["prediction"] = count_tflop(lambda: predictor.predict_dataset(few))
+    is_gpu = device.type == "cuda"
+    reading = statistics.median(_seconds(lambda: few.batch(range(len(few)), for_gpu=is_gpu)) for _ in range(3))
     queries = len(dataset)
     whole = {"queries": queries, "seconds": taken, "queries/s": queries / taken, "again, s": again}
-    whole |= {"first clip of each length, s": first, "reading, share": 1e3 * reading / taken_few}
+    whole |= {"first clip of each length, s": first, "reading by itself, share": 1e3 * reading / taken_few}
     whole[f"s for {VAL_QUERIES}"] = taken * VAL_QUERIES / queries
     alone = rates(taken_few, kernels, tflop["prediction"], peak)
-    return {"split": whole, f"{len(few)} clips": alone, **longest(kernels)}
-
-
-def _answer(predictor: Predictor, dataset: QueryDataset, batches: Any) -> None:
-    for indices in batches:
-        predictor.answer(dataset.batch(indices))  # its moments lie on the CPU: nothing is left to wait for
+    return {"split": whole, "8 clips": alone, **longest(kernels)}
 
 
 def _seconds(act: Any) -> float:
@@ -137,10 +138,11 @@ def parts_of_answering(setting: Setting) -> dict[str, float]:
     return found | kernels
 
 
-def whole_run(setting: Setting, size: int) -> dict[str, Any]:
+def whole_run(setting: Setting, size: int, kind: str) -> dict[str, Any]:
     """One epoch of the kit's own trainer over the split: steps a second and the share of waiting for data."""
     records = "few.jsonl" if size < 32 else "train.jsonl"
     options = {"epochs": 1, "warmup_epochs": 0, "batch_size": size, "precision": "bfloat16", "learning_rate": 1e-6}
+    options["cuda_graphs"] = kind == GRAPHS
     tree = {
         "name": "speed",
         "model": {"scale_init": 0.5} | setting.narrow,
@@ -148,7 +150,7 @@ def whole_run(setting: Setting, size: int) -> dict[str, Any]:
         "train": options,
     }
     began = time.perf_counter()
-    result = train(RunConfig.parse(tree, "speed"), setting.folder / f"speed-{size}", reporter=Reporter())
+    result = train(RunConfig.parse(tree, "speed"), setting.folder / f"speed-{size}-{kind}", reporter=Reporter())
     row = result.history[-1]
     keys = ("steps_per_second", "data_wait_share", "seconds", "val_seconds", "peak_memory_mb")
     found = {key: row[key] for key in keys} | {"queries/s": row["steps_per_second"] * size}
@@ -158,11 +160,11 @@ def whole_run(setting: Setting, size: int) -> dict[str, Any]:
 def fine_tuning(steps: dict[Any, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Minutes of Ego4D's fine-tuning: its steps, and two networks' validation after every epoch."""
     found = {}
-    for precision in PRECISIONS:
-        one_step, split = steps[2, precision], asked[precision]
+    for kind in (*PRECISIONS, GRAPHS):
+        one_step, split = steps[2, kind], asked[kind.split(",")[0]]
         if one_step and split:
             training = EPOCHS * TRAIN_QUERIES / 2 * one_step["rates"]["wall ms"] / 6e4
             validation = EPOCHS * 2 * split["split"][f"s for {VAL_QUERIES}"] / 60
-            found[precision] = {"steps, min": training, "validation, min": validation}
-            found[precision]["together, min"] = training + validation
+            found[kind] = {"steps, min": training, "validation, min": validation}
+            found[kind]["together, min"] = training + validation
     return found

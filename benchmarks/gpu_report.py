@@ -53,7 +53,7 @@ class Report:
         if any(word in name for word in self.without):
             return None
         if left < needs:
-            return self._keep(name, {"skipped": f"{left:.0f} s left, {needs:.0f} needed"}, 0.0)
+            return self.skip(name, f"{left:.0f} s left, {needs:.0f} needed")
         began, found = time.monotonic(), None
         signal.signal(signal.SIGALRM, _interrupt)
         signal.alarm(int(left) + GRACE_SEC)
@@ -67,6 +67,10 @@ class Report:
         clean()
         self._keep(name, entry, time.monotonic() - began)
         return found
+
+    def skip(self, name: str, reason: str) -> None:
+        """Say why a check is left out."""
+        self._keep(name, {"skipped": reason}, 0.0)
 
     def failures(self) -> list[str]:
         """Names of the checks that raised, or did not find what is right."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gpu_site  # noqa: F401  (first: the import path)
@@ -16,7 +18,10 @@ from gpu_timing import first_use
 from torch import Tensor
 
 from groundnlq.config import DecodeConfig, TrainConfig
-from groundnlq.data.dataset import Batch
+from groundnlq.data.dataset import Batch, clip_batches
+from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.records import read_records
+from groundnlq.engine.predictor import open_dataset
 from groundnlq.engine.step import learning_rate_at
 from groundnlq.model.attention import attend_window
 from groundnlq.model.blocks import TransformerBlock
@@ -26,6 +31,7 @@ from groundnlq.model.nms import hard_nms, soft_nms, vote
 from groundnlq.model.points import assign_targets, make_points
 from tests.golden_inputs import GOLDEN, GRID, META, golden_batch, golden_config, golden_model
 from tests.published_layout import to_published
+from tests.tiny_run import make_tiny_data, tiny_config
 
 DECODE = DecodeConfig()
 NAMES = ("tiny", "tiny_star", "champion")
@@ -44,7 +50,11 @@ def check_right(setting: Setting) -> None:
         report.check(f"targets, {name}", lambda name=name: targets(name, device))
     report.check("NMS and voting", lambda: suppression(device))
     report.check("decoding of random scores, against the CPU", lambda: decoding(device))
+    for name in (largest, "tiny_star"):
+        report.check(f"steps with graphs, {name}", lambda name=name: graphs(name, device))
+    report.check("graphs and dropped paths", lambda: graphs_drop(device))
     report.check(f"prediction, {largest}, against the CPU", lambda: prediction(largest, device))
+    report.check("clips at once, and a batch for a GPU", lambda: together(device))
     report.check(f"batch compositions, {largest}", lambda: compositions(largest, device))
     report.check("dropped paths", lambda: dropped(device))
     report.check("window attention, float64", lambda: window(device))
@@ -176,6 +186,57 @@ def _eighteen(name: str, device: torch.device, precision: str) -> tuple[list[Any
         state = to_published(dict(module.named_parameters()))
         sums[key] = [state[n].double().sum().item() for n, _ in META["parameters"][name]]
     return steps, sums
+
+
+def graphs(name: str, device: torch.device) -> dict[str, Any]:
+    """Five steps of two micro-batches with dropped paths: replayed as graphs, and launched kernel by kernel."""
+    found = {}
+    every = list(range(len(golden_batch(name).query_ids)))
+    batches = [[golden_batch(name, order), golden_batch(name, [0])] for order in (every, every[::-1])]
+    for precision in PRECISIONS[::2]:
+        steps, weights = [], []
+        for is_used in (False, True):
+            learner = learner_of(fresh(name), device, precision=precision, cuda_graphs=is_used, ema_decay=0.9)
+            done = [learner.step(batches[i % 2], 1e-4, seed=i) for i in range(5)]
+            steps.append([[norm, *losses.values()] for losses, norm in done])
+            weights.append([*learner.model.parameters(), *learner.ema.module.parameters()])
+        found[precision] = {"losses and norms": excess(steps[1], steps[0], 1e-3, 1e-6)}
+        # gradients of key biases are noise (a softmax does not see them), and AdamW makes whole steps of it
+        found[precision]["weights and averages"] = apart(weights[1], weights[0]) / 2e-4
+        found[precision]["number of graphs"] = abs(len(learner.graphs._graphs) - 2) * 2.0
+    return verdict(found["float32"], **{"bfloat16, of float32's limit": found["bfloat16"]})
+
+
+def graphs_drop(device: torch.device) -> dict[str, Any]:
+    """Replays follow the seed: other paths are dropped with another one, the same with the same."""
+    learner, batch = learner_of(golden_model("tiny", 0.5), device, cuda_graphs=True), golden_batch("tiny")
+    seeds, normaliser = (0, 0, 1, 2, 1), learner.task.normaliser.value  # which changes from step to step
+    norms = [learner.step([batch], 0.0, seed)[1] * normaliser.item() for seed in seeds]
+    found = {"first and replayed": excess(norms[1], norms[0], 1e-3, 0), "same": excess(norms[4], norms[2], 1e-3, 0)}
+    found["other"] = 2.0 * (len({f"{norm:.3g}" for norm in norms[1:4]}) < 3)
+    return verdict(found, norms=norms)
+
+
+def together(device: torch.device) -> dict[str, Any]:
+    """A split of clips of many lengths against each clip alone; float16 features by way of pinned memory, bitwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = make_tiny_data(Path(folder))
+        store, config = FeatureStore(home / "features.h5"), tiny_config(home)
+        clips = {uid: store.read(uid)[: 18 + 2 * i].numpy() for i, uid in enumerate(store.clip_uids)}
+        write_features(home / "features.h5", clips.items(), dtype="float16")
+        dataset = open_dataset(config, read_records(home / "train.jsonl"))
+        torch.manual_seed(0)
+        predictor = predictor_of(Grounder(config.model).eval().to(device), "float32", config)
+        with in_tf32(False):
+            every, alone = predictor.predict_dataset(dataset), {}
+            for indices in clip_batches(dataset.records):
+                alone |= predictor.answer(dataset.batch(indices))
+        off = {"moments": _moments_off([every[q] for q in alone], alone.values()) / 1e-3}
+        if device.type == "cuda":
+            pairs = zip(dataset.batch([0, 5, 9], for_gpu=True).to(device, True).tensors().values(),
+                        dataset.batch([0, 5, 9]).to(device).tensors().values(), strict=True)  # fmt: skip
+            off["batch"] = 2.0 * any(not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+    return verdict(off)
 
 
 def targets(name: str, device: torch.device) -> dict[str, Any]:

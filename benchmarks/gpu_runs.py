@@ -43,6 +43,7 @@ def check_runs(setting: Setting) -> None:
     report.check("resume, deterministic kernels", lambda: resume(folder / "strict", device, True))
     if not setting.is_quick:
         report.check("resume, default kernels", lambda: resume(folder / "default", device, False))
+    report.check("a run with graphs", lambda: with_graphs(folder / "graphs", device), 5)
     report.check("checkpoint CPU -> device -> CPU", lambda: across(folder / "across", device))
     report.check("torchrun, one process, killed and restarted", lambda: torchrun(folder / "torchrun", device), 10)
 
@@ -129,6 +130,19 @@ def resume(home: Path, device: torch.device, deterministic: bool) -> dict[str, A
         is_stopped = read_status(home / f"{step}")["step"] == step
         off[f"stopped at {step}"] = same(calm, train(config, home / f"{step}", device)) if is_stopped else 9.0
     return {"passed": not (deterministic and any(off.values())), "largest difference of a weight": off}
+
+
+def with_graphs(home: Path, device: torch.device) -> dict[str, Any]:
+    """A run with graphs, deterministic kernels: against one without, again, and stopped and continued."""
+    config = tiny_config(make_tiny_data(home), deterministic=True, cuda_graphs=True)
+    plain = config.model_copy(update={"train": config.train.model_copy(update={"cuda_graphs": False})})
+    calm = train(config, home / "calm", device)
+    off = {"without": same(calm, train(plain, home / "plain", device))}
+    off["again"] = same(calm, train(config, home / "again", device))
+    train(config, home / "11", device, 11)
+    off["stopped at 11"] = same(calm, train(config, home / "11", device))
+    is_right = off["without"] < 0.05 and not off["again"]
+    return {"passed": is_right, "largest difference of a weight": off}
 
 
 def across(home: Path, device: torch.device) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,14 @@ from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.distributed import World
+from groundnlq.engine.graphs import StepGraphs
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.step import Learner
 from groundnlq.engine.task import Normaliser, Task
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
+from tests.recorded_graph import recording
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 CHAMPION = RunConfig(name="champion")
@@ -39,6 +41,7 @@ class Setting:
     device: torch.device
     is_quick: bool
     folder: Path
+    encoders: tuple[str, ...] = ()  # of video
 
     @property
     def narrow(self) -> dict[str, Any]:
@@ -63,8 +66,8 @@ class Setting:
         with self.device:
             return Grounder(ModelConfig(**({"scale_init": 0.5} | self.narrow))).to(self.device)
 
-    def learner(self, precision: str = "float32") -> Learner:
-        return learner_of(self.model(), self.device, precision=kit_precision(precision))
+    def learner(self, precision: str = "float32", **train: Any) -> Learner:
+        return learner_of(self.model(), self.device, precision=kit_precision(precision), **train)
 
     def predictor(self, precision: str) -> Predictor:
         return predictor_of(self.model().eval(), precision)
@@ -83,6 +86,11 @@ class Setting:
             clip_uids=[f"c{i}" for i in range(num_clips)],
             durations_sec=[num_steps * STEP_SEC] * num_queries,
         )
+
+    def given(self, num_queries: int) -> Batch:
+        """The same for a step as training gives it: on a GPU float16 and pinned."""
+        batch = self.batch(num_queries)
+        return replace(batch, video=batch.video.half()).pinned() if self.device.type == "cuda" else batch
 
     def make_split(self, clip_steps: list[int], queries_per_clip: int) -> Path:
         """Records, features and tokens of a synthetic split; val is its first clip, few every fourth query."""
@@ -105,18 +113,27 @@ class Setting:
         write_tokens(folder / "text.h5", tokens, encoder="random")
         return folder
 
-    def open_split(self) -> QueryDataset:
+    def open_split(self, indices: Sequence[int] | None = None) -> QueryDataset:
+        """All its queries, or some."""
         folder = self.folder / "split"
-        stores = FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")
-        return QueryDataset(read_records(folder / "train.jsonl"), *stores, CHAMPION.data.grid)
+        stores, records = (
+            (FeatureStore(folder / "features.h5"), TokenStore(folder / "text.h5")),
+            read_records(folder / "train.jsonl"),
+        )
+        records = records if indices is None else [records[i] for i in indices]
+        return QueryDataset(records, *stores, CHAMPION.data.grid)
 
 
 def learner_of(model: Grounder, device: torch.device, world: World | None = None, **train: Any) -> Learner:
-    """A learner of single steps."""
+    """A learner of single steps; a CPU records what `train.cuda_graphs` would capture."""
     config, world = TrainConfig(**train), world or World(device=device)
     loss = Criterion(config, world.device)
     task = Task(model, loss, loss.weights, Normaliser(loss.normaliser, loss.update), own_rate=bool)
-    return Learner(task, config, world)
+    learner = Learner(task, config, world)
+    if config.cuda_graphs and device.type == "cpu":
+        capture = recording(lambda: [*(p.grad for p in model.parameters()), loss.normaliser])
+        learner.graphs = StepGraphs(learner._backward, device, capture)
+    return learner
 
 
 def predictor_of(model: Grounder, precision: str, config: RunConfig = CHAMPION) -> Predictor:

@@ -13,12 +13,10 @@ from gpu_report import caught
 from gpu_setting import CHAMPION, Setting
 from gpu_timing import brief_kernels, milliseconds, peak_gib
 from gpu_variants import (
-    clip_without_reading,
     convolutions_tried,
     depthwise_shifted,
     halving_by_maximum,
     results_kept,
-    targets_on_device,
     window_by_flash,
     window_dense,
     window_replaced,
@@ -39,7 +37,8 @@ def check_steps(setting: Setting) -> None:
     """All comparisons; the compiler comes last, since it takes longest."""
     report = setting.report
     for size in (2,) if setting.is_quick else (2, 4, 32):
-        report.check(f"graph of a step of {size}, bfloat16", lambda s=size: graphed(setting, s), 5)
+        report.check(f"step of {size}, bfloat16, the kit's", lambda s=size: graphed_by_the_kit(setting, s), 5)
+        report.check(f"graph of all of a step of {size}, bfloat16", lambda s=size: graphed(setting, s), 5)
     report.check("graph of a prediction, bfloat16", lambda: graphed_prediction(setting), 5)
     report.check("clips at once, prediction", lambda: clips_at_once(setting), 8)
     report.check("optimizer and average", lambda: optimizers(setting), 2)
@@ -64,7 +63,6 @@ def variants(device: torch.device) -> dict[str, Change]:
         "LayerNorm and GELU kept": results_kept,
         "depthwise by shifts": depthwise_shifted,
         "halving by maximum": halving_by_maximum,
-        "targets on the device": targets_on_device,
         "dense window attention": lambda: window_replaced(window_dense),
         "cuDNN benchmark": convolutions_tried,
     }
@@ -73,7 +71,7 @@ def variants(device: torch.device) -> dict[str, Change]:
 
 def changes(setting: Setting, size: int) -> dict[str, Any]:
     """Milliseconds and memory of the trainer's step in bfloat16 with one part replaced, and with all that help."""
-    found, batch, every = {}, setting.batch(size), variants(setting.device)
+    found, batch, every = {}, setting.given(size), variants(setting.device)
     for name, change in every.items():
         try:
             found[name] = _measured(setting, batch, [change])
@@ -125,7 +123,7 @@ def _groups(kit: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 class StaticStep:
-    """A training step of the kit's that reads nothing back, so that a CUDA graph can hold it."""
+    """A step of the kit's that reads nothing back, so that one graph can hold all of it, optimizer and average, too."""
 
     def __init__(self, setting: Setting, size: int, is_compiled: bool):
         self.device, self.kit = setting.device, setting.learner("bfloat16")
@@ -135,21 +133,16 @@ class StaticStep:
         self.optimizer = torch.optim.AdamW(groups, lr=1e-6, fused=True, capturable=capturable)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             self.model(self.batch)  # tables of points are made before the compiler looks
-        self.forward = torch.compile(self.model, dynamic=False) if is_compiled else self.model
+        if is_compiled:
+            self.kit.network = torch.compile(self.model, dynamic=False)
 
     def __call__(self) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            outputs = self.forward(self.batch)
-        terms, num_positives = self.kit.task.loss(outputs, self.batch)
-        normaliser = self.kit.task.normaliser
-        normaliser.update(num_positives)
-        loss = terms["classification"] + terms["regression"]
-        loss.backward()
-        clip_without_reading(list(self.model.parameters()), normaliser.value.float(), 1.0)
+        sums = self.kit._backward(self.batch)
+        self.kit._divide_and_clip(self.kit._divisor(sums[-1], 1))
         self.optimizer.step()
         self.kit.ema.update(self.model)
-        return loss
+        return sums
 
 
 class StaticAnswer:
@@ -207,10 +200,18 @@ def graphed(setting: Setting, size: int, is_compiled: bool = False) -> dict[str,
 
     changed = [results_kept, depthwise_shifted] + [flash] * (setting.device.type == "cuda")
     kinds: dict[str, list[Change]] = {"as it is": [], "changed": changed}
-    return {
-        name: _launched_and_replayed(setting, make, [targets_on_device, *extra])
-        for name, extra in list(kinds.items())[is_compiled:]
-    }
+    return {name: _launched_and_replayed(setting, make, extra) for name, extra in list(kinds.items())[is_compiled:]}
+
+
+def graphed_by_the_kit(setting: Setting, size: int) -> dict[str, Any]:
+    """`Learner.step` with `train.cuda_graphs` and without, of batches as training gives them."""
+    found, batch, device = {}, setting.given(size), setting.device
+    for name, is_used in (("launched", False), ("graphs", True)):
+        learner = setting.learner("bfloat16", cuda_graphs=is_used)
+        act = lambda learner=learner: learner.step([batch], 1e-6, 0)  # noqa: E731
+        taken, gib = peak_gib(lambda act=act: milliseconds(act, device, setting.rounds, 3), device)
+        found[name] = {"ms": taken, "GiB": gib, **brief_kernels(act, device)}
+    return found | {"ratio": found["launched"]["ms"] / found["graphs"]["ms"]}
 
 
 def graphed_prediction(setting: Setting, is_compiled: bool = False) -> dict[str, Any]:

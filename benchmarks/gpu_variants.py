@@ -9,14 +9,11 @@ from unittest.mock import patch
 import gpu_site  # noqa: F401  (first: the import path)
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from groundnlq.data.dataset import Batch
 from groundnlq.model import attention, blocks, layers
-from groundnlq.model.grounder import Outputs
 from groundnlq.model.layers import Conv
-from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
 
 # ---- window attention
 
@@ -131,41 +128,6 @@ def halve_by_maximum(x: Tensor) -> Tensor:
 def halving_by_maximum() -> Iterator[None]:
     with patch.object(blocks, "halve", halve_by_maximum):
         yield
-
-
-# ---- what is read back from the device, or copied to it, within a step
-
-
-def sums_without_reading(self: Criterion, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The criterion's sums for one moment a query, all queries at once and no boolean index."""
-    points, moments = outputs.points, torch.stack(batch.moments_grid)[:, :1]  # (Q, 1, 2)
-    start, end = moments.to(outputs.logits.device, non_blocking=True).unbind(-1)  # (Q, 1)
-    center, radius, time = (start + end) / 2, self.center_radius * points.stride, points.time_grid
-    inside = torch.minimum(time - torch.maximum(start, center - radius), torch.minimum(end, center + radius) - time)
-    reach = torch.maximum(time - start, end - time)
-    fits = (inside > 0) & (reach >= points.low) & (reach <= points.high)
-    is_positive = fits & outputs.mask
-    distances = torch.stack([time - start, end - time], dim=-1) / points.stride[:, None]
-    smoothed = fits.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-    focal = sigmoid_focal_loss(outputs.logits.float(), smoothed)
-    safe = torch.where(is_positive[..., None], distances, 1.0)
-    each = distance_iou_loss(outputs.offsets.float(), safe)
-    regression = torch.where(is_positive, each, 0.0).sum()
-    terms = {"classification": (focal * outputs.mask).sum(), "regression": regression}
-    return terms, is_positive.sum().double()
-
-
-@contextmanager
-def targets_on_device() -> Iterator[None]:
-    with patch.object(Criterion, "__call__", sums_without_reading):
-        yield
-
-
-def clip_without_reading(parameters: list[nn.Parameter], divisor: Tensor, limit: float) -> None:
-    """Divide the gradients and clip them, all on the device."""
-    gradients = [p.grad for p in parameters]
-    norm = nn.utils.get_total_norm(gradients) / divisor
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0) / divisor)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Splits of 1, 10 and 100 times Ego4D's val at small width: does memory stay flat and time linear?
 
     python benchmarks/scale.py 1 10 100
+    python benchmarks/scale.py --stores 10000 100000
 
 Each size in a process of its own: features and tokens are written to disk clip by clip, then all queries are
-answered and their recalls counted as they come, and no answer is kept.
+answered and their recalls counted as they come, and no answer is kept. With `--stores`, for these numbers of clips:
+feature stores of one file and of many, how long they take to write and open, and to read a clip at random.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from timing import QUERIES_PER_CLIP
 
 from groundnlq.config import DataConfig, ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
-from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.features import FeatureStore, write_features, write_shards
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 from groundnlq.data.tokens import TokenStore, write_tokens
@@ -44,12 +46,45 @@ MODEL = ModelConfig(
 )
 
 
+CLIPS_PER_FILE, READS = 1000, 2000
+
+
 def main() -> None:
-    if sys.argv[1] == "--run":
-        run(int(sys.argv[2]))
-        return
-    for factor in sys.argv[1:]:
-        subprocess.run([sys.executable, __file__, "--run", factor], check=True)
+    kind, *sizes = sys.argv[1:]
+    if kind == "--run":
+        run(int(sizes[0]))
+    elif kind == "--store":
+        open_store(int(sizes[0]), int(sizes[1]))
+    elif kind == "--stores":
+        for size in sizes:
+            for clips_per_file in (size, str(CLIPS_PER_FILE)):
+                subprocess.run([sys.executable, __file__, "--store", size, clips_per_file], check=True)
+    else:
+        for factor in (kind, *sizes):
+            subprocess.run([sys.executable, __file__, "--run", factor], check=True)
+
+
+def open_store(num_clips: int, clips_per_file: int) -> None:
+    """A store of clips so short that only what each clip costs beside its values is left."""
+    values, clip_uids = np.ones((8, WIDTH), np.float32), [f"{i:08x}-0000-0000-0000-{i:012x}" for i in range(num_clips)]
+    with tempfile.TemporaryDirectory() as name:
+        folder, began = Path(name), time.process_time()
+        write_shards(folder, clip_uids, lambda _: values, clips_per_file=clips_per_file)
+        written = time.process_time()
+        num_bytes = sum(path.stat().st_size for path in folder.iterdir()) / num_clips - values.size * 2
+        before, opening = peak_mb(), time.process_time()
+        store = FeatureStore(folder)
+        opened = time.process_time()
+        for number in np.random.default_rng(0).integers(num_clips, size=READS):
+            store.read(clip_uids[number])
+        read, num_files = time.process_time(), len(list(folder.iterdir()))
+    print(
+        f"{num_clips:7d} clips in {num_files:4d} files: written in {1e3 * (written - began) / num_clips:.2f} ms a clip, "
+        f"{num_bytes:.0f} bytes a clip beside its values, checked and opened in {opened - opening:.1f} s "
+        f"= {1e3 * (opened - opening) / num_clips:.3f} ms a clip, {peak_mb() - before} MB; "
+        f"a clip at random in {1e3 * (read - opened) / READS:.2f} ms (processor time)",
+        flush=True,
+    )
 
 
 def run(factor: int) -> None:

@@ -221,7 +221,7 @@ program.add_command(_Group("text", "Encode and import query tokens."))
 @_OUTPUT
 @click.option("--raw-text", is_flag=True, help="keep the questions as annotated, stray prefixes included")
 def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
-    """Turn official NLQ files into records; irregular entries are counted."""
+    """Turn official NLQ files into records; irregular entries are counted and named."""
     from groundnlq.data.annotations import read_nlq
     from groundnlq.data.records import Record, write_records
 
@@ -232,6 +232,8 @@ def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
             raise DataError(f"{path}: {sample_of(known)} also in an earlier file -- name each file once")
         records |= {record.query_id: record for record in file.records}
         _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | +Counter(file.dirt))
+        for kind, names in file.odd.items():
+            print(f"  {kind}: {sample_of(names)}")
     write_records(output, records.values())
 
 
@@ -312,7 +314,7 @@ def _features_check(features: Path, records: Sequence[Path], text: Path | None, 
     from groundnlq.config import load_config
     from groundnlq.data.check import check_features
     from groundnlq.data.features import FeatureStore
-    from groundnlq.data.records import read_records
+    from groundnlq.data.records import odd_moments, read_records
     from groundnlq.data.tokens import TokenStore
 
     store = FeatureStore(features)
@@ -320,6 +322,8 @@ def _features_check(features: Path, records: Sequence[Path], text: Path | None, 
     queries = [record for path in records for record in read_records(path)]
     report = check_features(store, queries, grid, TokenStore(text) if text else None)
     print("\n".join(report.lines()))
+    if odd := odd_moments(queries):
+        print(f"not for training: {odd}")
     return 0 if report.ok else 1
 
 
@@ -366,7 +370,7 @@ def _text_import(source: Path, output: Path) -> None:
 # torchrun reads --run as an abbreviation of one of its own options
 @_param("--run --run-dir", "DIR", "run directory, for all results (after torchrun, write --run-dir)")
 @click.option("--processes", default=1, callback=_positive, metavar="N", help="on this machine")
-@click.option("--extend", is_flag=True, help="go on with more train.epochs, or another train.learning_rate")
+@click.option("--extend", is_flag=True, help="go on with more train.epochs, train.patience_epochs, or another rate")
 def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> None:
     """Train a preset, or a YAML file of ours or of the published program; the same command resumes."""
     from groundnlq.config import load_config
@@ -377,7 +381,7 @@ def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> 
         return
     last = result.history[-1]
     if result.resumed_from_step == last["step"]:
-        print(f"{run}: this run was finished before; nothing to do (for more, raise train.epochs and add --extend)")
+        print(f"{run}: this run was finished before; nothing to do (for more epochs: --extend)")
     scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
     _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
     print(f"best weights: {result.best}\nlast weights: {result.last}")
@@ -442,14 +446,11 @@ def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Pat
 def _ensemble(predictions: Sequence[Path], output: Path) -> None:
     """Combine the predictions of several runs as the published ensemble does."""
     from groundnlq.analysis.ensemble import ensemble
-    from groundnlq.data.records import Record
-    from groundnlq.data.schema import read_json
     from groundnlq.data.submission import read_submission, write_submission
 
-    combined = ensemble([read_submission(path) for path in predictions])
-    entries = read_json(predictions[0])["results"]  # they name the clip of each query
-    records = [Record(f"{e['annotation_uid']}_{e['query_idx']}", e.get("clip_uid", ""), "", 0.0) for e in entries]
-    write_submission(output, combined, records)
+    runs = [read_submission(path) for path in predictions]
+    combined = ensemble(runs)
+    write_submission(output, combined, runs[0].queries)
     _print_counts("combined", {"runs": len(predictions), "queries": len(combined)})
 
 

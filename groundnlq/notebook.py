@@ -137,7 +137,7 @@ class NotebookReporter(Reporter):
             epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
             line = f"{'▰' * done}{'▱' * (20 - done)} {line}, {epoch}, {loss}"
         elif status["state"] == "predicting":
-            line = f"validating, clip {status['step']} of {status['total_steps']}"
+            line = f"validating, query {status['step']} of {status['total_steps']}"
         else:
             line = f"{status['state']} at {line}"
         self._step.update(self._markdown(line))

@@ -84,6 +84,7 @@ FOREIGN = [  # words of libraries and lists that grow
     (re.compile(r"(not a readable HDF5 file|cannot be read|damaged) \([^\n]*?\)(?= --|$)"), r"\1 (…)"),
     (re.compile(r"(text encoder '[^']*':) .*?(?= --)"), r"\1 …"),
     (re.compile(r"(features are not an array of numbers) \([^\n]*\)"), r"\1 (…)"),
+    (re.compile(r"(not a readable video) \([^\n]*?\)"), r"\1 (…)"),
     (re.compile(r"(cell) \d+ (failed)"), r"\1 … \2"),
     (re.compile(r"seen from (?!…)[^ ]*"), "seen from …"),
     (re.compile(r"(in use by process) \d+"), r"\1 …"),

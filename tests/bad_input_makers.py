@@ -26,6 +26,7 @@ from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine.checkpoint import save_model
 from groundnlq.model.grounder import Grounder
 from tests.published_layout import to_published
+from tests.tiny_encoders import egovlp_file
 from tests.tiny_run import WIDTH, make_tiny_data, tiny_config
 
 
@@ -79,6 +80,10 @@ def _write_json(name: str, tree: Any) -> None:
 
 def nothing() -> None:
     """The command itself is what is wrong."""
+
+
+def egovlp() -> None:
+    egovlp_file(Path())
 
 
 def text(name: str, content: str | bytes) -> Callable[[], Any]:

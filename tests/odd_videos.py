@@ -6,6 +6,7 @@ A picture tells its second, and has a white quarter at its top left.
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import tempfile
 import warnings
@@ -21,7 +22,7 @@ import pytest
 
 from groundnlq.errors import KitError
 from groundnlq.video.extract import features_of
-from tests.colours import Colours
+from tests.tiny_encoders import Colours
 
 av: Any = pytest.importorskip("av", reason="PyAV is not installed")
 SECONDS, FPS, TICKS = 6.0, 30, 3000
@@ -143,6 +144,18 @@ def _noisy(second: float, width: int, height: int) -> np.ndarray:
     return pixels
 
 
+def trim(path: Path) -> None:
+    """Cut as phones do: the edit list shows 2 to 5 s of what the file has."""
+    make(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"elst") + 12
+    _, begin, rate = struct.unpack(">IiI", content[place : place + 12])
+    with av.open(str(path)) as container:
+        begin += int(2 / container.streams.video[0].time_base)
+    content[place : place + 12] = struct.pack(">IiI", 3000, begin, rate)  # milliseconds; ticks of the stream
+    path.write_bytes(content)
+
+
 def joined(path: Path) -> None:
     """Two recordings one after the other, the second with times from zero again."""
     make(path, regular(4.0))
@@ -197,6 +210,8 @@ ODD = [
     Odd("variable.mp4", "variable frame rate", _made(times=PHONE), PHONE),
     Odd("slow.mkv", "a picture every two seconds", _made(times=(0, 2, 4)), (0.0, 2.0, 4.0)),
     Odd("ntsc.mp4", "29.97 frames a second", _made(times=NTSC), NTSC),
+    Odd("trimmed.mp4", "cut to 2 ... 5 s without encoding it again, as phones do", trim, regular(3.0),
+        told=regular(5.0)[60:]),
     Odd("late.mp4", "time stamps start at 5 s", _made(start=5.0)),
     Odd("late.ts", "time stamps start at 5 s, transport stream", _made(start=5.0)),
     Odd("late.mkv", "time stamps start at 5 s, Matroska (milliseconds)", _made(start=5.0)),

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from groundnlq.engine.graphs import Capture
+
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item", "unique"}
 
 
@@ -41,10 +43,10 @@ def _plain(tree: Any) -> Any:
     return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
 
 
-def recording(changed: Callable[[], Iterable[Tensor]]) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
+def recording(changed: Callable[[], Iterable[Tensor]]) -> Capture:
     """What `StepGraphs` takes for `capture`; `changed` gives the tensors that recording has to leave as they were."""
 
-    def capture(act: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def capture(act: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         before, random = [(x, x.clone()) for x in changed()], torch.get_rng_state()
         with _Recorder() as recorder:
             result = act()
@@ -54,14 +56,13 @@ def recording(changed: Callable[[], Iterable[Tensor]]) -> Callable[[Callable[[],
         result.fill_(torch.nan)  # a graph has computed nothing yet
 
         @torch.no_grad()
-        def replay() -> Tensor:
+        def replay() -> None:
             for func, args, kwargs, found in recorder.operations:
                 again = func(*args, **kwargs)
                 for old, new in zip(tree_leaves(found), tree_leaves(again), strict=True):
                     if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
-            return result
 
-        return replay
+        return replay, result
 
     return capture

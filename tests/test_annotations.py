@@ -1,10 +1,17 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from groundnlq.data.annotations import clean_query, read_nlq, read_truth
-from groundnlq.data.records import identity_of, read_records, write_records
+from groundnlq.analysis.evaluation import evaluate
+from groundnlq.data.annotations import clean_query, read_clips, read_nlq, read_truth
+from groundnlq.data.dataset import QueryDataset
+from groundnlq.data.grid import StepGrid
+from groundnlq.data.narrations import narration_records
+from groundnlq.data.records import Record, identity_of, odd_moments, read_records, write_records
+from groundnlq.data.submission import write_submission
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN
 
@@ -21,6 +28,9 @@ def official(*queries, clip_end=480.0, version="2.0"):
 
 def query(text="Where is it?", start=1.0, end=2.0, **more):
     return {"query": text, "clip_start_sec": start, "clip_end_sec": end, **more}
+
+
+CLIP = {"clip_uid": "c0", "video_start_sec": 0, "video_end_sec": 480}
 
 
 def write(tmp_path, tree, name="nlq_val.json"):
@@ -93,30 +103,21 @@ def test_cleaning_keeps_the_annotated_text_beside_the_clean_one(tmp_path):
 
 
 FAULTS = {
-    "reversed": (official(query(start=5, end=4)), r"language_queries\[0\]: the moment ends at 4 s"),
-    "empty": (official(query(start=5, end=5)), "not after its start"),
-    "negative": (official(query(start=-5.0)), "outside 0"),
-    "behind": (official(query(start=481.0, end=482.0)), "outside 0"),
-    "text": (official(query(start="1")), r"language_queries\[0\].clip_start_sec: a number expected, got '1'"),
-    "some missing": (official(query(), {"query": "Who?"}), r"language_queries\[1\]: missing clip_start_sec"),
-    "number as text": (official(query(text=3)), "a text expected, got 3"),
-    "bad clip": (official(query(), clip_end=-1.0), "not after its start"),
     "no videos": ({"version": "1"}, "no list 'videos'"),
     "list": ([1], "no list 'videos'"),
     "no clips": ({"videos": [{}]}, r"videos\[0\]: has no list 'clips'"),
-    "path as id": ({"videos": [{"clips": [{"clip_uid": "../x"}]}]}, "clip_uid"),
+    "no annotations": ({"videos": [{"clips": [CLIP]}]}, r"clips\[0\]: has no list 'annotations'"),
+    "video that is a number": ({"videos": [1]}, r"videos\[0\]: an object expected, got 1"),
     "truncated": ('{"videos": [', "not valid JSON"),
-    "NaN": (official(query(start=float("nan"))), r"language_queries\[0\].clip_start_sec: .* expected, got nan"),
-    "beyond any clip": (official(query(end=10**400)), "a number expected, got 1000"),
-    "half a character": (official(query(text="\ud800")), "a text expected"),
     "key twice": ('{"videos": [], "videos": []}', "duplicate key 'videos'"),
     "deep": ("[" * 100_000, "not valid JSON"),
-    "no query": (official(query("")), "no query with a text"),
+    "no query": (official(query("")), "no query with a text in it; queries without text: a0_0"),
+    "no clip": (official(query(), clip_end=-1.0), r"no query .*; clips left out: videos\[0\].clips\[0\]: clip c0 ends"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_faults_are_refused_with_their_place(tmp_path, name):
+def test_what_makes_the_whole_file_unreadable_is_refused_with_its_place(tmp_path, name):
     tree, message = FAULTS[name]
     with pytest.raises(DataError, match=message) as error:
         read_nlq(write(tmp_path, tree))
@@ -125,16 +126,162 @@ def test_faults_are_refused_with_their_place(tmp_path, name):
 
 def test_all_faults_of_a_file_come_in_one_report(tmp_path):
     with pytest.raises(DataError) as error:
-        read_nlq(write(tmp_path, official(query(start=5, end=4), query(), query(start="x"))))
+        read_nlq(write(tmp_path, {"videos": [{}, official(query())["videos"][0], 7]}))
     assert "2 faults" in str(error.value)
-    assert "language_queries[0]" in str(error.value)
-    assert "language_queries[2]" in str(error.value)
+    assert "videos[0]" in str(error.value)
+    assert "videos[2]" in str(error.value)
+
+
+ODD_MOMENTS = {  # start and end as in the file; the kind; the moment of the record
+    "no length": (5, 5, "moments of 0 s", (5, 5)),
+    "reversed": (5.5, 4, "moments that end before they start", (5.5, 4)),
+    "behind the clip": (481.0, 490.5, "moments outside the clip", (481.0, 490.5)),
+    "before the clip": (-9.0, -5.0, "moments outside the clip", (-9.0, -5.0)),
+    "up to the clip": (-9.0, 0.0, "moments outside the clip", (-9.0, 0.0)),
+    "no end": (5.0, None, "moments without start or end", (5.0, 5.0)),
+    "no start": (None, 5.0, "moments without start or end", (5.0, 5.0)),
+    "neither": (None, None, "moments without start or end", (0.0, 0.0)),
+    "text": ("1", 5.0, "moments without start or end", (5.0, 5.0)),
+    "NaN": (float("nan"), 5.0, "moments without start or end", (5.0, 5.0)),
+    "infinite": (1.0, float("inf"), "moments without start or end", (1.0, 1.0)),
+    "beyond any clip": (1.0, 10**400, "moments without start or end", (1.0, 1.0)),
+    "truth value": (True, 5.0, "moments without start or end", (5.0, 5.0)),
+    "list": ([1], {}, "moments without start or end", (0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", ODD_MOMENTS)
+def test_a_moment_that_nothing_can_hit_is_counted_and_named_and_stays_for_the_evaluation(tmp_path, name):
+    start, end, kind, moment = ODD_MOMENTS[name]
+    file = read_nlq(write(tmp_path, official(query(), query(start=start, end=end), query(start=3.0, end=4.5))))
+    assert [record.moments_sec for record in file.records] == [((1.0, 2.0),), (moment,), ((3.0, 4.5),)]
+    assert [bool(record.oddity) for record in file.records] == [False, True, False]
+    assert (file.dirt[kind], file.odd) == (1, {kind: ["a0_1"]})
+    write_records(tmp_path / "r.jsonl", file.records)  # the same judgement about either layout
+    again = read_records(tmp_path / "r.jsonl")
+    assert again == file.records
+    assert odd_moments(again) == f"1 {file.records[1].oddity} (a0_1)"
+
+
+@pytest.mark.parametrize("text", ["", " ", "Query Text: ", None, 3, "\ud800", [], {"a": 1}])
+def test_a_query_without_a_readable_text_is_left_out_and_counted(tmp_path, text):
+    file = read_nlq(write(tmp_path, official(query(), query(text), query())))
+    assert [record.query_id for record in file.records] == ["a0_0", "a0_2"]
+    assert file.odd == {"queries without text": ["a0_1"]}
+
+
+@pytest.mark.parametrize("entry", [None, 7, "Where?", [], {}])
+def test_a_query_that_is_no_object_loses_nothing_but_itself(tmp_path, entry):
+    file = read_nlq(write(tmp_path, official(query(), entry, query())))
+    assert [record.query_id for record in file.records] == ["a0_0", "a0_2"]
+    assert file.odd == {"queries without text": ["a0_1"]}
+
+
+def test_a_query_with_a_moment_in_a_test_split_does_not_make_the_others_misses(tmp_path):
+    blind = {"query": "Where?"}
+    file = read_nlq(write(tmp_path, official(blind, query(), blind)))
+    assert [record.moments_sec for record in file.records] == [(), ((1.0, 2.0),), ()]
+    assert file.odd == {}
+
+
+def test_a_start_a_little_before_the_clip_is_counted_scored_as_annotated_and_clamped_for_training(tmp_path):
+    file = read_nlq(write(tmp_path, official(query(start=-0.02))))
+    assert file.dirt["moments that begin before the clip"] == 1
+    assert (file.records[0].moments_sec, file.records[0].oddity) == (((-0.02, 2.0),), "")
+    hit = np.array([[-0.02, 2.0, 1.0]])
+    assert evaluate({"a0_0": hit}, file.records).official["mIoU"] == 100  # the official script does not clamp
+    grid = StepGrid(fps=1.0, snippet_stride_frames=1.0, half_window="legacy")
+    dataset = QueryDataset(file.records, SimpleNamespace(num_steps={"c0": 480}), None, grid)
+    assert dataset._moments(0, 0).tolist() == [[0.0, 2.0]]
+
+
+def test_clips_and_annotations_without_id_or_times_are_left_out_and_counted(tmp_path):
+    tree = official(query())
+    good = tree["videos"][0]["clips"][0]
+    odd = [good | {"clip_uid": None}, good | {"clip_uid": "c1", "video_end_sec": None, "video_start_sec": "0"}, 7]
+    good["annotations"] += [{"annotation_uid": None, "language_queries": [query()]}, {"annotation_uid": "a1"}]
+    tree["videos"][0]["clips"] += odd
+    file = read_nlq(write(tmp_path, tree))
+    assert [record.query_id for record in file.records] == ["a0_0"]
+    clips, annotations = file.odd.pop("clips left out"), file.odd.pop("annotations left out")
+    assert [name.split(":")[0] for name in clips] == [
+        "videos[0].clips[1].clip_uid", "videos[0].clips[2].video_start_sec", "videos[0].clips[3]"
+    ]  # fmt: skip
+    assert annotations[0].startswith("videos[0].clips[0].annotations[1].annotation_uid: an id")
+    assert file.odd == {}
+    assert [file.dirt[f"{kind} left out"] for kind in ("clips", "annotations")] == [3, 1]
+    assert file.dirt["annotations without queries"] == 1
+
+
+def test_clips_of_other_tasks_without_id_or_video_are_left_out_with_a_warning(tmp_path):
+    tree = official(query())
+    good = tree["videos"][0]["clips"][0]
+    tree["videos"] += [{"clips": [good | {"clip_uid": "c1"}]}, {"video_uid": "v2", "clips": []}]
+    tree["videos"][0]["clips"].append(good | {"clip_uid": None})
+    path = write(tmp_path, tree, "vq_train.json")
+    with pytest.warns(
+        UserWarning, match=r"vq_train.json: clips left out 2: videos\[0\].clips\[1\].clip_uid: .* got None"
+    ):
+        clips = read_clips([path])
+    assert list(clips) == ["c0"]
+    egoclip = tmp_path / "egoclip.csv"
+    columns = "video_uid\tnarration_source\tnarration_ind\tclip_start\tclip_end\tclip_text\n"
+    egoclip.write_text(columns + "v0\tnarration_pass_1\t0\t5\t6\t#C C picks a cup\n")
+    assert [record.query_id for record in narration_records(egoclip, clips)[0]] == ["c0_narrator-1_0"]
+
+
+def shared_annotation(num_second=2):
+    """Two clips whose annotations have the same uid, the first with three queries."""
+    tree = official(query(), query(), query(start=7, end=9))
+    second = official(*[query(start=20.0 + i, end=25.0 + i) for i in range(num_second)])["videos"][0]["clips"][0]
+    tree["videos"][0]["clips"].append(second | {"clip_uid": "c1"})
+    return tree
+
+
+def test_ids_that_two_clips_have_get_the_clip_before_them_and_all_others_stay(tmp_path):
+    file = read_nlq(write(tmp_path, shared_annotation()))
+    assert [r.query_id for r in file.records] == ["c0--a0_0", "c0--a0_1", "a0_2", "c1--a0_0", "c1--a0_1"]
+    assert {(r.clip_uid, r.annotation_uid) for r in file.records} == {("c0", "a0"), ("c1", "a0")}
+    assert [r.query_idx for r in file.records] == [0, 1, 2, 0, 1]
+    assert file.dirt["query ids in several clips"] == 4
+    write_records(tmp_path / "r.jsonl", file.records)
+    assert read_records(tmp_path / "r.jsonl") == file.records
+
+
+def test_a_clip_that_stands_twice_with_other_annotations_is_one_clip(tmp_path):
+    tree = official(query())
+    clip = tree["videos"][0]["clips"][0]
+    tree["videos"].append(
+        {"clips": [clip | {"annotations": [{"annotation_uid": "a1", "language_queries": [query()]}]}]}
+    )
+    file = read_nlq(write(tmp_path, tree))
+    assert [record.query_id for record in file.records] == ["a0_0", "a1_0"]
+    assert [clip.clip_uid for clip in file.clips] == ["c0"]
+
+
+def test_published_records_of_two_clips_with_the_same_ids_are_read_by_clip(tmp_path):
+    records = [Record("a_0", clip, "Where?", 9.0, ((1.0, 2.0),)) for clip in ("c0", "c1")]
+    write_records(tmp_path / "r.jsonl", [*records, Record("a_1", "c0", "Who?", 9.0)])
+    assert [r.query_id for r in read_records(tmp_path / "r.jsonl")] == ["c0--a_0", "c1--a_0", "a_1"]
+    write_records(tmp_path / "r.jsonl", [records[0], records[0]])
+    with pytest.raises(DataError, match=r"line 2: duplicate query_id a_0 \(first at line 1\)"):
+        read_records(tmp_path / "r.jsonl")
+
+
+def test_a_submission_about_a_shared_annotation_is_scored_by_clip_also_where_answers_are_missing(tmp_path):
+    records = read_nlq(write(tmp_path, shared_annotation())).records
+    right = {r.query_id: np.array([[*r.moments_sec[0], 0.5]]) for r in records}
+    for answered in (records, records[::-1], records[3:], records[1:4]):
+        write_submission(tmp_path / "p.json", right, answered)
+        evaluation = evaluate(tmp_path / "p.json", records)
+        assert evaluation.official["R@1 IoU=0.5"] == 100
+        assert evaluation.num_missing == len(records) - len(answered)
 
 
 def test_duplicates_and_other_encodings_are_refused(tmp_path):
     tree = official(query())
     tree["videos"].append(tree["videos"][0])
-    with pytest.raises(DataError, match=r"duplicate clip c0 \(first at videos\[0\]"):
+    with pytest.raises(DataError, match=r"queries twice in a clip: a0_0 "):
         read_nlq(write(tmp_path, tree))
     (tmp_path / "latin.json").write_bytes('{"a": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):

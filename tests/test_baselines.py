@@ -32,6 +32,15 @@ def test_the_best_constant_segment_finds_where_moments_crowd():
     assert ranked["v_0"][1, 1] < 30  # the second one goes to the other crowd, not beside the first
 
 
+def test_odd_moments_of_the_training_split_move_no_baseline():
+    train, val = crowded(np.random.default_rng(0), 30), [record("v", (80.0, 100.0), duration=200.0)]
+    odd = [record(f"o{i}", moment) for i, moment in enumerate([(5.0, 5.0), (9.0, 4.0), (190.0, 199.0), (-9.0, -4.0)])]
+    for baseline in (constant_segment, constant_by_template, random_segments):
+        assert baseline(odd + train, val)["v_0"].tolist() == baseline(train, val)["v_0"].tolist()
+        with pytest.raises(DataError, match="no moments to fit"):
+            baseline(odd, val)
+
+
 def test_no_other_segment_of_a_fine_grid_is_much_better_than_the_constant_one():
     train = crowded(np.random.default_rng(0), 60)
 

@@ -37,6 +37,23 @@ def test_losses_and_gradients_equal_the_published_ones(checks, name):
     require(checks[0].losses(name, DEVICE))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_replayed_as_graphs_equal_steps_without(checks, name):
+    require(checks[0].graphs(name, DEVICE))
+
+
+def test_replays_drop_the_paths_of_their_seed(checks):
+    require(checks[0].graphs_drop(DEVICE))
+
+
+def test_a_run_with_graphs_repeats_itself_and_comes_near_one_without(checks, tmp_path):
+    require(checks[1].with_graphs(tmp_path, DEVICE))
+
+
+def test_several_clips_at_once_and_pinned_copies_change_nothing(checks):
+    require(checks[0].together(DEVICE))
+
+
 def test_decoding_equals_the_published_one_and_the_cpus(checks):
     require(checks[0].suppression(DEVICE))
     require(checks[0].decoding(DEVICE))

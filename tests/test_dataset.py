@@ -105,6 +105,23 @@ def test_batches_hold_every_sample_once_with_little_padding():
     assert np.mean(spread) < 1.1
 
 
+def test_the_lengths_are_looked_at_once_however_many_windows_they_fill():
+    looks = []
+
+    class Lengths(list):
+        def __array__(self, *_, **__):
+            looks.append(len(self))
+            return np.array(list(self))
+
+        def __getitem__(self, index):
+            looks.append(1)
+            return super().__getitem__(index)
+
+    lengths = [(7 * i) % 50 + 1 for i in range(3000)]
+    assert shuffled_batches(Lengths(lengths), 2, seed=0, epoch=0) == shuffled_batches(lengths, 2, seed=0, epoch=0)
+    assert sum(looks) <= len(lengths)  # 30 windows of 100
+
+
 def test_clip_batches_group_by_clip_in_record_order():
     records = [record(f"q{i}", uid) for i, uid in enumerate("abacaab")]
     assert clip_batches(records, max_queries=3) == [[0, 2, 4], [5], [1, 6], [3]]

@@ -7,13 +7,15 @@ import pytest
 from groundnlq.analysis.evaluation import compare, evaluate
 from groundnlq.analysis.intervals import ClipBootstrap
 from groundnlq.analysis.sensitivity import kinds_of_query
+from groundnlq.cli import main
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import recall_key, recalls, tiou
-from groundnlq.data.records import Record
-from groundnlq.data.submission import read_submission
+from groundnlq.data.records import Record, odd_moments, write_records
+from groundnlq.data.submission import read_submission, write_submission
 from groundnlq.errors import DataError
 from tests.golden_inputs import GOLDEN, META
 
+CLIP_STARTS = (("c0", 10.0), ("c1", 60.0))
 RECORDS = read_truth(GOLDEN / "metrics_ground_truth.json")
 RANKED = read_submission(GOLDEN / "metrics_predictions.json")
 
@@ -179,3 +181,100 @@ def test_what_cannot_be_scored_is_refused():
         evaluate(RANKED, [replace(r, moments_sec=()) for r in RECORDS])
     with pytest.raises(DataError, match="no predictions"):
         evaluate({}, RECORDS)
+
+
+def official_recalls(submission, truth):
+    """The challenge's own arithmetic, entry by entry: an annotation is found by its clip and its uid."""
+    assert (submission["version"], submission["challenge"]) == ("1.0", "ego4d_nlq_challenge")
+    annotations = {}
+    for clip in (clip for video in truth["videos"] for clip in video["clips"]):
+        for annotation in clip["annotations"]:
+            annotations[clip["clip_uid"], annotation["annotation_uid"]] = annotation["language_queries"]
+    hits, first = {}, []
+    for answer in submission["results"]:
+        query = annotations[answer["clip_uid"], answer["annotation_uid"]][answer["query_idx"]]
+        start, end = query["clip_start_sec"], query["clip_end_sec"]
+        overlaps = []
+        for low, high, *_ in answer["predicted_times"]:
+            inter, hull = max(0, min(high, end) - max(low, start)), max(0, max(high, end) - min(low, start))
+            overlaps.append(inter / hull if hull else 0)  # there 0 / 0, which is above no threshold
+        first.append(overlaps[0])
+        for k, t in ((k, t) for k in (1, 5, 10) for t in (0.3, 0.5)):
+            hits.setdefault(recall_key(k, t), []).append(any(overlap > t for overlap in overlaps[:k]))
+    return {key: 100 * sum(values) / len(values) for key, values in (hits | {"mIoU": first}).items()}
+
+
+def odd_truth(random):
+    """The golden ground truth with moments of 0 s, reversed ones, some outside the clip, and a uid in two clips."""
+    tree = json.loads((GOLDEN / "metrics_ground_truth.json").read_text())
+    clips = [clip for video in tree["videos"] for clip in video["clips"]]
+    clips[3]["annotations"][0]["annotation_uid"] = clips[0]["annotations"][0]["annotation_uid"]
+    changes = [lambda s, e: (s, s), lambda s, e: (e, s), lambda s, e: (s + 900, e + 900), lambda s, e: (-e, -s),
+               lambda s, e: (-0.02, e), lambda s, e: (s, 484.6)]  # fmt: skip
+    for query in (q for clip in clips for a in clip["annotations"] for q in a["language_queries"]):
+        if random.random() < 0.5:
+            change = changes[random.integers(len(changes))]
+            query["clip_start_sec"], query["clip_end_sec"] = change(query["clip_start_sec"], query["clip_end_sec"])
+    return tree
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_columns_are_the_official_arithmetic_with_odd_moments_from_either_layout(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    tree = odd_truth(random)
+    (tmp_path / "nlq.json").write_text(json.dumps(tree))
+    records = read_truth(tmp_path / "nlq.json")
+    write_records(tmp_path / "nlq.jsonl", records)
+    ranked = {}
+    for record in records:
+        (start, end), segments = record.moments_sec[0], np.add(random.uniform(-20, 500, (12, 1)), (0, 9))
+        near = np.sort(random.normal([start, end], 2, (6, 2)), axis=1)
+        ranked[record.query_id] = random.permutation([*segments, *near, sorted((start, end)), (start, start)])
+    write_submission(tmp_path / "p.json", ranked, random.permutation(np.array(records, dtype=object)))
+    expected = official_recalls(json.loads((tmp_path / "p.json").read_text()), tree)
+    for truth in ("nlq.json", "nlq.jsonl"):
+        result = evaluate(tmp_path / "p.json", tmp_path / truth)
+        assert {key: result.official[key] for key in expected} == pytest.approx(expected, abs=1e-9)
+        assert {key: result.strict[key] for key in expected} == pytest.approx(expected, abs=1e-9)
+        assert result.odd == odd_moments(records) != ""
+        assert f"no segment of the clip hits {result.odd}" in result.report()
+    odd = [record.query_id for record in records if record.oddity]
+    perfect = {r.query_id: np.clip([[*sorted(r.moments_sec[0]), 1.0]], 0, r.duration_sec) for r in records}
+    hits = evaluate(perfect, records).hits.set_index("query_id")["R@1 IoU=0.5"]
+    assert sorted(hits[hits == 0].index) == sorted(odd)  # within the clip nothing hits these, and all others can be hit
+
+
+SUBMISSION_CHANGES = {
+    "challenge": (lambda t: t.update(challenge="ego4d_goal_step_challenge"), r"\('ego4d_goal_step_challenge', '1.0'\)"),
+    "version": (lambda t: t.update(version=1.0), r"\('ego4d_nlq_challenge', 1.0\)"),
+    "neither": (lambda t: (t.pop("version"), t.pop("challenge")), r"\(None, None\)"),
+    "clip": (lambda t: t["results"][7].update(clip_uid="other"), "have: .* in clip other, expected c"),
+    "annotation": (lambda t: t["results"][7].update(annotation_uid="other"), "1 answers .* have: other_"),
+}
+
+
+@pytest.mark.parametrize("name", SUBMISSION_CHANGES)
+@pytest.mark.parametrize("layout", ["official", "records"])
+def test_a_submission_that_the_official_script_refuses_is_refused_with_what_was_expected(tmp_path, name, layout):
+    change, message = SUBMISSION_CHANGES[name]
+    truth = GOLDEN / "metrics_ground_truth.json"
+    if layout == "records":
+        truth = tmp_path / "truth.jsonl"
+        write_records(truth, RECORDS)
+    tree = json.loads((GOLDEN / "metrics_predictions.json").read_text())
+    change(tree)
+    (tmp_path / "p.json").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=rf"p\.json: .*{message}") as error:
+        evaluate(tmp_path / "p.json", truth)
+    if name in ("challenge", "version", "neither"):
+        assert "expected ('ego4d_nlq_challenge', '1.0')" in str(error.value)
+
+
+def test_an_ensemble_keeps_queries_of_two_clips_with_the_same_id_apart(tmp_path, capsys):
+    records = [Record(f"{clip}--a_0", clip, "Where?", 90.0, ((start, start + 5),)) for clip, start in CLIP_STARTS]
+    ranked = {r.query_id: np.array([[*r.moments_sec[0], 0.9]]) for r in records}
+    write_submission(tmp_path / "p.json", ranked, records)
+    assert main(["ensemble", *[str(tmp_path / "p.json")] * 2, "--output", str(tmp_path / "e.json")]) == 0
+    answers = json.loads((tmp_path / "e.json").read_text())["results"]
+    assert [(a["clip_uid"], a["annotation_uid"], a["query_idx"]) for a in answers] == [("c0", "a", 0), ("c1", "a", 0)]
+    assert evaluate(tmp_path / "e.json", records).strict["R@1 IoU=0.5"] == 100

@@ -395,3 +395,19 @@ def test_sliders_act_only_when_let_go_and_every_control_has_a_name(explorer):
         assert not control.continuous_update
     boxes = [box for box in explorer.panel.children[0].children for box in box.children]
     assert all(box.description for box in boxes if hasattr(box, "description"))
+
+
+def test_a_moment_that_nothing_can_hit_is_a_miss_and_no_segment_to_go_to(screen):
+    moments = [(5.0, 5.0), (9.0, 4.0), (700.0, 709.0), (-9.0, -5.0), (10.0, 14.0)]
+    records = [Record(f"a_{i}", "kitchen", "Where?", 50.0, (moment,)) for i, moment in enumerate(moments)]
+    first = {r.query_id: np.array([[*np.sort(np.clip(m, 0, 50)), 0.9]]) for r, m in zip(records, moments, strict=True)}
+    explorer = Explorer({"run": FixedPredictions(records, first)})
+    assert explorer.recall("run", 1) == 20
+    for record in records:
+        explorer.go_to(record.query_id)
+        segments = dict(explorer.prediction.options)
+        assert ("ground truth" in segments) == (not record.oddity)
+        for segment in segments.values():
+            explorer.prediction.value = segment
+            low, high = explorer.figure().axes[0].get_xlim()
+            assert 0 <= low < high <= 50

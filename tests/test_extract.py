@@ -20,10 +20,10 @@ from groundnlq.files import write_json
 from groundnlq.video import extract
 from groundnlq.video.extract import extract_features, features_of
 from groundnlq.video.frames import Video
-from tests.colours import Colours
 from tests.forkserver import Forked
 from tests.odd_videos import make, regular
 from tests.processes import wait_for
+from tests.tiny_encoders import Colours, egovlp_file
 
 SECONDS = 20.0
 
@@ -155,6 +155,21 @@ def test_what_was_saved_is_not_computed_again(folder, tmp_path, pieces):
     assert encoder.calls == []
 
 
+def test_a_kill_behind_the_last_piece_loses_nothing(folder, tmp_path, pieces, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract._Pieces, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            features_of(folder / "v1.mkv", [Colours()], cache=tmp_path)
+    encoder = Colours()
+    assert torch.equal(
+        features_of(folder / "v1.mkv", [encoder], cache=tmp_path), features_of(folder / "v1.mkv", [Colours()])
+    )
+    assert encoder.calls == []
+
+
 def test_a_damaged_piece_is_made_again(folder, tmp_path, pieces):
     with pytest.raises(KeyboardInterrupt):
         features_of(folder / "v0.mp4", [Stops()], cache=tmp_path, batch_size=4)
@@ -246,7 +261,7 @@ def test_one_bad_video_loses_nothing_else(folder, tmp_path):
     bad = {"empty.mp4": b"", "text.mp4": b"not a video", "a name.mp4": (folder / "v0.mp4").read_bytes()}
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(FeatureError, match=r"has 3 of 6 clips: 3 faults") as caught:
+    with pytest.raises(FeatureError, match=r"f\.h5 \(3 of 6 clips\): 3 faults") as caught:
         extract_features([tmp_path, folder], [Colours()], tmp_path / "f.h5")
     assert all(name.removesuffix(".mp4") in str(caught.value) for name in bad)
     assert FeatureStore(tmp_path / "f.h5").clip_uids == ["v0", "v1", "v2"]
@@ -279,6 +294,12 @@ def test_clips_of_other_videos_stay_in_the_output_if_they_were_made_in_the_same_
     write_features(tmp_path / "imported.h5", [("another", np.ones((3, 4)))])
     with pytest.raises(FeatureError, match="made in another way: another"):
         extract_features([folder], [Colours()], tmp_path / "imported.h5")
+
+
+def test_a_folder_of_outputs_is_one_store(folder, tmp_path):
+    for uid, name in (("v0", "v0.mp4"), ("v1", "v1.mkv")):
+        extract_features([folder / name], [Colours()], tmp_path / "store" / f"{uid}.h5")
+    assert FeatureStore(tmp_path / "store").clip_uids == ["v0", "v1"]
 
 
 def test_two_videos_of_one_name_are_refused(folder, tmp_path):
@@ -316,19 +337,6 @@ def test_encoders_of_two_strides_are_refused(folder, tmp_path):
 # ---- real encoders, and the command
 
 
-def egovlp_file(folder: Path) -> Path:
-    """Random weights of a small network in the published layout."""
-    from groundnlq.video.spacetime import SpaceTimeTransformer
-
-    torch.manual_seed(0)
-    model = SpaceTimeTransformer(width=64, depth=2, num_heads=1, grid=2, patch=16, max_frames=4, output_width=8)
-    state = {key: torch.randn(value.shape) * 0.3 for key, value in model.state_dict().items()}
-    renamed = {key if key.startswith("vid_proj") else f"video_model.{key}": value for key, value in state.items()}
-    weights = {key.replace("vid_proj.", "vid_proj.0."): value for key, value in renamed.items()}
-    torch.save({"state_dict": weights}, folder / "egovlp.pth")
-    return folder / "egovlp.pth"
-
-
 def run(*words) -> int:
     return main(["features", "extract", *map(str, words)])
 
@@ -340,7 +348,7 @@ def test_the_command_from_videos_to_a_store(folder, tmp_path, capsys):
     assert run(*first) == 0
     assert "extracted: clips 1, new 1\nwrote " in capsys.readouterr().out
     assert run(folder, tmp_path / "bad.mp4", *first[1:], "--batch", 3) == 2
-    assert "f.h5 has 3 of 4 clips: " in capsys.readouterr().err
+    assert "f.h5 (3 of 4 clips): " in capsys.readouterr().err
     assert FeatureStore(tmp_path / "f.h5").num_steps == {"v0": 37, "v1": 15, "v2": 5}
     assert main(["show", str(tmp_path / "f.h5")]) == 0
     assert "encoder: egovlp sha256:" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundnlq.analysis.evaluation import evaluate
 from groundnlq.config import load_config
 from groundnlq.data.annotations import Clip, read_nlq, read_truth
 from groundnlq.data.features import FeatureStore, write_features
@@ -121,7 +122,9 @@ def require_sound(records):
     for record in records:
         assert record.query.strip()
         assert 0 < record.duration_sec < 1e16
-        assert all(-1e16 < start < end < 1e16 for start, end in record.moments_sec)
+        assert all(abs(time) < 1e16 for moment in record.moments_sec for time in moment)
+        usable = any(max(start, 0) < min(end, record.duration_sec) for start, end in record.moments_sec)
+        assert usable == bool(record.moments_sec and not record.oddity)
         json.dumps(vars(record) if hasattr(record, "__dict__") else record.query).encode()
     ids = [record.query_id for record in records]
     assert len(ids) == len(set(ids))
@@ -155,6 +158,41 @@ def test_a_mutated_official_file_gives_sound_records_or_our_own_error(data, scra
     file = read_or_refuse(read_nlq, scratch, data)
     if file is not None:
         require_sound(file.records)
+
+
+QUERY_KEYS = [*real_shaped()["videos"][0]["clips"][0]["annotations"][0]["language_queries"][0], "x"]
+TIMES = st.sampled_from([-0.02, 0, 12.5, 17.25, 480.02, 1e4]) | NUMBERS
+
+
+@quick
+@given(
+    place=st.sampled_from([("a0_0", 0, 0), ("b0_0", 0, 1), ("a1_0", 1, 0), ("b1_0", 1, 1)]),
+    removed=st.sets(st.sampled_from(QUERY_KEYS)),
+    changed=st.dictionaries(st.sampled_from(QUERY_KEYS), VALUES | TIMES, max_size=4),
+    entry=st.just(...) | VALUES,
+)
+def test_one_odd_query_costs_neither_the_file_nor_another_query(place, removed, changed, entry, scratch):
+    query_id, clip, annotation = place
+    tree = real_shaped()
+    before = records_of(tree, scratch)[0]
+    queries = tree["videos"][0]["clips"][clip]["annotations"][annotation]["language_queries"]
+    query = {key: value for key, value in (queries[0] | changed).items() if key not in removed}
+    queries[0] = query if entry is ... else entry
+    after, file = records_of(tree, scratch)
+    require_sound(file.records)
+    assert after | {query_id: None} == before | {query_id: None}
+    is_odd = query_id not in after or bool(after[query_id].oddity)
+    assert [query_id in names for names in file.odd.values() if query_id in names] == [True] * is_odd
+    assert all(file.dirt[kind] == len(names) for kind, names in file.odd.items())
+    hits = evaluate(dict.fromkeys(after, np.array([[12.5, 17.25, 1.0]])), file.records).hits.set_index("query_id")
+    assert hits["R@1 IoU=0.5"].drop(query_id, errors="ignore").all()
+    assert query_id not in after or not (is_odd and hits["mIoU"][query_id])
+
+
+def records_of(tree, path):
+    path.write_text(json.dumps(tree))
+    file = read_nlq(path)
+    return {record.query_id: record for record in file.records}, file
 
 
 @quick

@@ -32,6 +32,17 @@ def test_an_official_entry_is_the_one_that_the_reader_made_the_record_of(tiny_wo
         inspection.official_entry(file.path, "nobody_0")
 
 
+def test_of_two_clips_with_the_same_ids_the_entry_of_the_right_one_is_shown(tmp_path):
+    clips = [
+        {"clip_uid": name, "annotations": [{"annotation_uid": "a", "language_queries": [{"query": f"{name}?"}]}]}
+        for name in ("c0", "c1")
+    ]
+    path = tmp_path / "nlq.json"
+    path.write_text(json.dumps({"videos": [{"video_uid": "v", "clips": [{"annotations": []}, *clips]}]}))
+    shown = [inspection.official_entry(path, f"{name}--a_0")["query"]["query"] for name in ("c0", "c1")]
+    assert shown == ["c0?", "c1?"]
+
+
 @pytest.mark.parametrize(("start", "end"), [(10.1, 12.3), (0.0, 0.4), (50.2, 99.9), (99.0, 99.8)])
 def test_the_grid_is_drawn_where_it_is(start, end):
     axis = inspection.step_figure(record(start, end), GRID).axes[0]

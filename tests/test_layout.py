@@ -131,7 +131,7 @@ def test_a_room_imports_only_from_its_left(room):
     assert [fault for path in (PACKAGE / room).rglob("*.py") for fault in faults_of_rooms(path)] == []
 
 
-@pytest.mark.parametrize("room", [*CORE, "analysis"])
+@pytest.mark.parametrize("room", [*CORE, "video", "analysis"])
 def test_core_and_analysis_draw_nothing(room):
     drawing = ("matplotlib", "ipywidgets", "IPython")
     found = {

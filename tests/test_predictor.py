@@ -183,9 +183,9 @@ def test_what_is_no_clip_is_refused(world, clip):
         asker(world).ask(clip, "which kind ?", encoder=encoder_of())
 
 
-def test_progress_is_told_clip_by_clip(world):
+def test_progress_is_told_clip_by_clip_in_queries(world):
     told = []
     predictor = asker(world)
     predictor.reporter = SimpleNamespace(status=told.append)
     predictor.predict_dataset(world[1])
-    assert told == [{"state": "predicting", "step": n, "total_steps": 4} for n in (1, 2, 3, 4)]
+    assert told == [{"state": "predicting", "step": n, "total_steps": 12} for n in (3, 6, 9, 12)]

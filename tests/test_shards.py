@@ -24,6 +24,9 @@ from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.errors import FeatureError
+from groundnlq.video.extract import extract_features
+from tests.colours import Colours
+from tests.odd_videos import make, regular
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config
 
 NUM_CLIPS, ATTRIBUTES = 12, {"fps": 1.0, "snippet_stride_frames": 1.0}
@@ -155,6 +158,20 @@ def test_stores_that_were_imported_one_by_one_are_one_store_in_a_folder(tmp_path
     assert store.clip_uids == ["a0", "a1", "a2", "b0", "b1", "b2"]
     assert store.read("b2").tolist() == [[2.0, 2.0]] * 3
     assert store.grid == FeatureStore(tmp_path / "val.h5").grid
+
+
+def test_jobs_that_extract_into_files_of_their_own_make_one_store(tmp_path):
+    for number in range(3):
+        make(tmp_path / f"v{number}.mp4", regular(2.0 + number))
+    videos = sorted(tmp_path.glob("*.mp4"))
+    extract_features(videos, [Colours()], tmp_path / "whole.h5", progress=False)
+    for number, some in enumerate((videos[:2], videos[2:])):
+        extract_features(some, [Colours()], tmp_path / f"split/{number:05d}.h5", progress=False)
+    whole, split = FeatureStore(tmp_path / "whole.h5"), FeatureStore(tmp_path / "split")
+    assert (split.sha256, split.attributes, split.encoder) == (whole.sha256, whole.attributes, whole.encoder)
+    extract_features(videos[2:], [Colours(tag="other")], tmp_path / "split/00002.h5", progress=False)
+    with pytest.raises(FeatureError, match=r"00002\.h5: encoder is colours2x2other, but colours2x2 in 00000\.h5"):
+        FeatureStore(tmp_path / "split")
 
 
 def test_the_hash_follows_ids_and_values_and_not_how_they_are_split(tmp_path):

@@ -299,6 +299,33 @@ def test_missing_inputs_are_listed_before_any_work(data, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_odd_moments_are_left_out_of_training_told_once_and_misses_of_the_validation(tmp_path):
+    class Told(Reporter):
+        def __init__(self):
+            self.texts = []
+
+        def message(self, text):
+            self.texts.append(text)
+
+    config, told = tiny_config(make_tiny_data(tmp_path / "data")), Told()
+    whole = task(config, World(), told)
+    assert told.texts == []
+    train_records, val_records = (read_records(tmp_path / "data" / f"{name}.jsonl") for name in ("train", "val"))
+    odd = [((5.0, 5.0),), ((9.0, 4.0),), ((45.0, 49.0),), ((-9.0, -5.0), (7.0, 7.0))]
+    more = [replace(train_records[i], query_id=f"odd_{i}", moments_sec=moments) for i, moments in enumerate(odd)]
+    write_records(tmp_path / "data" / "train.jsonl", [more[0], *train_records, *more[1:]])
+    write_records(tmp_path / "data" / "val.jsonl", [replace(r, moments_sec=((5.0, 5.0),)) for r in val_records])
+    part = task(config, World(), told)
+    assert part.train_set.records == whole.train_set.records
+    assert part.train_set.fingerprint() == whole.train_set.fingerprint()
+    kinds = "1 moments of 0 s (odd_0), 1 moments that end before they start (odd_1), 2 moments outside the clip"
+    assert told.texts == [f"left out of training: {kinds} (odd_2, odd_3)"]
+    assert set(part.validate(part.model).values()) == {0.0}
+    write_records(tmp_path / "data" / "train.jsonl", more)
+    with pytest.raises(ConfigError, match="no moments to learn from"):
+        task(config, World(), told)
+
+
 def test_the_log_has_a_line_an_epoch_with_what_one_wants_to_know(calm):
     lines = (calm.run_dir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -564,7 +591,7 @@ def test_a_run_can_be_extended_from_the_command_line(data, crashed, capsys):
     assert main([*words, "--extend"]) == 0
     assert "epochs 3 -> 4" in capsys.readouterr().out
     assert main(words) == 0
-    assert "nothing to do (for more, raise train.epochs and add --extend)" in capsys.readouterr().out
+    assert "nothing to do (for more epochs: --extend)" in capsys.readouterr().out
 
 
 # ---- data are known by their content

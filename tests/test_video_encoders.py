@@ -104,7 +104,8 @@ def test_videomae_computes_what_is_published(size, tolerance):
 
 def test_frames_are_scaled_and_cropped_as_published():
     images = torch.from_numpy(np.random.RandomState(36).random_sample((2, 3, 90, 120)).astype(np.float32))
-    close(encoders._pixels(images, 64, 56, **encoders.IMAGENET), "transform/short64_crop64_to56")
+    frames = images.movedim(1, -1) * 255
+    close(encoders._pixels(frames, 64, 56, **encoders.IMAGENET), "transform/short64_crop64_to56")
 
 
 @pytest.mark.parametrize("case", VIDEO["egovlp_frames"], ids=lambda case: f"{case['start_sec']}-{case['end_sec']}")
@@ -390,7 +391,7 @@ def test_a_checkpoint_refuses_features_of_another_video_encoder(tmp_path):
     predictor = Predictor.load(tmp_path / "best.pt")
     records, text = folder / "val.jsonl", folder / "text.h5"
     expected = predictor.predict(records, stores["a sha256:1"], text)
-    for name, reason in (("a sha256:2", "these are of a sha256:2"), (None, "encoder that is not recorded")):
+    for name, reason in (("a sha256:2", "these are of a sha256:2"), (None, "these are of an unknown one")):
         with pytest.raises(CheckpointError, match=f"trained with features of a sha256:1, but .*{reason}"):
             predictor.predict(records, stores[name], text)
         allowed = predictor.predict(records, stores[name], text, allow_other_encoder=True)

@@ -44,7 +44,7 @@ def constant_by_template(train: Sequence[Record], records: Sequence[Record], top
         DataError: the training records have no moments.
     """
     ranked: Ranked = {}
-    known = {record.template for record in train if record.moments_sec}
+    known = {record.template for record in train if record.moments_sec and not record.oddity}
     for template in dict.fromkeys(record.template for record in records):
         own = [record for record in train if record.template == template] if template in known else train
         ranked |= constant_segment(own, [r for r in records if r.template == template], top_k)
@@ -72,7 +72,7 @@ def random_segments(train: Sequence[Record], records: Sequence[Record], top_k: i
 
 def _first_moments(train: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """First moments (M, 2) and their clips' durations (M,), in seconds."""
-    annotated = [record for record in train if record.moments_sec]
+    annotated = [record for record in train if record.moments_sec and not record.oddity]
     if not annotated:
         raise DataError("the training records have no moments to fit a baseline to -- use the train split")
     moments = np.array([record.moments_sec[0] for record in annotated])

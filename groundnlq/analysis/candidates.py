@@ -92,10 +92,9 @@ class LivePredictions:
         self._moments = _moments_table(self.records)
         self._durations_sec = torch.tensor([record.duration_sec for record in self.records])
         found: dict[int, tuple[Tensor, ...]] = {}
-        batches = clip_batches(self.records)
-        for number, indices in enumerate(batches, 1):
+        for indices in clip_batches(self.records):
             found |= zip(indices, self._of_batch(indices), strict=True)
-            predictor.reporter.status({"state": "predicting", "step": number, "total_steps": len(batches)})
+            predictor.reporter.status({"state": "predicting", "step": len(found), "total_steps": len(self.records)})
         parts = list(zip(*(found[i] for i in range(len(self.records))), strict=True))
         lengths = [len(scores) for scores in parts[0]]
         self._first = torch.tensor([0, *np.cumsum(lengths)])

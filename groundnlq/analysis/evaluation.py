@@ -14,7 +14,7 @@ import pandas as pd
 from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, sign_flip_p
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
-from groundnlq.data.records import Record, identity_of
+from groundnlq.data.records import Record, identity_of, odd_moments
 from groundnlq.data.submission import Predictions, Ranked, read_submission
 from groundnlq.errors import DataError, sample_of
 from groundnlq.provenance import made_by
@@ -28,12 +28,13 @@ class Evaluation:
 
     ``hits`` has a row a query: its ids, template, moment length, whether it was answered, `mIoU` (the tIoU of the first
     prediction), and a 0/1 column for each recall. A recall at more than the number of kept predictions is left out: it
-    would repeat a smaller one.
+    would repeat a smaller one. `odd` says which moments no segment of the clip can hit: misses, also officially.
     """
 
     hits: pd.DataFrame
     num_kept: int
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    odd: str = ""
 
     @property
     def keys(self) -> list[str]:
@@ -78,6 +79,8 @@ class Evaluation:
         parts = [self.table().to_string()]
         if missing := self.hits.loc[~self.hits["is_answered"], "query_id"].tolist():
             parts.append(f"unanswered, a miss in the strict figures: {sample_of(missing)} -- predict all records")
+        if self.odd:
+            parts.append(f"no segment of the clip hits {self.odd}; they are misses in both columns")
         for name, count in self.num_short.items():
             parts.append(f"{name}: {count} answered queries have fewer moments; a missing one counts as a miss")
         if self.num_kept < 10:
@@ -114,6 +117,7 @@ class Evaluation:
             "num_missing": self.num_missing,
             "num_kept": self.num_kept,
             "num_short": self.num_short,
+            "odd moments": self.odd,
             "text changed by cleaning": self.by_cleaning(),
             "provenance": dict(self.made_by),
         }
@@ -140,16 +144,10 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
     if not annotated or not ranked:
         lacking = "predictions" if annotated else "records with moments"
         raise DataError(f"there are no {lacking} to score -- predict a split that has ground truth")
-    foreign = ranked.keys() - {record.query_id for record in records}
-    if foreign:
-        where = Predictions.origin_of(ranked).get("path", "predictions")
-        raise DataError(
-            f"{where}: {len(foreign)} answers are to queries that the ground truth does not have: "
-            f"{sample_of(sorted(foreign))} -- are these predictions of another split?"
-        )
+    origin, ranked = Predictions.origin_of(ranked), _by_ids_of(records, ranked)
     ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
     hits = pd.DataFrame([_row(record, ranked, ks) for record in annotated])
-    return Evaluation(hits, num_kept, made_by(predictions=Predictions.origin_of(ranked), truth=identity_of(records)))
+    return Evaluation(hits, num_kept, made_by(predictions=origin, truth=identity_of(records)), odd_moments(annotated))
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:
@@ -158,6 +156,21 @@ def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -
     clips, difference = one.hits["clip_uid"], one.difference(other, key)
     interval = ClipBootstrap(clips, seed).summary("difference", difference)
     return interval | {"p": sign_flip_p(clips, difference, seed)}
+
+
+def _by_ids_of(records: Sequence[Record], ranked: Ranked) -> Ranked:
+    """The predictions by the records' query ids; those of a submission are looked up by clip and annotation, as in the
+    official script. A DataError names the ones that are not found."""
+    ids = {record.place: record.query_id for record in records}
+    clips = {name: clip_uid for clip_uid, name in ids}
+    asked = {query.query_id: query.place for query in getattr(ranked, "queries", ()) or records}
+    if foreign := [asked.get(i, ("", i)) for i in sorted(ranked) if asked.get(i) not in ids]:
+        names = [f"{n} in clip {c}, expected {clips[n]}" if n in clips else n for c, n in foreign]
+        raise DataError(
+            f"{Predictions.origin_of(ranked).get('path', 'predictions')}: {len(names)} answers are to queries that "
+            f"the ground truth does not have: {sample_of(names)} -- are these predictions of another split?"
+        )
+    return {ids[asked[query_id]]: segments for query_id, segments in ranked.items()}
 
 
 def _row(record: Record, ranked: Mapping[str, np.ndarray], ks: Sequence[int]) -> dict[str, Any]:

@@ -1,26 +1,28 @@
 """Official annotation files, read as they really are.
 
-They have dirt (null texts, another version for the test split, ends beyond the clip, a stray prefix on a tenth of the
-val questions). What is odd is counted; what would train or score wrongly is refused, all findings in one error.
+They have dirt (null texts, moments of 0 s, ends beyond the clip, a stray prefix on a tenth of the val questions), and
+nobody can correct a licensed file: what is odd in a query, an annotation or a clip is counted and named. A file of
+another nesting is refused, all findings in one error.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from groundnlq.data.records import Record, read_records
-from groundnlq.data.schema import Bounded, Id, Number, Text, entries, expected, read_json
-from groundnlq.errors import DataError, Findings
+from groundnlq.data.records import Record, read_records, with_unique_ids
+from groundnlq.data.schema import LENIENT, Bounded, Id, Number, Text, entries, expected, read_json
+from groundnlq.errors import DataError, Findings, sample_of
 
+NO_TIMES = "moments without start or end"
 KNOWN_VERSIONS = {"1", "1.0", "2", "2.0", "2.1"}
-NEGATIVE_TOLERANCE_SEC = 1e-3  # official times start at -4e-7 now and then
 _Seconds = Annotated[Bounded, expected("a number")]
 _STRAY_PREFIX = re.compile(r"^\s*(query text|[a-z] text( \(optional\))?)\s*:\s*", re.IGNORECASE)
 
@@ -46,17 +48,19 @@ class Clip:
 
 @dataclass(frozen=True)
 class NlqFile:
-    """What an official file holds; `dirt` counts its oddities by a readable name."""
+    """What an official file holds; `dirt` counts its oddities by a readable name, `odd` names what was left out and the
+    records with an `oddity`."""
 
     path: Path
     version: str
     records: list[Record]
     clips: list[Clip]
     dirt: dict[str, int]
+    odd: dict[str, list[str]] = field(default_factory=dict)
 
 
 class _Video(BaseModel, frozen=True):
-    video_uid: Text = ""
+    video_uid: Annotated[Text | None, LENIENT] = None
 
 
 class _Annotation(BaseModel, frozen=True):
@@ -64,10 +68,10 @@ class _Annotation(BaseModel, frozen=True):
 
 
 class _Query(BaseModel, frozen=True):
-    query: Text | None = None
-    template: Text | None = None
-    clip_start_sec: Number | None = None
-    clip_end_sec: Number | None = None
+    query: Annotated[Text | None, LENIENT] = None
+    template: Annotated[Text | None, LENIENT] = None
+    clip_start_sec: Annotated[Number | None, LENIENT] = None
+    clip_end_sec: Annotated[Number | None, LENIENT] = None
 
 
 def clean_query(text: str) -> str:
@@ -82,35 +86,47 @@ def clean_query(text: str) -> str:
 def read_nlq(path: str | Path, clean_text: bool = True) -> NlqFile:
     """Read an official NLQ file (train, val, or test without moments; versions 1 and 2).
 
-    Queries without text are left out but counted in every query's index, as the submission needs it. A DataError has
-    all faults of the file in one message, each with its JSON path.
+    Queries without text are left out but counted in every index, as the submission needs it. Moments stay as annotated,
+    also odd ones; where a time is missing, they get 0 s. A DataError has all faults of the file, with their JSON paths.
     """
     path = Path(path)
     reader, tree = _NlqReader(path, clean_text), read_json(path)
-    for where, clip, entry in _clips(tree, reader.findings):
+    for where, clip, entry in _clips(tree, reader.findings, reader.odd["clips left out"]):
         reader.read_clip(where, clip, entry)
-    version = str(tree.get("version", "")) if isinstance(tree, dict) else ""
+    reader.findings.raise_if_any("fix the file or fetch it again")
+    version = str(tree.get("version", ""))
     if version not in KNOWN_VERSIONS:
         reader.dirt[f"unknown version {version!r:.40}"] += 1
-    if any(record.moments_sec for record in reader.records):  # a test file has no moments at all
-        missing = "missing clip_start_sec and clip_end_sec, which other queries have"
-        reader.findings.add(*(f"{where}: {missing}" for where in reader.without_moment))
-    reader.findings.raise_if_any("fix the file or fetch it again")
-    if not reader.records:
-        raise DataError(f"{path}: no query with a text in it -- is this an NLQ annotation file?")
-    return NlqFile(path, version, reader.records, reader.clips, dict(reader.dirt))
+    records = with_unique_ids(reader.records)
+    reader.dirt["query ids in several clips"] = sum(r.query_id != r.place[1] for r in records)
+    if 2 * sum(bool(r.moments_sec) for r in records) >= len(records):
+        records = [r if r.moments_sec else replace(r, moments_sec=((0.0, 0.0),)) for r in records]
+    else:  # a test split
+        reader.odd.pop(NO_TIMES, None)
+    odd = {kind: names for kind, names in reader.odd.items() if names}
+    if twice := [name for name, count in Counter(r.query_id for r in records).items() if count > 1]:
+        raise DataError(f"{path}: queries twice in a clip: {sample_of(twice)} -- fetch the file again")
+    if not records:
+        found = "".join(f"; {kind}: {sample_of(names)}" for kind, names in odd.items())
+        raise DataError(f"{path}: no query with a text in it{found} -- is this an NLQ annotation file?")
+    dirt = dict(reader.dirt) | {kind: len(names) for kind, names in odd.items()}
+    return NlqFile(path, version, records, list(reader.clips.values()), dirt, odd)
 
 
 def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
-    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count."""
+    """Distinct clips of official train files (NLQ, moments, visual queries); the first file's times count. A clip
+    without id, times or video is left out, and named in a warning."""
     clips: dict[str, Clip] = {}
     for path in paths:
-        findings = Findings(str(path), DataError)
-        for where, clip, _ in _clips(read_json(Path(path)), findings):
-            if not clip.video_uid:
-                findings.add(f"{where}: its video has no video_uid, which narrations are joined by")
-            clips.setdefault(clip.clip_uid, clip)
+        findings, odd = Findings(str(path), DataError), list[str]()
+        for where, clip, _ in _clips(read_json(Path(path)), findings, odd):
+            if clip.video_uid:
+                clips.setdefault(clip.clip_uid, clip)
+            else:
+                odd.append(f"{where}: its video has no video_uid, which narrations are joined by")
         findings.raise_if_any("fetch the file again")
+        if odd:
+            warnings.warn(f"{path}: clips left out {len(odd)}: {sample_of(odd)}", stacklevel=2)
     return clips
 
 
@@ -131,11 +147,11 @@ def _is_json_lines(path: Path) -> bool:
     return '"query_id"' in first and '"videos"' not in first
 
 
-def _clips(tree: Any, findings: Findings) -> Iterator[tuple[str, Clip, Any]]:
-    """(JSON path, clip, entry) of every clip of an official file of any task."""
+def _clips(tree: Any, findings: Findings, odd: list[str]) -> Iterator[tuple[str, Clip, Any]]:
+    """(JSON path, clip, entry) of every clip of an official file of any task; clips that are none go to `odd`."""
     for outer, video, value in entries(_Video, tree, "videos", "", findings):
-        for where, clip, entry in entries(Clip, value, "clips", outer, findings):
-            yield where, replace(clip, video_uid=video.video_uid), entry
+        for where, clip, entry in entries(Clip, value, "clips", outer, findings, odd):
+            yield where, replace(clip, video_uid=video.video_uid or ""), entry
 
 
 class _NlqReader:
@@ -145,56 +161,37 @@ class _NlqReader:
         self.findings = Findings(str(path), DataError)
         self.clean_text = clean_text
         self.records: list[Record] = []
-        self.clips: list[Clip] = []
+        self.clips: dict[str, Clip] = {}
         self.dirt: Counter[str] = Counter()
-        self.without_moment: list[str] = []
-        self.seen: dict[str, str] = {}
+        self.odd: defaultdict[str, list[str]] = defaultdict(list)
 
     def read_clip(self, where: str, clip: Clip, entry: Any) -> None:
-        if self._is_duplicate(f"clip {clip.clip_uid}", where):
-            return
-        self.clips.append(clip)
-        for place, annotation, value in entries(_Annotation, entry, "annotations", where, self.findings):
-            uid = annotation.annotation_uid
-            if self._is_duplicate(f"annotation {uid}", place):
-                continue
-            queries = list(entries(_Query, value, "language_queries", place, self.findings))
+        self.clips.setdefault(clip.clip_uid, clip)
+        odd = self.odd["annotations left out"]
+        for _, annotation, value in entries(_Annotation, entry, "annotations", where, self.findings, odd):
+            queries = value.get("language_queries")
             self.dirt["annotations without queries"] += not queries
-            for index, (query_place, query, _) in enumerate(queries):
-                self._read_query(query_place, query, clip, f"{uid}_{index}")
+            for index, query in enumerate(queries if isinstance(queries, list) else []):
+                self._read_query(query, clip, f"{annotation.annotation_uid}_{index}")
 
-    def _read_query(self, where: str, query: _Query, clip: Clip, query_id: str) -> None:
+    def _read_query(self, entry: Any, clip: Clip, query_id: str) -> None:
+        query = _Query.model_validate(entry if isinstance(entry, dict) else {})
         raw = query.query or ""
         text = clean_query(raw) if self.clean_text else raw
         if not text.strip():
-            self.dirt["queries without text"] += 1
+            self.odd["queries without text"].append(query_id)
             return
         self.dirt["texts with a stray prefix"] += bool(_STRAY_PREFIX.match(raw))
         self.dirt["texts without a question mark"] += not raw.rstrip().endswith("?")
         self.dirt["texts with stray white space"] += raw != " ".join(raw.split())
-        moments = self._read_moments(where, query, clip)
         self.dirt["queries without template"] += query.template is None
+        times = [time for time in (query.clip_start_sec, query.clip_end_sec) if time is not None]
+        moments = ((times[0], times[-1]),) if times else ()
         asked = query_id, clip.clip_uid, text, clip.duration_sec, moments
         self.records.append(Record(*asked, template=query.template, raw_query=raw))
-
-    def _read_moments(self, where: str, query: _Query, clip: Clip) -> tuple[tuple[float, float], ...]:
-        start, end = query.clip_start_sec, query.clip_end_sec
-        if start is None and end is None:
-            self.without_moment.append(where)
-            return ()
-        if start is None or end is None:
-            self.findings.add(f"{where}: clip_start_sec and clip_end_sec must be numbers, got {start}, {end}")
-            return ()
-        if end <= start:
-            self.findings.add(f"{where}: the moment ends at {end} s, not after its start at {start} s")
-        elif start < -NEGATIVE_TOLERANCE_SEC or start >= clip.duration_sec:
-            self.findings.add(f"{where}: the moment starts at {start} s, outside 0 ... {clip.duration_sec:g} s")
-        self.dirt["moments that end beyond the clip"] += end > clip.duration_sec
-        self.dirt["moments shorter than 1 s"] += end - start < 1
-        return ((start, end),)
-
-    def _is_duplicate(self, name: str, where: str) -> bool:
-        first = self.seen.setdefault(name, where)
-        if first != where:
-            self.findings.add(f"{where}: duplicate {name} (first at {first})")
-        return first != where
+        if kind := self.records[-1].oddity if len(times) == 2 else NO_TIMES:
+            self.odd[kind].append(query_id)
+        else:
+            self.dirt["moments that begin before the clip"] += times[0] < 0
+            self.dirt["moments that end beyond the clip"] += times[1] > clip.duration_sec
+            self.dirt["moments shorter than 1 s"] += times[1] - times[0] < 1

@@ -93,7 +93,7 @@ def check_features(
         features = store.read(uid)
         if not features.isfinite().all():
             not_finite.append(uid)
-        elif (features == features[0]).all():
+        elif len(features) > 1 and (features == features[0]).all():
             constant.append(uid)
     lacking = [r.query_id for r in records if tokens is not None and r.query_id not in tokens]
     damaged = store.damaged_files() + (tokens.damaged_files() if tokens else [])

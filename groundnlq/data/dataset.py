@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
@@ -18,8 +20,7 @@ from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import FeatureError, sample_of
 
 ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one of them serves again
-FEW_LENGTHS, TOKEN_MULTIPLE, MOMENT_MULTIPLE = 8, 16, 4  # of batches of few shapes
-NEAR = 1.25  # ratio of the lengths of clips that pass a GPU together
+FEW_LENGTHS, TOKEN_MULTIPLE, MOMENT_MULTIPLE = 8, 16, 4  # of batches that have few shapes
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Batch:
     weights read it (see `pad_length`), and without it a result would depend on its neighbours.
     """
 
-    video: Tensor  # (V, T, video_dim) float32; in batches for a GPU float16 where the store has it
+    video: Tensor  # (V, T, video_dim) float32, or as stored where it is meant for a GPU
     video_mask: Tensor  # (V, T) bool, True = valid
     text: Tensor  # (Q, L, text_dim) float32
     text_mask: Tensor  # (Q, L) bool
     clip_index: Tensor  # (Q,) int64
-    moments_grid: Tensor  # (Q, M, 2) start and end on the step grid; NaN behind a query's last; M = 0 in test
+    moments_grid: Tensor  # (Q, M, 2) start and end on the step grid, NaN behind a query's last; M = 0 in test
     query_ids: tuple[str, ...]
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
@@ -44,40 +45,48 @@ class Batch:
     def collate(
         cls, clips: Sequence[Tensor], texts: Sequence[Tensor], clip_index: Sequence[int],
         moments_grid: Sequence[Tensor], query_ids: Sequence[str], clip_uids: Sequence[str],
-        durations_sec: Sequence[float], row_multiple: int = ROW_MULTIPLE, few_lengths: Sequence[int] = (),
+        durations_sec: Sequence[float], row_multiple: int = ROW_MULTIPLE,
     ) -> Batch:  # fmt: skip
-        """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim).
-
-        Args:
-            few_lengths: in ascending order; a batch is padded to one of them if it is not longer than all, and to few
-                numbers of clips, tokens and moments, so that many batches have the same shapes.
-        """
-        moments = [moment.reshape(-1, 2) for moment in moments_grid]
-        num_rows, num_clips = pad_length(_longest(clips), row_multiple), len(clips)
+        """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim)."""
+        num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
+        video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
+        for row, clip in zip(video, clips, strict=True):
+            row[: len(clip)] = clip
         # a zero token behind every query: published answers depend on whether a longer neighbour put one there
-        num_tokens, num_moments = _longest(texts) + 1, _longest(moments)
-        if few_lengths:
-            num_rows = next((length for length in few_lengths if length >= num_rows), num_rows)
-            num_clips = len(texts)  # clips behind the last one have no valid step and no query
-            num_tokens, num_moments = _ceil(num_tokens, TOKEN_MULTIPLE), _ceil(num_moments, MOMENT_MULTIPLE)
-        video, video_mask = _padded(clips, num_clips, num_rows)
-        text, text_mask = _padded(texts, len(texts), num_tokens)
-        table, _ = _padded(moments, len(moments), num_moments, torch.nan)
+        text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
+        video_mask, text_mask = _valid(clips, num_rows), _valid(texts, text.shape[1])
+        moments = pad_sequence([m.reshape(-1, 2) for m in moments_grid], batch_first=True, padding_value=torch.nan)
         about = tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
-        return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), table, *about)
+        return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), moments, *about)
 
     def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
-        """The same batch on another device, features and tokens in another dtype; copied first, for the sake of
-        float16, and converted there."""
-        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self._tensors().items()}
+        """The same batch on another device; features and tokens change to another dtype there."""
+        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self.tensors().items()}
         return replace(self, **moved | {name: moved[name].to(dtype) for name in ("video", "text")})
 
-    def pin_memory(self) -> Batch:
-        """The same batch where a GPU can fetch it without this process."""
-        return replace(self, **{name: x.pin_memory() for name, x in self._tensors().items()})
+    def tensors(self) -> dict[str, Any]:
+        """Those of the fields that are tensors, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def _tensors(self) -> dict[str, Any]:
-        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+    def pinned(self, few_lengths: Sequence[int] = ()) -> Batch:
+        """The same batch where a GPU can fetch it by itself.
+
+        With lengths, in ascending order, it is padded so that many batches have the same shapes: clips to one of these
+        lengths, their number to that of the queries, tokens and moments to multiples.
+        """
+        (num_clips, num_rows, _), (num_queries, num_tokens, _) = self.video.shape, self.text.shape
+        grown, tokens, moments = self, -num_tokens % TOKEN_MULTIPLE, -self.moments_grid.shape[1] % MOMENT_MULTIPLE
+        if few_lengths:
+            rows = next((length for length in few_lengths if length >= num_rows), num_rows) - num_rows
+            grown = replace(
+                self,
+                video=F.pad(self.video, (0, 0, 0, rows, 0, num_queries - num_clips)),
+                video_mask=F.pad(self.video_mask, (0, rows, 0, num_queries - num_clips)),
+                text=F.pad(self.text, (0, 0, 0, tokens)),
+                text_mask=F.pad(self.text_mask, (0, tokens)),
+                moments_grid=F.pad(self.moments_grid, (0, 0, 0, moments), value=torch.nan),
+            )
+        return replace(grown, **{name: x.pin_memory() for name, x in grown.tensors().items()})
 
 
 def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
@@ -89,7 +98,7 @@ def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
     >>> pad_length(900), pad_length(912)
     (912, 928)
     """
-    return _ceil(num_steps + 1, row_multiple)
+    return row_multiple * -(-(num_steps + 1) // row_multiple)
 
 
 class QueryDataset:
@@ -100,7 +109,7 @@ class QueryDataset:
             seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
         widths: of features and of tokens, as the network expects them; None checks no inputs.
-        has_few_shapes: batches for a GPU are padded to few shapes, for CUDA graphs (see `Batch.collate`).
+        has_few_shapes: batches for a GPU are padded to few shapes (see `Batch.pinned`).
 
     A FeatureError names all clips without features or too long, queries without tokens, and wrong widths.
     """
@@ -121,10 +130,9 @@ class QueryDataset:
                 "-- raise model.max_seq_len or leave them out of training"
             )
         self.lengths = [pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
-        self._few_lengths: list[int] = []
-        if has_few_shapes and self.lengths:
-            shares = np.arange(1, FEW_LENGTHS + 1) / FEW_LENGTHS
-            self._few_lengths = np.unique(np.quantile(self.lengths, shares, method="higher")).tolist()
+        shares = np.arange(1, FEW_LENGTHS + 1) / FEW_LENGTHS
+        is_used = has_few_shapes and self.lengths
+        self._few_lengths = np.unique(np.quantile(self.lengths, shares, method="higher")).tolist() if is_used else []
 
     def _require_inputs(self, widths: tuple[int, int]) -> None:
         clips, queries = list(dict.fromkeys(r.clip_uid for r in self.records)), [r.query_id for r in self.records]
@@ -157,7 +165,7 @@ class QueryDataset:
     def batch(self, indices: Sequence[int], epoch: int = 0, for_gpu: bool = False) -> Batch:
         """Collate the records of these indices; a clip that several of them share is read once.
 
-        `for_gpu`: pinned, with features as they are stored, to be copied in half the bytes while the GPU computes.
+        `for_gpu`: pinned, and with features as they are stored, which are half the bytes.
         """
         read = partial(self.store.read, as_stored=True) if for_gpu else self.store.read
         records = [self.records[i] for i in indices]
@@ -171,9 +179,8 @@ class QueryDataset:
             clip_uids=clip_uids,
             durations_sec=[record.duration_sec for record in records],
             row_multiple=self.row_multiple,
-            few_lengths=self._few_lengths if for_gpu else (),
         )
-        return batch.pin_memory() if for_gpu else batch
+        return batch.pinned(self._few_lengths) if for_gpu else batch
 
     def _moments(self, index: int, epoch: int) -> Tensor:
         record = self.records[index]
@@ -209,11 +216,11 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     [0, 1, 2, 3]
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
+    order, of_all = random.permutation(len(lengths)), np.asarray(lengths)
     window = 50 * batch_size
     for first in range(0, len(order), window):
         part = order[first : first + window]
-        order[first : first + window] = part[np.argsort(np.take(lengths, part), kind="stable")]
+        order[first : first + window] = part[np.argsort(of_all[part], kind="stable")]
     batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
@@ -225,8 +232,8 @@ def clip_batches(
 ) -> list[list[int]]:
     """Indices grouped by clip, at most `max_queries` each: every clip is read once, in record order.
 
-    With the padded `lengths` of the records' clips, clips of near length share a batch while its queries have at most
-    `max_rows` rows; shorter clips come first.
+    With `max_rows`, clips of neighbouring `lengths` (padded, of the records) share a batch as long as its queries have
+    no more rows; shorter clips come first.
     """
     by_clip: dict[str, list[int]] = {}
     for index, record in enumerate(records):
@@ -235,28 +242,14 @@ def clip_batches(
     batches = [group[i : i + max_queries] for group in groups for i in range(0, len(group), max_queries)]
     if not max_rows:
         return batches
-    merged: list[list[int]] = []
+    merged: list[list[int]] = [[]]
     for batch in sorted(batches, key=lambda batch: lengths[batch[0]]):
-        num_rows, num_queries = lengths[batch[0]], len(batch) + (len(merged[-1]) if merged else max_queries)
-        if num_queries <= min(max_queries, max_rows // num_rows) and num_rows <= NEAR * lengths[merged[-1][0]]:
+        if len(merged[-1]) + len(batch) <= min(max_queries, max_rows // lengths[batch[0]]):
             merged[-1] += batch
         else:
             merged.append(batch)
-    return merged
+    return [batch for batch in merged if batch]
 
 
-def _longest(parts: Sequence[Tensor]) -> int:
-    return max(map(len, parts))
-
-
-def _ceil(number: int, multiple: int) -> int:
-    return multiple * -(-number // multiple)
-
-
-def _padded(parts: Sequence[Tensor], number: int, length: int, fill: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(number, length, D) that begins with the parts, each (n, D), and (number, length) bool, where they are."""
-    padded = parts[0].new_full((number, length, parts[0].shape[1]), fill)
-    for row, part in zip(padded, parts, strict=False):
-        row[: len(part)] = part
-    lengths = torch.tensor([*map(len, parts), *[0] * (number - len(parts))])
-    return padded, torch.arange(length) < lengths[:, None]
+def _valid(rows: Sequence[Tensor], num_rows: int) -> Tensor:
+    return torch.arange(num_rows) < torch.tensor([len(row) for row in rows])[:, None]

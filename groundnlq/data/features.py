@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -102,13 +101,7 @@ class FeatureStore:
     def _open(self, file: _File) -> StoreFile:
         roots = self._open_files.setdefault(os.getpid(), {})
         if (root := roots.get(file.path)) is None:
-            try:
-                root = StoreFile(file.path, "r")
-            except OSError as error:
-                if error.errno != errno.EMFILE or not roots:
-                    raise
-                roots.clear()  # this process may open few
-                root = StoreFile(file.path, "r")
+            root = StoreFile(file.path, "r")
             _require_same(file, root)
             root = roots.setdefault(file.path, root)  # another thread may have been faster
             for oldest in list(roots)[:-MAX_OPEN_FILES]:
@@ -285,8 +278,8 @@ def _num_steps(root: StoreFile, width: int) -> dict[str, int]:
     if not isinstance(root.get("clips", getlink=True), h5py.HardLink):
         raise FeatureError(f"{path}: 'clips' is a link to other data, which is refused -- copy the data in")
     num_steps, findings = {}, Findings(path, FeatureError)
-    for name in root["clips"]:
-        shape = root.plain_dataset(name, "clips").shape  # HDF5 refuses data that would end behind the file
+    for name in (clips := root["clips"]):
+        shape = root.plain_dataset(name, clips).shape  # HDF5 refuses data that would end behind the file
         if len(shape) != 2 or shape[1] != width or shape[0] == 0:
             findings.add(f"clip {name!r:.80} is {shape}, expected (T, {width})")
         else:

@@ -18,13 +18,15 @@ from groundnlq.files import SAFE_ID, refuse_stand_in
 Model = TypeVar("Model")
 
 
-def expected(what: str) -> WrapValidator:
-    """Words for a type: whatever its own checks refuse is reported as ``<what> expected, got <value>``."""
+def expected(what: str | None) -> WrapValidator:
+    """Words for a type: what its own checks refuse is an error ``<what> expected, got <value>``; None without words."""
 
     def check(value: Any, inner: Callable[[Any], Any]) -> Any:
         try:
             return inner(value)
         except ValidationError:
+            if what is None:
+                return None
             context = {"what": what, "got": f"{value!r:.60}"}
             raise PydanticCustomError("expected", "{what} expected, got {got}", context) from None
 
@@ -43,21 +45,22 @@ _in_range = Field(gt=-1e15, lt=1e15)  # finite, and so small that no arithmetic 
 Bounded = Annotated[float, Strict(), _in_range]  # takes integers, too
 _Integer = Annotated[int, Strict(), _in_range]
 Number = Annotated[_Integer | Bounded, expected("a number")]  # integers stay integers
+LENIENT = expected(None)
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def entries(
-    kind: type[Model], parent: Any, key: str, where: str, findings: Findings
+    kind: type[Model], parent: Any, key: str, where: str, findings: Findings, odd: list[str] | None = None
 ) -> Iterator[tuple[str, Model, Any]]:
     """(JSON path, entry as a `kind`, entry as it stands) of a list within `parent`; faulty ones are left out and go to
-    `findings`, one by one, so that none hides another."""
+    `findings`, one by one, so that none hides another, or to `odd` where that is given."""
     values = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(values, list):
         findings.add(f"{where}: has no list {key!r}" if where else f"has no list {key!r}; is it the right file?")
         return
     for index, value in enumerate(values):
         place = f"{where}.{key}[{index}]".removeprefix(".")
-        if (entry := _checked(kind, value, place, ".", findings)) is not None:
+        if (entry := _checked(kind, value, place, ".", findings.messages if odd is None else odd)) is not None:
             yield place, entry, value
 
 
@@ -78,22 +81,25 @@ def read_json_lines(kind: type[Model], path: Path, findings: Findings) -> Iterat
             except ValueError as error:
                 findings.add(f"line {number}: not valid JSON ({error})")
                 continue
-            if (entry := _checked(kind, value, f"line {number}", ": ", findings)) is not None:
+            if (entry := _checked(kind, value, f"line {number}", ": ", findings.messages)) is not None:
                 yield number, entry
 
 
-def _checked(kind: type[Model], value: Any, where: str, separator: str, findings: Findings) -> Model | None:
-    """`value` as a `kind`; None where it has faults. `separator` stands between `where` and the path within."""
+def _checked(kind: type[Model], value: Any, where: str, separator: str, messages: list[str]) -> Model | None:
+    """`value` as a `kind`; None where it has faults, which are one message. `separator` stands between `where` and the
+    path within."""
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
+        faults = []
         for fault in error.errors(include_url=False):
             keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
             place = separator.join(filter(None, (where, keys.lstrip("."))))
             words = fault["msg"].removeprefix("Value error, ")
             if fault["type"] in ("model_type", "dataclass_type"):
                 words = f"an object expected, got {value!r:.60}"
-            findings.add(f"{place}: {'missing' if fault['type'] == 'missing' else words}")
+            faults.append(f"{place}: {'missing' if fault['type'] == 'missing' else words}")
+        messages.append("; ".join(faults))
         return None
 
 

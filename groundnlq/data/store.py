@@ -61,16 +61,17 @@ class StoreFile(h5py.File):
         for name, text in (texts | {"made_by": json.dumps(made_by())}).items():
             self.attrs[name] = np.bytes_(text.encode())
 
-    def plain_dataset(self, name: str, inside: str = "/") -> h5py.Dataset:
+    def plain_dataset(self, name: str, inside: h5py.Group | None = None) -> h5py.Dataset:
         """A dataset that lies in this very file: a link, or data kept elsewhere, is refused unread."""
-        where = f"{self.filename}: {name!r:.80}"
-        if not isinstance(self[inside].get(name, getlink=True), h5py.HardLink):
-            raise FeatureError(f"{where} is a link to other data, which is refused -- copy the data in")
-        dataset = self[inside][name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise FeatureError(f"{where} is not an array -- import it again")
-        if dataset.is_virtual or dataset.external:
-            raise FeatureError(f"{where} lies in other files, which is refused -- copy the data in")
+        group, fault = inside or self, ""
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            fault = "is a link to other data, which is refused -- copy the data in"
+        elif not isinstance(dataset := group[name], h5py.Dataset):
+            fault = "is not an array -- import it again"
+        elif dataset.is_virtual or dataset.external:
+            fault = "lies in other files, which is refused -- copy the data in"
+        if fault:
+            raise FeatureError(f"{self.filename}: {name!r:.80} {fault}")
         return dataset
 
 

@@ -10,7 +10,7 @@ from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.recall import recalls
-from groundnlq.data.records import identity_of, read_records
+from groundnlq.data.records import identity_of, odd_moments, read_records
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.engine.reporter import Reporter
@@ -33,7 +33,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
 
     Missing features or tokens, and training records without moments, are refused by name.
     """
-    train_set = load_dataset(config, config.data.train_records, is_training=True)
+    train_set = load_dataset(config, config.data.train_records, is_training=True, reporter=reporter)
     val_set = load_dataset(config, config.data.val_records, is_training=False)
     torch.manual_seed(config.train.seed)
     model, encoder = Grounder(config.model), train_set.tokens.encoder
@@ -70,12 +70,18 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
     )
 
 
-def load_dataset(config: RunConfig, names: tuple[str, ...], is_training: bool) -> QueryDataset:
-    """The records of these files with features and tokens; refused where anything is missing."""
+def load_dataset(
+    config: RunConfig, names: tuple[str, ...], is_training: bool, reporter: Reporter | None = None
+) -> QueryDataset:
+    """The records of these files with features and tokens; refused where anything is missing. Training leaves out
+    records with an `oddity`, and tells the `reporter`."""
     records = [record for name in names for record in read_records(config.data.path(name))]
     if not is_training:
         return open_dataset(config, records)
-    if not all(record.moments_sec for record in records):
+    if reporter and (odd := odd_moments(records)):
+        reporter.message(f"left out of training: {odd}")
+    records = [record for record in records if not record.oddity]
+    if not records or not all(record.moments_sec for record in records):
         raise ConfigError(f"data.train_records {', '.join(names)}: some records have no moments to learn from")
     return open_dataset(
         config, records, jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
@@ -103,7 +109,7 @@ def start_from(
     if encoder is not None and not config.train.allow_other_encoder:
         source.require_encoder(encoder, path)
     if store is not None and not config.train.allow_other_encoder:
-        source.require_video_encoder(store.encoder, path)
+        source.require_encoder(store.encoder, path, "features")
     state = source.model.state_dict()
     loaded = {name: x for name, x in state.items() if config.train.init_heads or not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)

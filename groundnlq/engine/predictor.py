@@ -129,7 +129,7 @@ class Predictor:
         dataset = open_dataset(self.config, records, features, text)
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
-            self.require_video_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}")
+            self.require_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}", "features")
         with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
@@ -148,25 +148,20 @@ class Predictor:
     def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
         """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept.
 
-        A GPU takes as many clips of near length as pass at once, while the next ones are read.
+        A GPU takes as many clips as pass at once, while the next ones are read.
         """
-        batches = self._batches(dataset)[self.world.rank :: self.world.size]
-        total, device = sum(_num_clips(dataset, indices) for indices in batches), self._parameter.device
+        parameter, done = next(self.model.parameters()), 0
+        is_gpu, share = parameter.device.type == "cuda", slice(self.world.rank, None, self.world.size)
+        max_rows = BYTES_AT_ONCE[1] // parameter.element_size() if is_gpu else 0
+        batches = clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)[share]
         loaded: Iterable[Batch] = map(dataset.batch, batches)
-        done = 0
-        if device.type == "cuda":
-            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, device))
+        if is_gpu:
+            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, parameter.device))
         for batch in loaded:
             yield from self.answer(batch, str(dataset.store.path)).items()
-            done += len(batch.clip_uids)
+            done += len(batch.query_ids)
             if self.world.is_main:
-                self.reporter.status({"state": "predicting", "step": done, "total_steps": total})
-
-    def _batches(self, dataset: QueryDataset) -> list[list[int]]:
-        """Indices of the queries that are answered together: of one clip, or of several on a GPU."""
-        parameter = self._parameter
-        max_rows = 0 if parameter.device.type == "cpu" else BYTES_AT_ONCE[1] // parameter.element_size()
-        return clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)
+                self.reporter.status({"state": "predicting", "step": done, "total_steps": sum(map(len, batches))})
 
     def answer(self, batch: Batch, source: str = "features", clips: ClipEncoding | None = None) -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
@@ -227,21 +222,13 @@ class Predictor:
                 self._clip = batch.video, model.encode_video(batch.video, batch.video_mask)
         return [Moment(*row) for row in self.answer(batch, source, self._clip[1])["question"].tolist()]
 
-    def require_encoder(self, encoder: str, where: str | Path) -> None:
-        """Refuse tokens of another text encoder: of the same width they would be misread without a word."""
-        if self.encoder not in (None, encoder):
+    def require_encoder(self, encoder: str | None, where: str | Path, of: str = "tokens") -> None:
+        """Refuse tokens, or features, of another encoder: of the same width they would be misread without a word."""
+        trained, what = (self.encoder, "records") if of == "tokens" else (self.info.get("video_encoder"), "videos")
+        if trained not in (None, encoder):
             raise CheckpointError(
-                f"{where}: trained with tokens of {self.encoder}, but these are of {encoder} -- encode the "
-                "records with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
-            )
-
-    def require_video_encoder(self, encoder: str | None, where: str | Path) -> None:
-        """Refuse features of another video encoder than the training's, if that is known."""
-        if self.info.get("video_encoder") not in (None, encoder):
-            raise CheckpointError(
-                f"{where}: trained with features of {self.info['video_encoder']}, but these are of "
-                f"{encoder or 'an encoder that is not recorded'} -- extract them with the former, or allow it "
-                "(--other-encoder, train.allow_other_encoder=true)"
+                f"{where}: trained with {of} of {trained}, but these are of {encoder or 'an unknown one'} -- encode "
+                f"the {what} with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
             )
 
     def _text_encoder(self, given: str | TextEncoder | None) -> TextEncoder:
@@ -270,22 +257,14 @@ class Predictor:
         finally:
             self.model.train(was_training)
 
-    @property
-    def _parameter(self) -> Tensor:
-        """Any: all have the network's device and type."""
-        return next(self.model.parameters())
-
     def _on_device(self, batch: Batch) -> Batch:
-        return batch.to(self._parameter.device, non_blocking=True, dtype=self._parameter.dtype)
+        parameter = next(self.model.parameters())
+        return batch.to(parameter.device, non_blocking=True, dtype=parameter.dtype)
 
 
 @cache
 def _load_encoder(name: str) -> TextEncoder:
     return TextEncoder.load(name)
-
-
-def _num_clips(dataset: QueryDataset, indices: Sequence[int]) -> int:
-    return len({dataset.records[i].clip_uid for i in indices})
 
 
 def _require_finite(outputs: Outputs, batch: Batch, part: slice, source: str) -> None:

@@ -19,10 +19,7 @@ Value = TypeVar("Value")
 def read_ahead(
     read: Callable[[Item], Value], items: Iterable[Item], device: torch.device
 ) -> Iterator[tuple[Value, float]]:
-    """`read` of every item, in order, and the seconds waited for it.
-
-    One thread reads one item ahead; for a GPU, which takes less time than the reading, two threads read two.
-    """
+    """`read` of every item, in order, and the seconds waited for it; one thread reads ahead, two for a GPU."""
     left, num_readers, threads = iter(items), 2 if device.type == "cuda" else 1, torch.get_num_threads()
     begun = Barrier(num_readers)
     with ThreadPoolExecutor(num_readers) as readers:

@@ -14,7 +14,7 @@ class Reporter:
     def status(self, status: Mapping[str, Any]) -> None:
         """Called about every second with the content of ``status.json``: ``state``, ``step``, ``total_steps``
         and, while running, ``epoch``, ``epochs``, ``loss`` (mean of the epoch so far). A prediction has the
-        state ``predicting``, and its clips are the steps."""
+        state ``predicting``, and its queries are the steps."""
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Called after every epoch with the rows of ``metrics.jsonl`` so far."""
@@ -24,7 +24,7 @@ class Reporter:
 
 
 class TerminalReporter(Reporter):
-    """A progress bar where stderr is a terminal: steps of a run with their loss, clips of a prediction."""
+    """A progress bar where stderr is a terminal: steps of a run with their loss, queries of a prediction."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -38,7 +38,7 @@ class TerminalReporter(Reporter):
         if state not in ("running", "predicting") or num_done == total:
             return
         if self._bar is None:
-            unit, self._state = "clip" if state == "predicting" else "step", state
+            unit, self._state = "query" if state == "predicting" else "step", state
             self._bar = tqdm(total=total, initial=num_done, desc=state, unit=unit, leave=False, disable=None)
         self._bar.n = num_done
         if state == "running":

@@ -36,8 +36,8 @@ class Task:
         initialise: loads the weights that a new run starts from; returns what to tell about them. It is not
             called when a run is resumed.
         train_set: samples: ``len()``; `lengths` (about equal ones share a batch); ``batch(indices, epoch, for_gpu)``,
-            which moves by ``.to(device, non_blocking=True)``, names its samples in ``.query_ids``, and is a dataclass
-            where CUDA graphs are to read it. Random changes of samples depend on the epoch only.
+            which moves by ``.to(device, non_blocking=True)`` and names its samples in ``.query_ids`` (CUDA graphs
+            need a dataclass with ``.tensors()``). Random changes of samples depend on the epoch only.
         select_by: the number of `validate` by which the best weights are chosen, higher is better.
         info: plain values saved beside the exported weights.
     """

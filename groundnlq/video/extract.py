@@ -34,7 +34,7 @@ BATCH_SIZE = 8
 _PIECE_SEC = 60.0  # of work, which a killed process may lose
 _SHORTFALL_SEC = 1.0  # by which a video may end before its clip without a warning
 _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much longer video
-_BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+_BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 
 
 class _Part(NamedTuple):
@@ -104,7 +104,7 @@ def extract_features(
         parts, keys, faults = world.from_main(lambda: _plan(_find_parts(_find_files(videos), annotations), loaded))
         kept = world.from_main(lambda: _kept(output, dtype, attributes, keys))
         todo = [uid for uid in keys if uid not in kept][world.rank :: world.size]
-        bar = tqdm(total=len(todo), bar_format=_BAR, disable=None if progress and world.is_main else True)
+        bar = tqdm(total=len(todo), bar_format=_BAR, leave=False, disable=None if progress and world.is_main else True)
         for number, uid in enumerate(todo):
             bar.set_description(f"{uid} ({number + 1} of {len(todo)})")
             path, start_sec, end_sec = parts[uid]
@@ -203,7 +203,7 @@ def _write(
         arrays: Any = (_load(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
         write_features(output, zip(done, arrays, strict=True), identities=done, **options)
     shutil.rmtree(folder, ignore_errors=True)
-    findings = Findings(f"{output} has {len(done)} of {len(done | faults)} clips", FeatureError)
+    findings = Findings(f"{output} ({len(done)} of {len(done | faults)} clips)", FeatureError)
     findings.add(*faults.values())
     findings.raise_if_any("correct these, then give the same command again")
     return {"clips": len(done), "new": len(new)}

@@ -52,7 +52,8 @@ class Video:
         (H, W, 3) uint8 picture for each of `short_sides`. `damaged_sec` receives the times at which something was not
         decoded, or not wholly.
         """
-        wanted = list(numbers)[::-1]
+        if not (wanted := list(numbers)[::-1]):
+            return
         scalers = {side: pyav().video.reformatter.VideoReformatter() for side in short_sides}
         shown, pictures = None, None
         for time_sec, frame in chain(self._decoded_near(wanted[-1] / FPS, damaged_sec), [(math.inf, None)]):
@@ -115,7 +116,7 @@ class Video:
 
 @lru_cache(maxsize=256)  # of a long video, many clips are wanted
 def _scan(path: Path, _identity: str) -> Video:
-    first, num_packets, dts, start, last, back = None, 0, 0, math.inf, (-math.inf, 0), math.inf  # in ticks
+    first, num_packets, dts, start, last, back = None, 0, -math.inf, math.inf, (-math.inf, 0), math.inf  # in ticks
     with opened(path) as (container, stream):
         tick_sec, frame_sec = float(stream.time_base), 1 / float(stream.average_rate or 25)
         for packet in _packets(container, stream):

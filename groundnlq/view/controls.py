@@ -81,7 +81,7 @@ class Panel:
     def offer_segments(self, record: Record, segments: np.ndarray) -> None:
         """List the clip, the ground truth and predictions (K, 3) with their numbers under "go to"."""
         options = [("the whole clip", WHOLE_CLIP)]
-        if record.moments_sec:
+        if record.moments_sec and not record.oddity:  # else there is nothing to see
             options.append(("ground truth", GROUND_TRUTH))
         overlaps = best_tiou(segments, record.moments_sec)
         for rank, ((start, end, score), overlap) in enumerate(zip(segments, overlaps, strict=True), 1):

@@ -17,7 +17,7 @@ from groundnlq.config import RunConfig
 from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
-from groundnlq.data.records import Record
+from groundnlq.data.records import OF_CLIP, Record
 from groundnlq.data.schema import read_json
 from groundnlq.errors import DataError
 from groundnlq.sample.make import read_events
@@ -35,14 +35,15 @@ def official_entry(path: str | Path, query_id: str) -> dict[str, Any]:
     Raises:
         DataError: the file has no such query.
     """
-    annotation_uid, _, index = query_id.rpartition("_")
     for video in read_json(Path(path))["videos"]:
         for clip in video["clips"]:
+            name = query_id.removeprefix(f"{clip.get('clip_uid')}{OF_CLIP}")
+            annotation_uid, _, index = name.rpartition("_")
             for annotation in clip["annotations"]:
-                if annotation["annotation_uid"] == annotation_uid:
+                if annotation.get("annotation_uid") == annotation_uid:
                     around = {key: value for key, value in clip.items() if key != "annotations"}
                     query = annotation["language_queries"][int(index)]
-                    return {"video_uid": video["video_uid"], "clip": around, "query": query}
+                    return {"video_uid": video.get("video_uid"), "clip": around, "query": query}
     raise DataError(f"{path}: has no query {query_id} -- is it of another split?")
 
 

@@ -1,14 +1,17 @@
-"""A video encoder for tests that needs no weights: mean colours over a grid of fields, of each frame of a step."""
+"""Video encoders for tests: one without weights, and the weights of a small one."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from groundnlq.video.spacetime import SpaceTimeTransformer
+
 
 @dataclass
 class Colours:
-    """Of every frame, the mean colour of `fields` x `fields` parts; `calls` counts batches."""
+    """Of every frame of a step, the mean colours of `fields` x `fields` parts; `calls` has the shapes of batches."""
 
     fields: int = 2
     num_frames: int = 2
@@ -41,3 +44,14 @@ class Colours:
         self.calls.append(frames.shape)
         pixels = frames.float().flatten(0, 1).permute(0, 3, 1, 2)
         return torch.nn.functional.adaptive_avg_pool2d(pixels, self.fields).reshape(len(frames), -1)
+
+
+def egovlp_file(folder: Path) -> Path:
+    """Random weights of a small network in the published layout."""
+    torch.manual_seed(0)
+    model = SpaceTimeTransformer(width=64, depth=2, num_heads=1, grid=2, patch=16, max_frames=4, output_width=8)
+    state = {key: torch.randn(value.shape) * 0.3 for key, value in model.state_dict().items()}
+    renamed = {key if key.startswith("vid_proj") else f"video_model.{key}": value for key, value in state.items()}
+    weights = {key.replace("vid_proj.", "vid_proj.0."): value for key, value in renamed.items()}
+    torch.save({"state_dict": weights}, folder / "egovlp.pth")
+    return folder / "egovlp.pth"
