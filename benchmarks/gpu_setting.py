@@ -90,7 +90,7 @@ class Setting:
     def given(self, num_queries: int) -> Batch:
         """The same for a step as training gives it: on a GPU float16 and pinned."""
         batch = self.batch(num_queries)
-        return replace(batch, video=batch.video.half()).pinned() if self.device.type == "cuda" else batch
+        return replace(batch, video=batch.video.half()).pin_memory() if self.device.type == "cuda" else batch
 
     def make_split(self, clip_steps: list[int], queries_per_clip: int) -> Path:
         """Records, features and tokens of a synthetic split; val is its first clip, few every fourth query."""

@@ -79,7 +79,7 @@ def open_store(num_clips: int, clips_per_file: int) -> None:
             store.read(clip_uids[number])
         read, num_files = time.process_time(), len(list(folder.iterdir()))
     print(
-        f"{num_clips:7d} clips in {num_files:4d} files: written in {1e3 * (written - began) / num_clips:.2f} ms a clip, "
+        f"{num_clips:7d} clips in {num_files:4d} files: written in {1e3 * (written - began) / num_clips:.2f} ms, "
         f"{num_bytes:.0f} bytes a clip beside its values, checked and opened in {opened - opening:.1f} s "
         f"= {1e3 * (opened - opening) / num_clips:.3f} ms a clip, {peak_mb() - before} MB; "
         f"a clip at random in {1e3 * (read - opened) / READS:.2f} ms (processor time)",

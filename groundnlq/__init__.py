@@ -2,7 +2,7 @@
 
 >>> import groundnlq
 >>> model = groundnlq.load("runs/finetune")  # doctest: +SKIP
->>> model.ask(clip, "Where did I put the scissors?")  # doctest: +SKIP
+>>> model.ask("kitchen.mp4", "Where did I put the scissors?")  # doctest: +SKIP
 >>> groundnlq.evaluate("val.json", "nlq_val.json")  # doctest: +SKIP
 """
 
@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groundnlq.analysis.evaluation import evaluate
-    from groundnlq.engine.predictor import Predictor
-
-    load = Predictor.load
+    from groundnlq.video.answer import load
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "evaluate", "load"]
@@ -23,9 +21,9 @@ __all__ = ["__version__", "evaluate", "load"]
 def __getattr__(name: str) -> Any:
     """`load` and `evaluate`, imported at their first use: they need torch and pandas."""
     if name == "load":
-        from groundnlq.engine.predictor import Predictor
+        from groundnlq.video.answer import load
 
-        return Predictor.load
+        return load
     if name == "evaluate":
         from groundnlq.analysis.evaluation import evaluate
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -18,7 +19,7 @@ from typing import Any
 import click
 
 from groundnlq import __version__, provenance
-from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
+from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, clock
 from groundnlq.errors import DataError, KitError, closest, sample_of
 
 BAD_INPUT, KIT_FAULT, INTERRUPTED = 2, 3, 130
@@ -223,18 +224,18 @@ program.add_command(_Group("text", "Encode and import query tokens."))
 def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
     """Turn official NLQ files into records; irregular entries are counted and named."""
     from groundnlq.data.annotations import read_nlq
-    from groundnlq.data.records import Record, write_records
+    from groundnlq.data.records import Record, with_unique_ids, write_records
 
-    records: dict[str, Record] = {}
+    records: dict[tuple[str, str], Record] = {}
     for path in files:
         file = read_nlq(path, clean_text=not raw_text)
-        if known := [r.query_id for r in file.records if r.query_id in records]:
+        if known := [r.query_id for r in file.records if r.place in records]:
             raise DataError(f"{path}: {sample_of(known)} also in an earlier file -- name each file once")
-        records |= {record.query_id: record for record in file.records}
+        records |= {record.place: record for record in file.records}
         _print_counts(path, {"queries": len(file.records), "clips": len(file.clips)} | +Counter(file.dirt))
         for kind, names in file.odd.items():
             print(f"  {kind}: {sample_of(names)}")
-    write_records(output, records.values())
+    write_records(output, with_unique_ids(list(records.values())))
 
 
 @_command(
@@ -263,22 +264,42 @@ def _prepare_narrations(
     _print_counts(egoclip, +Counter(counts))
 
 
+@_command("prepare table", "questions.csv --features data/own/features.h5 --output data/own/questions.jsonl")
+@_param("table", "CSV", "columns clip, query, start, end (seconds or m:ss); others are kept")
+@_OUTPUT
+@_param("--features", "F.h5", "features of the clips, for their durations", required=False)
+def _prepare_table(table: Path, output: Path, features: Path | None) -> None:
+    """Turn a table of your own questions into records; irregular rows are counted."""
+    from groundnlq.data.features import FeatureStore
+    from groundnlq.data.records import odd_moments, write_records
+    from groundnlq.data.table import read_table
+
+    records, others, counts = read_table(table, FeatureStore(features).durations_sec if features else None)
+    write_records(output, records, others)
+    _print_counts(table, {"queries": len(records), "clips": len({r.clip_uid for r in records})} | counts)
+    if odd := odd_moments(records):
+        print(f"left out of training, a miss in evaluation: {odd}")
+
+
 @_command("features import", "internvideo/ egovlp/ --output data/ego4d/features.h5")
 @_param("sources", "SOURCE...", "concatenated by channel, in this order", several=True)
 @_OUTPUT
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16")
-@click.option("--fps", default=FPS, callback=_positive, help="of the video")
-@click.option("--stride", default=SNIPPET_STRIDE_FRAMES, callback=_positive, help="frames from one step to the next")
+@click.option("--fps", type=float, callback=_positive, help=f"of the video (default: a store's own, or {FPS:g})")
+@click.option(
+    "--stride", "snippet_stride_frames", type=float, callback=_positive, metavar="FRAMES",
+    help=f"from one step to the next (default: a store's own, or {SNIPPET_STRIDE_FRAMES})",
+)  # fmt: skip
+@click.option("--window", "window_frames", type=float, callback=_positive, metavar="FRAMES",
+              help="that a feature was made from (default: the stride)")  # fmt: skip
+@_param("--clips", "JSON...", "official files, to cut features of whole videos to clips", several=True, required=False)
 @click.option("--clips-per-file", type=int, callback=_positive, metavar="N", help="write a folder of files of N clips")
-def _features_import(
-    sources: Sequence[Path], output: Path, dtype: Any, fps: float, stride: float, clips_per_file: int | None
-) -> None:
-    """Write one feature store from folders of .pt files, LMDB folders or HDF5 files."""
+@click.option("--join", is_flag=True, help="the sources have different clips: take them together")
+def _features_import(sources: Sequence[Path], output: Path, **options: Any) -> None:
+    """Write one feature store from folders of .pt, .npy or .npz files, LMDB folders or HDF5 files."""
     from groundnlq.data.importers import import_features
 
-    rate: dict[str, Any] = {"fps": fps, "snippet_stride_frames": stride}
-    counts = import_features(sources, output, dtype=dtype, clips_per_file=clips_per_file, **rate)
-    _print_counts("imported", counts)
+    _print_counts("imported", import_features(sources, output, **options))
 
 
 @_command(
@@ -299,9 +320,9 @@ def _features_extract(
     """Make features of videos; the same command goes on where it was stopped."""
     from groundnlq.video.extract import extract_features
 
-    _print_counts(
-        "extracted", extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
-    )
+    counts = extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
+    if _is_main_process():
+        _print_counts("extracted", counts)
 
 
 @_command("features check", "data/ego4d/features.h5 --records data/ego4d/nlq_val.jsonl")
@@ -354,14 +375,15 @@ def _text_encode(records: Sequence[Path], encoder: str, output: Path, download: 
     _print_counts("encoded", encode_records(records, encoder, output, download=download))
 
 
-@_command("text import", "clip_text_lmdb/ --output data/ego4d/text.h5")
-@_param("source", "LMDB", "LMDB folder")
+@_command("text import", "narration_lmdb/ nlq_lmdb/ --encoder clip --output data/ego4d/text.h5")
+@_param("sources", "SOURCE...", "LMDB folders, or as for 'features import'; written side by side", several=True)
+@click.option("--encoder", help="that made them: clip (as published), sample, or another name")
 @_OUTPUT
-def _text_import(source: Path, output: Path) -> None:
-    """Import query tokens from the published LMDB."""
-    from groundnlq.data.importers import import_text_lmdb
+def _text_import(sources: Sequence[Path], output: Path, encoder: str | None) -> None:
+    """Import query tokens from the published LMDB folders."""
+    from groundnlq.data.importers import import_text
 
-    _print_counts("imported", {"queries": import_text_lmdb(source, output)})
+    _print_counts("imported", {"queries": import_text(sources, output, encoder)})
 
 
 @_command("train", "finetune data.folder=data/ego4d train.epochs=8 --run runs/finetune")
@@ -409,11 +431,60 @@ def _predict(checkpoint: Path, records: Path, features: Path, text: Path, output
     from groundnlq.engine.predictor import Predictor
 
     queries, allowed = read_records(records), options.pop("other_encoder")
+    if unnumbered := [r.query_id for r in queries if not re.search(r"._\d+$", r.query_id)]:
+        raise DataError(
+            f"{records}: a submission needs ids that end in _INDEX, not {sample_of(unnumbered)} -- rename them"
+        )
     predictor = Predictor.load(checkpoint, **options)
     predictions = predictor.predict(queries, features, text, allow_other_encoder=allowed)
     if _is_main_process():
         write_submission(output, predictions, queries)
         _print_counts("predicted", {"queries": len(predictions)})
+
+
+@_command("ask", 'kitchen.mp4 "Where did I put the scissors?" --checkpoint runs/finetune --page answer.html')
+@_param("video", "VIDEO", "video file, or a clip of the run's feature store", type=str)
+@_param("questions", "QUESTION...", "in English", several=True, type=str)
+@_param("--checkpoint", "CHECKPOINT", "run directory, checkpoint or published .pth.tar", required=False)
+@_param("--encoder", "NAME[=FILE]...", "video encoders of the training, in order (default: by the checkpoint)",
+        several=True, required=False, type=str)  # fmt: skip
+@click.option("--text-encoder", metavar="NAME", help="as 'text encode' takes it (default: by the checkpoint)")
+@click.option("--preset", default="finetune", help="of a published checkpoint")
+@click.option("--top-k", type=int, callback=_positive, help="moments per question (default: as configured)")
+@click.option("--device", default="cpu", help="of the video encoders, such as cuda")
+@click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32", help="of all networks")
+@click.option("--download", is_flag=True, help="allow fetching encoders from the hub")
+@_param("--page", "FILE.html", "also write a page with a player", required=False, callback=_writable)
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def _ask(
+    video: str, questions: Sequence[str], checkpoint: Path | None, encoder: Sequence[str], text_encoder: str | None,
+    page: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Find the moments of a video that answer questions; its features are made once and kept."""
+    import json
+
+    from groundnlq.data.text import TextEncoder
+    from groundnlq.files import write_text
+    from groundnlq.video.answer import PUBLISHED, load
+
+    if checkpoint is None:
+        raise KitError(f"no --checkpoint given -- name a run directory of 'groundnlq train', or {PUBLISHED}")
+    model = load(checkpoint, video_encoder=encoder, **options)
+    words = TextEncoder.load(text_encoder, options["download"]) if text_encoder else None
+    answers = [model.answer_question(video, question, encoder=words) for question in questions]
+    if page:
+        from groundnlq.view.answer_page import answer_page
+
+        write_text(page, answer_page(video, answers))
+    if as_json:
+        print(json.dumps([{"question": a.question, "moments": [m._asdict() for m in a.moments]} for a in answers]))
+        return
+    for answer in answers:
+        print(answer.question)
+        for rank, (start, end, score) in enumerate(answer.moments, 1):
+            print(f"  {rank}  {clock(start)} - {clock(end)}  score {score:.3f}")
+    if page:
+        print(f"wrote {page}")
 
 
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")
@@ -495,8 +566,8 @@ def _presets() -> None:
 
 
 def _is_main_process() -> bool:
-    """False in all but one of the processes that torchrun starts."""
-    return os.environ.get("RANK", "0") == "0"
+    """False in all but one of the processes that torchrun starts; RANK alone says nothing."""
+    return "WORLD_SIZE" not in os.environ or (os.environ.get("RANK") or "0") == "0"
 
 
 def _print_counts(title: object, counts: Mapping[str, object]) -> None:

@@ -82,12 +82,14 @@ class DataConfig(_Section):
     text: str = "text.h5"
     fps: Annotated[float, Field(gt=0)] = FPS
     snippet_stride_frames: Annotated[float, Field(gt=0)] = SNIPPET_STRIDE_FRAMES
+    window_frames: Annotated[float, Field(gt=0)] | None = None  # that a feature was made from; None: the stride
     half_window: HalfWindow = "legacy"
+    leave_out_incomplete: bool = False  # train without clips whose features miss their duration
     jitter_max_scale: Positive = 1  # temporal jittering of narrations; 1 switches it off, published: 10
 
     @property
     def grid(self) -> StepGrid:
-        return StepGrid(self.fps, self.snippet_stride_frames, self.half_window)
+        return StepGrid(self.fps, self.snippet_stride_frames, self.half_window, self.window_frames)
 
     def path(self, name: str) -> Path:
         return Path(self.folder) / name

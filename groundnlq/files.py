@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import SoftFileLock, UnixFileLock
 
 from groundnlq.errors import ConfigError, DataError, KitError
 
+NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of Lustre, NFS, FUSE
+MARKER = ".marker"
+POLL_SEC = 0.02
+VIDEO_KINDS = (".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -72,6 +80,32 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def has_flock(path: Path, mode: str) -> bool:
+    """Whether the file system knows locks; `mode` is ``r``, or another with which the file is made if it is missing."""
+    with open(path, "rb" if mode == "r" else "ab") as file, suppress(BlockingIOError):
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_FLOCK:
+                return False
+            raise
+    return True
+
+
+def acquire_lock(path: Path, timeout_sec: float = -1) -> Any:
+    """A held lock, released by ``with`` and by the end of the process; `filelock.Timeout` after a time that is not -1.
+
+    A file system without flock gets a marker file instead: the one of a killed process is taken over on the same
+    machine, but not on another.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = UnixFileLock(path) if has_flock(path, "a") else SoftFileLock(f"{path}{MARKER}")
+    except OSError as error:
+        raise KitError(f"{path.parent}: cannot work here ({error.strerror}) -- choose another") from None
+    return lock.acquire(timeout_sec, POLL_SEC)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
@@ -83,8 +117,9 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
-def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> Any:
-    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused."""
+def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError], mmap: bool = False) -> Any:
+    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused. With
+    `mmap`, values are read when they are used, where the layout allows it."""
     import torch
     from safetensors.torch import load_file
 
@@ -94,7 +129,7 @@ def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError]) -> A
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
         raise error(f"{path}: {reason.strerror} -- check the path") from None
     except pickle.UnpicklingError as reason:  # torch's own message recommends loading it unsafely

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
+import socket
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -17,6 +21,8 @@ from groundnlq.errors import ConfigError, Findings, KitError, closest
 
 HOME_VARIABLE = "GROUNDNLQ_HOME"
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
+KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}  # of this environment
+START_SEC = 600  # that a kernel may take on a busy machine
 
 
 def _project_folder() -> Path:
@@ -83,7 +89,7 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     _, source = _title_and_parameters(path)
     try:
         return {name: ast.literal_eval(value) for name, value in _assignments(source).items()}
-    except ValueError as error:
+    except (ValueError, SyntaxError) as error:
         raise ConfigError(f"{path}: parameters must be plain literals ({error})") from None
 
 
@@ -91,15 +97,33 @@ def list_notebooks() -> str:
     """Title and parameters cell of each notebook in the project folder, as text."""
     lines = []
     for path in sorted((_project_folder() / "notebooks").glob("*.ipynb")):
-        title, parameters = _title_and_parameters(path)
+        try:
+            title, parameters = _title_and_parameters(path)
+        except ConfigError as error:
+            title, parameters = str(error), ""
         lines += ["", f"{path.stem}   {title}", *(f"    {line}" for line in parameters.splitlines())]
     return "\n".join(lines)
 
 
 def _title_and_parameters(path: Path) -> tuple[str, str]:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    parameters = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
-    return "".join(cells[0]["source"]).partition("\n")[0].removeprefix("# "), "\n".join(parameters)
+    cells = _read(path).cells
+    parameters = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    return "".join(cell.source for cell in cells[:1]).partition("\n")[0].removeprefix("# "), "\n".join(parameters)
+
+
+def _read(path: Path) -> Any:
+    """A notebook of any format, in the newest one; a ConfigError where it is none."""
+    import nbformat
+
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        whole = {"nbformat_minor": 0, **given, "nbformat": int(given["nbformat"])}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # cells without an id get one
+            return nbformat.v4.upgrade(nbformat.reads(json.dumps(whole), as_version=4))
+    except Exception as error:  # of many kinds
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(f"{path}: not a notebook ({reason:.100}) -- save it again in JupyterLab") from None
 
 
 def _assignments(source: str) -> dict[str, ast.expr]:
@@ -172,15 +196,18 @@ def run_notebooks(
 
     A KitError about a cell that failed names the executed notebook, which holds the traceback.
     """
+    from groundnlq.engine.run_dir import RunDirectory
+
     project, run_dir = _project_folder(), Path(run_dir).resolve()
     paths = _select(project / "notebooks", names)
     values = _values(paths, dict(parameters or {}), run_dir)
     outputs = [run_dir / "notebooks" / path.name for path in paths]
-    for number, (path, output) in enumerate(zip(paths, outputs, strict=True), 1):
-        began = time.monotonic()
-        _execute(path, output, values[path], project, progress)
-        if progress:
-            print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - began:.0f} s", flush=True)
+    with RunDirectory(run_dir / "notebooks").locked():
+        for number, (path, output) in enumerate(zip(paths, outputs, strict=True), 1):
+            began = time.monotonic()
+            _execute(path, output, values[path], project, progress)
+            if progress:
+                print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - began:.0f} s", flush=True)
     return outputs
 
 
@@ -218,19 +245,42 @@ def _literal(text: str) -> Any:
 
 
 def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path, progress: bool) -> None:
+    import nbformat
     import papermill
-    from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
+    from jupyter_client.kernelspec import NoSuchKernel
 
-    config = Config()
-    if os.name == "posix":
-        config.KernelManager.transport = "ipc"  # files instead of open ports, and no warning about them
+    notebook = _read(path)
+    if (named := (notebook.metadata.get("kernelspec") or KERNEL)["name"]) != KERNEL["name"]:
+        warnings.warn(f"{path.stem}: run by the Python of {sys.prefix}, not by its kernel {named!r}", stacklevel=3)
+    notebook.metadata |= {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    for cell in notebook.cells:
+        cell |= {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
     output.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": progress and sys.stderr.isatty()}
+    nbformat.write(notebook, output)  # papermill reads what lacks nothing
+    options: dict[str, Any] = {"progress_bar": progress and sys.stderr.isatty(), "start_timeout": START_SEC}
     try:
-        papermill.execute_notebook(path, output, dict(values), cwd=str(project), config=config, **options)
+        with _kernel_address() as config:
+            papermill.execute_notebook(output, output, dict(values), cwd=str(project), config=config, **options)
     except papermill.PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
         raise KitError(f"{path.stem}: cell {error.exec_count} failed, {reason} -- see {output}") from error
-    except DeadKernelError as error:
-        raise KitError(f"{path.stem}: its kernel died (out of memory?) -- see {output}") from error
+    except NoSuchKernel as error:
+        remedy = f"{sys.executable} -m pip install ipykernel"
+        raise KitError(f"{path.stem}: Jupyter has no kernel {error.name!r} -- {remedy}") from None
+    except RuntimeError as error:  # of nbclient
+        raise KitError(
+            f"{path.stem}: its kernel died, or did not start ({error}); out of memory? -- see {output}"
+        ) from error
+
+
+@contextmanager
+def _kernel_address() -> Iterator[Any]:
+    """Where a kernel listens: Unix sockets in a folder of its own; where none can be bound, ports of this machine."""
+    from traitlets.config import Config
+
+    config = Config()
+    with tempfile.TemporaryDirectory(prefix="groundnlq-", ignore_cleanup_errors=True) as folder:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:  # an OSError for a long path, too
+            probe.bind(f"{folder}/kernel-0")
+            config.KernelManager.update(transport="ipc", ip=f"{folder}/kernel")
+        yield config

@@ -68,6 +68,6 @@ def live_predictions(
         made.to = lambda device, **_: made
         return made
 
-    dataset = SimpleNamespace(records=list(records), batch=batch)
+    dataset = SimpleNamespace(records=list(records), batch=batch, store=SimpleNamespace(rate={}))
     predictor = Predictor(StubNetwork(segments), config or config_of(**decode), reporter=Reporter())
     return LivePredictions(predictor, dataset)

@@ -41,7 +41,7 @@ def write(tmp_path, tree, name="nlq_val.json"):
 
 def test_the_dirty_golden_file_gives_the_published_records_byte_for_byte(tmp_path):
     records = read_nlq(GOLDEN / "annotations_dirty.json", clean_text=False).records
-    write_records(tmp_path / "r.jsonl", [replace(r, template=None, raw_query=None) for r in records])
+    write_records(tmp_path / "r.jsonl", [replace(r, template=None, raw_query=None, video_uid=None) for r in records])
     assert (tmp_path / "r.jsonl").read_bytes() == (GOLDEN / "annotations_records.jsonl").read_bytes()
 
 
@@ -61,8 +61,11 @@ def test_records_keep_template_and_annotated_text_as_further_keys(tmp_path):
     assert again == records
     assert (again[0].template, again[0].raw_query) == ("Place: Where did I put X?", "Query Text: where is  it?")
     rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    published = ["query", "query_id", "duration", "video_id", "query_type", "timestamps"]
-    assert [list(row) for row in rows] == [[*published, "template", "raw_query"], [*published, "raw_query"]]
+    published, kept = (
+        ["query", "query_id", "duration", "video_id", "query_type", "timestamps"],
+        ["raw_query", "video_uid"],
+    )
+    assert [list(row) for row in rows] == [[*published, "template", *kept], [*published, *kept]]
 
 
 def test_files_of_the_former_layout_are_read_and_have_the_same_identity(tmp_path):

@@ -1,4 +1,4 @@
-"""Notebook 5 in a real JupyterLab in a real browser, driven like a person would, on the walk's tiny run."""
+"""Notebooks 5 and 7 in a real JupyterLab in a real browser, driven like a person would, on the walk's tiny run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ import pytest
 from groundnlq.notebook import HOME_VARIABLE, notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = "05_error_analysis.ipynb"
+EXPLORER, OWN_VIDEO = "05_error_analysis.ipynb", "07_own_video.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE_MS = 120_000  # of a loaded machine; the test itself is over in a fraction of it
 SETTINGS = {
@@ -34,20 +34,21 @@ CONTROLS |= {"top k", "tIoU >", "NMS sigma", "min. score"}
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
-def copy_with_parameters(folder: Path, values: dict[str, str]) -> Path:
+def copy_with_parameters(name: str, folder: Path, values: dict[str, object]) -> Path:
     """The notebook with other defaults, as a person would have edited them."""
-    content = json.loads((ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8"))
+    content = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
     (cell,) = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", ())]
-    given = notebook_parameters(ROOT / "notebooks" / NOTEBOOK) | values
-    cell["source"] = "\n".join(f"{name} = {value!r}" for name, value in given.items())
-    copy = folder / NOTEBOOK
+    known = notebook_parameters(ROOT / "notebooks" / name)
+    given = known | {key: value for key, value in values.items() if key in known}
+    cell["source"] = "\n".join(f"{key} = {value!r}" for key, value in given.items())
+    copy = folder / name
     copy.write_text(json.dumps(content), encoding="utf-8")
     return copy
 
 
 @pytest.fixture
-def lab(walk, tmp_path) -> Iterator[tuple[str, Path]]:
-    """Address of a JupyterLab, on this machine only and with a token, and the notebook that it has."""
+def lab(walk, tmp_path) -> Iterator[tuple[Callable[[str], str], Path]]:
+    """Addresses of notebooks in a JupyterLab, on this machine only and with a token, and its folder."""
     run, data, _ = walk
     root = tmp_path / "lab"
     root.mkdir()
@@ -55,7 +56,9 @@ def lab(walk, tmp_path) -> Iterator[tuple[str, Path]]:
         path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(values))
-    notebook = copy_with_parameters(root, {"run_dir": str(run), "data_folder": str(data)})
+    values = {"run_dir": str(run), "data_folder": str(data), "num_videos": 2, "epochs": 2}
+    for name in (EXPLORER, OWN_VIDEO):
+        copy_with_parameters(name, root, values)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,7 +76,7 @@ def lab(walk, tmp_path) -> Iterator[tuple[str, Path]]:
                                   stdout=log, stderr=log, env=os.environ | places)  # fmt: skip
         try:
             wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, tmp_path / "lab.log")
-            yield f"http://127.0.0.1:{port}/doc/tree/{NOTEBOOK}?token={token}", notebook
+            yield lambda name: f"http://127.0.0.1:{port}/doc/tree/{name}?token={token}", root
         finally:
             server.terminate()
             server.wait(30)
@@ -176,10 +179,11 @@ class Desk:
 
 
 def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, browser, walk, tmp_path):
-    address, notebook = lab
+    address, root = lab
+    notebook = root / EXPLORER
     page = browser.new_page(viewport={"width": 1400, "height": 1100})
     desk = Desk(page)
-    page.goto(address)
+    page.goto(address(EXPLORER))
     desk.run_all()
     strict = json.loads((walk[0] / "metrics" / "finetune.json").read_text())["strict"]
     assert f"{strict['R@1 IoU=0.3']:.1f} %\t{strict['R@5 IoU=0.3']:.1f} %" in desk.numbers
@@ -214,6 +218,33 @@ def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, 
     assert base64.b64decode(picture).startswith(b"\x89PNG")
     page.close()
     offline_page_shows(notebook, picture, browser, tmp_path)
+
+
+def test_a_person_asks_a_video_in_jupyterlab_and_the_player_goes_to_the_answer(lab, browser, tmp_path):
+    address, root = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    desk = Desk(page)
+    page.goto(address(OWN_VIDEO))
+    desk.run_all()
+    ask = desk.control(".widget-text", "question").locator("input")
+    ask.fill("Where was <b>the</b> $\\frac{ red circle?")
+    ask.press("Enter")
+    answers = page.frame_locator("iframe[title=answers]")
+    answers.locator("h2", has_text="Where was <b>the</b> $\\frac{ red circle?").wait_for()
+    assert answers.locator("h2").count() == 2  # the second one is compared with
+    button = answers.locator("button").nth(2)
+    start_sec, end_sec = (float(button.get_attribute(f"data-{end}")) for end in ("start", "end"))
+    button.click()
+    player = answers.locator("video")
+    desk.rest()
+    assert player.evaluate("v => v.readyState") >= 2
+    assert start_sec - 0.1 <= player.evaluate("v => v.currentTime") <= end_sec + 5
+    assert answers.locator("output").inner_text().startswith("at 0:")
+    desk.cell.get_by_role("button", name="keep this answer").click()
+    desk.until(lambda: "2 answers in" in desk.numbers, "two answers in the table")
+    desk.save()
+    desk.until(lambda: saved_pictures(root / OWN_VIDEO), "a static picture in the saved file")
+    page.close()
 
 
 def saved_pictures(notebook: Path) -> list[str]:

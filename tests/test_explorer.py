@@ -69,7 +69,7 @@ def explorer(screen, monkeypatch):
     weak, asked, attended = live_predictions(RECORDS, WEAK | {"own_0": [[20.0, 25.0, 0.5]]}), [], []
     tokens = SimpleNamespace(read=lambda query_id: torch.ones(4, 4), encoder="words", width=4)
     lengths = {"kitchen": 100, "garden": 50}
-    store = SimpleNamespace(num_steps=lengths, read=lambda clip_uid: torch.zeros(lengths[clip_uid], 4))
+    store = SimpleNamespace(rate={}, num_steps=lengths, read=lambda clip_uid: torch.zeros(lengths[clip_uid], 4))
     weak.dataset.tokens, weak.dataset.store = tokens, store
 
     def ask(run, text, clip, encoder):

@@ -47,6 +47,7 @@ def test_every_notebook_runs_and_keeps_its_pictures(walk):
         "04_evaluation": 8,
         "05_error_analysis": 8,
         "06_model_tour": 8,
+        "07_own_video": 3,
     }
     assert found == wanted
 

@@ -9,8 +9,10 @@ import torch
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import read_records
-from groundnlq.data.tokens import TokenStore
+from groundnlq.data.tokens import TokenStore, write_tokens
 from groundnlq.engine import predictor as predicting
+from groundnlq.engine.checkpoint import save_model
+from groundnlq.engine.grounding import start_from
 from groundnlq.engine.predictor import Predictor
 from groundnlq.errors import CheckpointError, FeatureError
 from groundnlq.model.grounder import Grounder
@@ -136,6 +138,50 @@ def test_an_encoder_fits_imported_tokens_of_its_width(world):
         imported.ask("c8", "which kind ?", encoder=encoder_of("narrow", 4))
     with pytest.raises(CheckpointError, match="give encoder="):
         imported.ask("c8", "which kind ?")
+
+
+NAMED, HASHED, OTHER_HASH = "directions", "directions sha256:1", "directions sha256:2"
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "given", "is_same"),
+    [
+        ("import of narrations", "import of questions", True),  # as published: two sources, no names
+        ("import of narrations", NAMED, True),
+        (None, HASHED, True),
+        (NAMED, NAMED, True),
+        (NAMED, HASHED, True),  # named by a person on import, hashed where texts are encoded
+        (HASHED, OTHER_HASH, False),
+        (NAMED, "others", False),
+        (NAMED, "directions2", False),
+    ],
+)
+def test_one_rule_says_for_predictions_questions_and_first_weights_whether_an_encoder_fits(
+    world, tmp_path, trained_with, given, is_same
+):
+    model, dataset, config = world
+    for one, other in ((trained_with, given), (given, trained_with or "import of it")):
+        predictor = asker(world, one)
+        tokens = ((i, dataset.tokens.read(i)) for i in dataset.tokens.query_ids)
+        write_tokens(tmp_path / "t.h5", tokens, encoder=other)
+        save_model(tmp_path / "first.pt", config, {"raw": model.state_dict()}, "raw", encoder=one)
+        start = config.train.model_copy(update={"init_from": str(tmp_path / "first.pt")})
+        uses = (
+            lambda p=predictor: p.predict(dataset.records, text=tmp_path / "t.h5"),
+            lambda p=predictor, o=other: p.ask("c8", "which kind ?", encoder=encoder_of(o)),
+            lambda s=start, o=other: start_from(Grounder(config.model), config.model_copy(update={"train": s}), o),
+        )
+        for use in uses:
+            if is_same:
+                assert use()
+            else:
+                with pytest.raises(CheckpointError, match=f"trained with tokens of {one}"):
+                    use()
+
+
+def test_an_encoder_that_a_person_named_is_loaded_for_questions(world, monkeypatch):
+    monkeypatch.setattr(predicting, "_load_encoder", lambda name: encoder_of("clip-vit-base-patch32 sha256:9"))
+    assert asker(world, "clip-vit-base-patch32").ask("c8", "which kind ?")
 
 
 def test_a_second_question_about_a_clip_does_not_encode_it_again(world, monkeypatch):

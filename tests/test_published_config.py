@@ -135,6 +135,14 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
     assert (config.train.learning_rate, config.decode.min_score) == (1e-4, 5e-3)
 
 
+def test_window_and_stride_are_two_numbers_of_which_equal_ones_are_one():
+    data = read({"dataset": {"feat_stride": 16, "num_frames": 32}})[0]["data"]
+    assert (data["snippet_stride_frames"], data["window_frames"]) == (16, 32)
+    data = read({"dataset": {"feat_stride": 16.043, "num_frames": 16.043}})[0]["data"]
+    assert data["snippet_stride_frames"] == 16.043
+    assert "window_frames" not in data
+
+
 def test_voting_happens_only_without_classes():
     assert read({"test_cfg": {"voting_thresh": 0.9}})[0]["decode"]["voting_iou"] == 0
     classless = {"test_cfg": {"voting_thresh": 0.9, "multiclass_nms": False}}

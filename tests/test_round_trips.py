@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from groundnlq.data.features import FeatureStore, write_features
-from groundnlq.data.importers import import_features, import_text_lmdb
+from groundnlq.data.importers import import_features, import_text
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.submission import read_submission, write_submission
 from groundnlq.data.tokens import TokenStore, write_tokens
@@ -25,7 +25,7 @@ FEATURES = arrays.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width
 @on_disk
 @given(
     clips=st.dictionaries(ID, FEATURES, min_size=1, max_size=4),
-    kind=st.sampled_from(["folder", "hdf5", "lmdb", "ours"]),
+    kind=st.sampled_from(["folder", "nested npy", "npz", "hdf5", "hdf5 groups", "lmdb", "ours"]),
 )
 def test_features_come_through_every_importer_unchanged(clips, kind, tmp_path_factory):
     folder = tmp_path_factory.mktemp("import")
@@ -34,10 +34,18 @@ def test_features_come_through_every_importer_unchanged(clips, kind, tmp_path_fa
         source.mkdir()
         for name, array in clips.items():
             torch.save(torch.from_numpy(array), source / f"{name}.pt")
-    elif kind == "hdf5":
+    elif kind == "nested npy":
+        for number, (name, array) in enumerate(clips.items()):
+            (source / str(number)).mkdir(parents=True)
+            np.save(source / str(number) / f"{name}.npy", array)
+    elif kind == "npz":
+        source.mkdir()
+        for name, array in clips.items():
+            np.savez_compressed(source / f"{name}.npz", features=array, fps=np.array(30.0))
+    elif kind in ("hdf5", "hdf5 groups"):
         with h5py.File(source, "w") as root:
             for name, array in clips.items():
-                root[name] = array
+                root[name if kind == "hdf5" else f"{name}/features"] = array
     elif kind == "lmdb":
         fill(source, {name: packed(features=array) for name, array in clips.items()})
     else:
@@ -71,7 +79,7 @@ def test_tokens_come_through_store_and_importer_unchanged(tokens, name, tmp_path
     with lmdb.open(str(folder / "lmdb"), map_size=1 << 22) as environment, environment.begin(write=True) as writer:
         for query_id, array in tokens.items():
             writer.put(query_id.encode(), packed(**{name: array}))
-    assert import_text_lmdb(folder / "lmdb", folder / "a.h5") == len(tokens)
+    assert import_text([folder / "lmdb"], folder / "a.h5", "x") == len(tokens)
     write_tokens(folder / "b.h5", ((i, torch.from_numpy(array)) for i, array in tokens.items()), encoder="x")
     for store in (TokenStore(folder / "a.h5"), TokenStore(folder / "b.h5")):
         assert set(store.query_ids) == set(tokens)
@@ -88,6 +96,7 @@ RECORD = st.builds(
     query_type=st.sampled_from(["nlq", "nlq_narration"]),
     template=st.none() | TEXT,
     raw_query=st.none() | TEXT,
+    video_uid=st.none() | TEXT,
 )
 
 

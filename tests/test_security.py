@@ -24,7 +24,7 @@ from groundnlq.cli import main
 from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.features import FeatureStore, write_features
-from groundnlq.data.importers import import_features, import_text_lmdb
+from groundnlq.data.importers import import_features, import_text
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import write_tokens
@@ -70,7 +70,7 @@ def features_from_lmdb(_: bytes) -> None:
 
 def tokens_from_lmdb(_: bytes) -> None:
     lmdb_source(token_features=np.array([Payload()], dtype=object))()
-    import_text_lmdb("lmdb", "t.h5")
+    import_text(["lmdb"], "t.h5", "clip")
 
 
 CARRIERS = {

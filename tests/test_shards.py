@@ -25,8 +25,8 @@ from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.errors import FeatureError
 from groundnlq.video.extract import extract_features
-from tests.colours import Colours
 from tests.odd_videos import make, regular
+from tests.tiny_encoders import Colours
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config
 
 NUM_CLIPS, ATTRIBUTES = 12, {"fps": 1.0, "snippet_stride_frames": 1.0}

@@ -237,7 +237,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_one_that_can(files, spec
         ("videomae", r"no weights given -- videomae=FILE takes ego4d_verb_pretrain.* ego4d_noun_pretrain"),
         ("egovpl=x", "no video encoder 'egovpl'; did you mean egovlp\\? -- known are egovlp, videomae"),
         ("videomae:before_norm=x", "did you mean videomae:before-norm"),
-        ("someone/nowhere", "video encoder 'someone/nowhere'.* -- pass --download"),
+        ("someone/nowhere", "video encoder 'someone/nowhere'.* --download fetches"),
     ],
 )
 def test_missing_weights_and_unknown_names_say_what_to_do(spec, message):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from groundnlq.config import DecodeConfig, RunConfig
+from groundnlq.data.check import check_rate
 from groundnlq.data.dataset import QueryDataset, clip_batches
 from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
@@ -89,6 +90,7 @@ class LivePredictions:
     def __init__(self, predictor: Predictor, dataset: QueryDataset):
         self.predictor, self.dataset, self.records = predictor, dataset, dataset.records
         self.config, self.settings = predictor.config, predictor.config.decode
+        check_rate(dataset.store, [], self.config.data.grid)
         self._moments = _moments_table(self.records)
         self._durations_sec = torch.tensor([record.duration_sec for record in self.records])
         found: dict[int, tuple[Tensor, ...]] = {}

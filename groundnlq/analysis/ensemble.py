@@ -29,8 +29,7 @@ def ensemble(runs: Sequence[Ranked], top_k: int = TOP_K) -> Predictions:
         if differing := runs[0].keys() ^ run.keys():
             raise DataError(
                 f"run {number} ({Predictions.origin_of(run).get('path', 'unnamed')}) answers other queries than run 1: "
-                f"{sample_of(sorted(differing))} "
-                "-- predict the same split with both"
+                f"{sample_of(sorted(differing))} -- predict the same split with both"
             )
     fused = {query_id: _fuse([run[query_id] for run in runs], top_k) for query_id in runs[0]}
     return Predictions(fused, made_by(runs=[Predictions.origin_of(run) for run in runs], top_k=top_k))

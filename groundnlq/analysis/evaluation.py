@@ -103,8 +103,7 @@ class Evaluation:
         """(Q,) `other` minus this one in points for every query, in the order of `hits`."""
         left, right = (e.hits.set_index("query_id")[key] for e in (self, other))
         if set(left.index) != set(right.index):
-            reason = "the two evaluations are not about the same queries"
-            raise DataError(f"{reason} -- evaluate both on one split")
+            raise DataError("the two evaluations are not about the same queries -- evaluate both on one split")
         return 100 * (right.reindex(left.index) - left).to_numpy(float)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,8 +123,7 @@ class Evaluation:
 
     def by_cleaning(self) -> dict[str, dict[str, float]]:
         """Strict figures on the queries whose annotated text cleaning changed (such as the stray prefix
-        ``Query Text:``) and on the others; empty where none was changed or the annotated texts are unknown.
-        """
+        ``Query Text:``) and on the others; empty where none was changed or the annotated texts are unknown."""
         groups = self.hits["is_cleaned"].map({True: "changed", False: "unchanged"})
         parts = dict(list(self.hits.groupby(groups))) if groups.nunique() > 1 else {}
         return {name: _means(part, self.keys) | {"queries": len(part)} for name, part in parts.items()}

@@ -123,7 +123,7 @@ def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
             if clip.video_uid:
                 clips.setdefault(clip.clip_uid, clip)
             else:
-                odd.append(f"{where}: its video has no video_uid, which narrations are joined by")
+                odd.append(f"{where}: its video has no video_uid, which clips are found by")
         findings.raise_if_any("fetch the file again")
         if odd:
             warnings.warn(f"{path}: clips left out {len(odd)}: {sample_of(odd)}", stacklevel=2)
@@ -188,7 +188,7 @@ class _NlqReader:
         times = [time for time in (query.clip_start_sec, query.clip_end_sec) if time is not None]
         moments = ((times[0], times[-1]),) if times else ()
         asked = query_id, clip.clip_uid, text, clip.duration_sec, moments
-        self.records.append(Record(*asked, template=query.template, raw_query=raw))
+        self.records.append(Record(*asked, template=query.template, raw_query=raw, video_uid=clip.video_uid))
         if kind := self.records[-1].oddity if len(times) == 2 else NO_TIMES:
             self.odd[kind].append(query_id)
         else:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from groundnlq.data.check import Incomplete, check_rate, whole_videos
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record, identity_of
@@ -20,7 +20,6 @@ from groundnlq.data.tokens import TokenStore
 from groundnlq.errors import FeatureError, sample_of
 
 ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one of them serves again
-FEW_LENGTHS, TOKEN_MULTIPLE, MOMENT_MULTIPLE = 8, 16, 4  # of batches that have few shapes
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Batch:
     text: Tensor  # (Q, L, text_dim) float32
     text_mask: Tensor  # (Q, L) bool
     clip_index: Tensor  # (Q,) int64
-    moments_grid: Tensor  # (Q, M, 2) start and end on the step grid, NaN behind a query's last; M = 0 in test
+    moments_grid: Tensor  # (Q, M, 2) start and end on the step grid, 0 behind a query's last; M = 0 in test
     query_ids: tuple[str, ...]
     clip_uids: tuple[str, ...]  # V
     durations_sec: tuple[float, ...]  # Q
@@ -55,7 +54,7 @@ class Batch:
         # a zero token behind every query: published answers depend on whether a longer neighbour put one there
         text = pad_sequence([torch.cat([t, t.new_zeros(1, t.shape[1])]) for t in texts], batch_first=True)
         video_mask, text_mask = _valid(clips, num_rows), _valid(texts, text.shape[1])
-        moments = pad_sequence([m.reshape(-1, 2) for m in moments_grid], batch_first=True, padding_value=torch.nan)
+        moments = pad_sequence([m.reshape(-1, 2) for m in moments_grid], batch_first=True)
         about = tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
         return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), moments, *about)
 
@@ -68,25 +67,9 @@ class Batch:
         """Those of the fields that are tensors, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def pinned(self, few_lengths: Sequence[int] = ()) -> Batch:
-        """The same batch where a GPU can fetch it by itself.
-
-        With lengths, in ascending order, it is padded so that many batches have the same shapes: clips to one of these
-        lengths, their number to that of the queries, tokens and moments to multiples.
-        """
-        (num_clips, num_rows, _), (num_queries, num_tokens, _) = self.video.shape, self.text.shape
-        grown, tokens, moments = self, -num_tokens % TOKEN_MULTIPLE, -self.moments_grid.shape[1] % MOMENT_MULTIPLE
-        if few_lengths:
-            rows = next((length for length in few_lengths if length >= num_rows), num_rows) - num_rows
-            grown = replace(
-                self,
-                video=F.pad(self.video, (0, 0, 0, rows, 0, num_queries - num_clips)),
-                video_mask=F.pad(self.video_mask, (0, rows, 0, num_queries - num_clips)),
-                text=F.pad(self.text, (0, 0, 0, tokens)),
-                text_mask=F.pad(self.text_mask, (0, tokens)),
-                moments_grid=F.pad(self.moments_grid, (0, 0, 0, moments), value=torch.nan),
-            )
-        return replace(grown, **{name: x.pin_memory() for name, x in grown.tensors().items()})
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU can fetch it by itself."""
+        return replace(self, **{name: x.pin_memory() for name, x in self.tensors().items()})
 
 
 def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
@@ -109,20 +92,21 @@ class QueryDataset:
             seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
         widths: of features and of tokens, as the network expects them; None checks no inputs.
-        has_few_shapes: batches for a GPU are padded to few shapes (see `Batch.pinned`).
+        incomplete: what to do with clips whose features end early (see `check_rate`).
 
-    A FeatureError names all clips without features or too long, queries without tokens, and wrong widths.
+    A FeatureError names all clips without features or too long, queries without tokens, wrong widths and rates.
     """
 
     def __init__(
         self, records: Sequence[Record], store: FeatureStore, tokens: TokenStore, grid: StepGrid,
         jitter_max_scale: int = 1, seed: int = 0, max_seq_len: int | None = None,
-        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None, has_few_shapes: bool = False,
+        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None, incomplete: Incomplete = "keep",
     ):  # fmt: skip
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
         if widths:
             self._require_inputs(widths)
+            self.records = list(check_rate(store, self.records, grid, incomplete))
         num_steps = {record.clip_uid: store.num_steps[record.clip_uid] for record in self.records}
         if long := sorted(uid for uid, n in num_steps.items() if max_seq_len is not None and n > max_seq_len):
             raise FeatureError(
@@ -130,9 +114,6 @@ class QueryDataset:
                 "-- raise model.max_seq_len or leave them out of training"
             )
         self.lengths = [pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
-        shares = np.arange(1, FEW_LENGTHS + 1) / FEW_LENGTHS
-        is_used = has_few_shapes and self.lengths
-        self._few_lengths = np.unique(np.quantile(self.lengths, shares, method="higher")).tolist() if is_used else []
 
     def _require_inputs(self, widths: tuple[int, int]) -> None:
         clips, queries = list(dict.fromkeys(r.clip_uid for r in self.records)), [r.query_id for r in self.records]
@@ -148,6 +129,7 @@ class QueryDataset:
             if width != file.width
         ]
         if faults:
+            faults[0] += whole_videos(self.store, self.records)
             raise FeatureError("; ".join(faults) + " -- import the features or encode the text, then start again")
 
     def __len__(self) -> int:
@@ -180,7 +162,7 @@ class QueryDataset:
             durations_sec=[record.duration_sec for record in records],
             row_multiple=self.row_multiple,
         )
-        return batch.pinned(self._few_lengths) if for_gpu else batch
+        return batch.pin_memory() if for_gpu else batch
 
     def _moments(self, index: int, epoch: int) -> Tensor:
         record = self.records[index]

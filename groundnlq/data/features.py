@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES, StepGrid
+from groundnlq.data.grid import StepGrid
 from groundnlq.data.store import DAMAGE, StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import atomic_path, check_id
@@ -53,15 +53,25 @@ class FeatureStore:
         self.sha256 = _sum(file.sha256 for file in self._files)
 
     @property
+    def rate(self) -> dict[str, Any]:
+        """The part of `StepGrid.rate` that the features were imported with; older files know less."""
+        found = {key: self.attributes.get(key) for key in StepGrid().rate}
+        return {key: value for key, value in found.items() if isinstance(value, int | float) and value > 0}
+
+    @property
     def grid(self) -> StepGrid:
         """The grid that the features were imported with."""
-        fps = self.attributes.get("fps", FPS)
-        return StepGrid(fps, self.attributes.get("snippet_stride_frames", SNIPPET_STRIDE_FRAMES), "consistent")
+        return StepGrid(**self.rate)
 
     @property
     def encoder(self) -> str | None:
         """Name and weights of the video encoders, if the features were extracted by this kit."""
         return self.attributes.get("encoder")
+
+    @property
+    def durations_sec(self) -> dict[str, float]:
+        """Seconds that the features of each clip span."""
+        return {clip_uid: num_steps * self.grid.step_sec for clip_uid, num_steps in self.num_steps.items()}
 
     @property
     def clip_uids(self) -> list[str]:
@@ -147,7 +157,7 @@ def write_features(
 def write_shards(
     folder: str | Path, clip_uids: Sequence[str], read: Callable[[str], np.ndarray | Tensor], *, clips_per_file: int,
     part: tuple[int, int] = (0, 1), attributes: Mapping[str, Any] | None = None,
-    dtype: Literal["float16", "float32"] = "float16", identities: Mapping[str, str] | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
 ) -> int:  # fmt: skip
     """Write a folder of feature stores ``00000.h5`` ..., each of `clips_per_file` clips; it is read as one store.
 
@@ -170,8 +180,7 @@ def write_shards(
     for path, chunk in list(wanted.items())[part[0] :: part[1]]:
         try:
             if path not in kept:  # `map` goes on behind a broken clip, a generator would not
-                clips = zip(chunk, map(read, chunk), strict=True)
-                write_features(path, clips, attributes=about, dtype=dtype, identities=identities)
+                write_features(path, zip(chunk, map(read, chunk), strict=True), attributes=about, dtype=dtype)
         except FeatureError as error:
             findings.add(str(error))
     findings.raise_if_any("correct these, then give the same command again")
@@ -246,10 +255,9 @@ def _read_folder(folder: Path) -> list[_File]:
             findings.add(str(error))
             continue
         here, first = files[-1].traits, files[0].traits
-        differ = [k for k in sorted({*here, *first} - {"sources"}) if here.get(k) != first.get(k)]
-        findings.add(
-            *(f"{path.name}: {k} is {here.get(k)}, but {first.get(k)} in {files[0].path.name}" for k in differ)
-        )
+        for key in sorted({*here, *first} - {"sources"}):
+            if (found := here.get(key)) != (before := first.get(key)):
+                findings.add(f"{path.name}: {key} is {found}, but {before} in {files[0].path.name}")
         if twice := [uid for uid in files[-1].num_steps if uid in owners]:
             findings.add(f"{path.name}: {sample_of(twice)} also in {owners[twice[0]]}")
         owners |= dict.fromkeys(files[-1].num_steps, path.name)

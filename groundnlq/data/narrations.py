@@ -74,7 +74,8 @@ def _record(row: Mapping[str, str], text: str, clip: Clip, counts: Counter[str])
     narrator = row["narration_source"].rpartition("_")[2]
     query_id = f"{clip.clip_uid}_narrator-{narrator}_{row['narration_ind']}"
     moment = (start - clip.video_start_sec, end - clip.video_start_sec)
-    return Record(query_id, clip.clip_uid, text, clip.duration_sec, (moment,), "nlq_narration")
+    asked = query_id, clip.clip_uid, text, clip.duration_sec, (moment,), "nlq_narration"
+    return Record(*asked, video_uid=clip.video_uid)
 
 
 def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:

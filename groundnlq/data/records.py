@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +25,8 @@ _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empt
 class Record:
     """One query about one clip; `moments_sec` is empty in a test file, and as annotated elsewhere (see `oddity`).
 
-    Aliases are the keys of the JSON lines; `template` and `raw_query` are keys of this kit, which the published loader
-    ignores.
+    Aliases are the keys of the JSON lines; `template`, `raw_query` and `video_uid` are keys of this kit, which the
+    published loader ignores.
     """
 
     query_id: Id
@@ -37,6 +37,7 @@ class Record:
     query_type: Text = "nlq"
     template: Text | None = None
     raw_query: Text | None = None  # the text as annotated, where the official file was read
+    video_uid: Text | None = None  # of the whole recording
 
     @property
     def place(self) -> tuple[str, str]:
@@ -92,9 +93,12 @@ def read_records(path: str | Path) -> list[Record]:
     return records
 
 
-def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records in the published JSON-lines layout, atomically."""
-    write_text(path, "\n".join(json.dumps(_row(record)) for record in records))
+def write_records(
+    path: str | Path, records: Iterable[Record], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write records in the published JSON-lines layout, atomically; `others` are further keys by query id."""
+    rows = (dict((others or {}).get(record.query_id, {})) | _row(record) for record in records)
+    write_text(path, "\n".join(map(json.dumps, rows)))
 
 
 def identity_of(records: Sequence[Record]) -> dict[str, Any]:
@@ -113,5 +117,6 @@ def _row(record: Record) -> dict[str, Any]:
         "timestamps": record.moments_sec or None,
         "template": record.template,
         "raw_query": record.raw_query,
+        "video_uid": record.video_uid,
     }
     return {key: value for key, value in row.items() if value is not None}

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from groundnlq.errors import FeatureError, Findings, KitError
-from groundnlq.files import refuse_stand_in
+from groundnlq.files import NO_FLOCK, has_flock, refuse_stand_in
 from groundnlq.provenance import made_by
 
 Values = TypeVar("Values", "np.ndarray", "Tensor")
@@ -24,6 +24,10 @@ _REMEDIES = {"features": "import the features", "tokens": "encode the text"}
 
 class StoreFile(h5py.File):
     """An open HDF5 file of this kit; its attributes say kind, schema and what it was made of."""
+
+    def __init__(self, path: Path, mode: str):
+        # without a lock nothing is lost: what the kit writes gets its name when it is whole
+        super().__init__(path, mode, locking=None if has_flock(path, mode) else False)
 
     @classmethod
     @contextmanager
@@ -39,6 +43,8 @@ class StoreFile(h5py.File):
         except BlockingIOError:
             raise FeatureError(f"{path}: open for writing elsewhere -- wait for that program to end") from None
         except OSError as error:
+            if error.errno in NO_FLOCK:  # where the variable asks for locks
+                remedy = "its file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
             raise FeatureError(f"{path}: not a readable HDF5 file ({error}) -- {remedy}") from None
         with root:
             try:

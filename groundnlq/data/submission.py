@@ -20,10 +20,8 @@ Ranked = dict[str, np.ndarray]  # query_id -> (K, 3): start_sec, end_sec, score;
 
 
 class Predictions(Ranked):
-    """Ranked moments that know what they were made of; `write_submission` writes it down beside them.
-
-    `queries` of a submission file have ids and clip only; they are empty for predictions that were made here.
-    """
+    """Ranked moments that know what they were made of; `write_submission` writes it down beside them. Those of a file
+    have `queries`, of which ids and clip are known."""
 
     def __init__(self, ranked: Mapping[str, np.ndarray], made_by: Mapping[str, Any], queries: Sequence[Record] = ()):
         super().__init__(ranked)

@@ -16,7 +16,14 @@ from groundnlq.data.store import StoreFile, accepted
 from groundnlq.errors import FeatureError, Findings, sample_of
 from groundnlq.files import SAFE_ID, atomic_path
 
-IMPORTED = "import of "  # how the encoder of imported tokens is named: only its width is known
+IMPORTED = "import of "  # how the encoder of imported tokens is named where nobody named it
+
+
+def same_encoder(one: str | None, other: str | None) -> bool:
+    """Whether two names may be of one text encoder: equal, as are the hashes where both have one, or not known."""
+    (name, _, digest), (other_name, _, other_digest) = ((text or IMPORTED).partition(" ") for text in (one, other))
+    is_known = IMPORTED.split()[0] not in (name, other_name)
+    return not is_known or (name == other_name and (digest == other_digest or not digest or not other_digest))
 
 
 class TokenStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from groundnlq.errors import ConfigError, KitError
 
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a process of several needs
 PATIENCE_SEC = 3.0  # for what the others have to say when one has failed
 SETTLE_SEC = 0.2
 WARNINGS = (
@@ -48,23 +50,19 @@ class World:
         """The world that torchrun's environment describes; a world of one without it.
 
         A process that lets the others wait for longer than `timeout_sec` is taken for dead. `tf32` says whether CUDA
-        may round float32 to 10 bits in products and convolutions; PyTorch would round in the latter.
+        may round float32 to 10 bits in products and convolutions; PyTorch would round in the latter. Variables that
+        contradict each other are a ConfigError; processes that do not come are a KitError.
         """
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        rank, size, local_rank = _place()
         launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         if launcher is not None:
             die_with_parent(signal.SIGKILL)
-        device = _own_device()
+        device = _own_device(local_rank)
         if size == 1:
             yield cls(device=device, launcher=launcher)
             return
-        timeout, backend = timedelta(seconds=timeout_sec), "nccl" if device.type == "cuda" else "gloo"
-        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
-        # The server of torchrun's store outlives a restart, keys and all, and new processes would look for each other
-        # at the addresses of dead ones (torch 2.13; it says that the store is new each time).
-        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        store = _meet(rank, size, "nccl" if device.type == "cuda" else "gloo", timeout_sec)
         try:
             yield cls(rank, size, device, dist.PrefixStore("kit", store), launcher)
         finally:
@@ -140,11 +138,44 @@ class World:
         return "; ".join(causes or [*silent, mine]), bool(causes)
 
 
-def _own_device() -> torch.device:
+def _place() -> tuple[int, int, int]:
+    """Rank, number of processes, and rank on this machine, from a launcher's variables.
+
+    Without WORLD_SIZE this is the only process, whatever SLURM or a shell has set beside it.
+    """
+    if (size := os.environ.get("WORLD_SIZE")) is None:
+        return 0, 1, 0
+    default, names = ("0", LAUNCHER[:3]) if size == "1" else ("", LAUNCHER)
+    values = {name: os.environ.get(name) or default for name in names}
+    numbers = [text for name, text in values.items() if name != "MASTER_ADDR"]
+    if not (all(values.values()) and all(map(str.isdecimal, numbers)) and int(values["RANK"]) < int(size)):
+        shown = " ".join(f"{name}={text:.40}" for name, text in values.items())
+        rule = "a launcher sets all of these, RANK from 0 to WORLD_SIZE - 1"
+        raise ConfigError(f"{shown}: {rule} -- unset WORLD_SIZE to run one process, or start all with torchrun")
+    return int(values["RANK"]), int(size), int(values["LOCAL_RANK"])
+
+
+def _meet(rank: int, size: int, backend: str, timeout_sec: float) -> dist.Store:
+    """The store of a process group that all processes have joined."""
+    timeout, attempt = timedelta(seconds=timeout_sec), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        # The server of torchrun's store outlives a restart, keys and all, and new processes would look for each other
+        # at the addresses of dead ones (torch 2.13; it says that the store is new each time).
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except (dist.DistError, ValueError) as error:  # the latter for a port that cannot be
+        place, reason = "{MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ), str(error).partition("\n")[0].rstrip(".")
+        came = re.search(r"(\d+)/\d+ clients joined", reason)
+        what = f"{came[1]} of {size} came within {timeout_sec:g} s" if came else f"process {rank} of {size}: {reason}"
+        raise KitError(f"processes that meet at {place}: {what} -- start all of them, best with torchrun") from None
+    return store
+
+
+def _own_device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return CPU
-    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= count:
+    if local_rank >= (count := torch.cuda.device_count()):
         raise ConfigError(f"process {local_rank} of this machine has no GPU: there are {count} -- start fewer")
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)

@@ -76,16 +76,18 @@ def load_dataset(
     """The records of these files with features and tokens; refused where anything is missing. Training leaves out
     records with an `oddity`, and tells the `reporter`."""
     records = [record for name in names for record in read_records(config.data.path(name))]
-    if not is_training:
-        return open_dataset(config, records)
+    leave_out = config.data.leave_out_incomplete
+    if not is_training:  # recalls count every query
+        return open_dataset(config, records, incomplete="keep" if leave_out else "refuse")
     if reporter and (odd := odd_moments(records)):
         reporter.message(f"left out of training: {odd}")
     records = [record for record in records if not record.oddity]
     if not records or not all(record.moments_sec for record in records):
         raise ConfigError(f"data.train_records {', '.join(names)}: some records have no moments to learn from")
     return open_dataset(
-        config, records, jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
-        max_seq_len=config.model.max_seq_len, has_few_shapes=config.train.cuda_graphs,
+        config, records, incomplete="leave out" if leave_out else "refuse",
+        jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
+        max_seq_len=config.model.max_seq_len,
     )  # fmt: skip
 
 

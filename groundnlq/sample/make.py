@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from groundnlq.data.narrations import narration_records
 from groundnlq.data.records import write_records
 from groundnlq.data.text import encode_records
 from groundnlq.errors import DataError
-from groundnlq.files import atomic_path, write_json, write_text
+from groundnlq.files import acquire_lock, atomic_path, write_json, write_text
 from groundnlq.sample.official import write_official
 from groundnlq.sample.queries import ask
 from groundnlq.sample.render import Camera
@@ -48,12 +49,16 @@ def make_sample(
         DataError: the folder holds another world.
     """
     config, official = WorldConfig.of_scale(scale, seed=seed, **changes), Path(folder) / "official"
-    made = official / "world.json"  # written last: it says that all else is there
+    with _alone(folder, made := official / "world.json"):  # written last: it says that all else is there
+        return _make(config, official, made, progress)
+
+
+def _make(config: WorldConfig, official: Path, made: Path, progress: bool) -> dict[str, int]:
     if made.exists():
         world = json.loads(made.read_text(encoding="utf-8"))
         if world["config"] == config.model_dump():
             return world["counts"]
-        raise DataError(f"{folder}: holds another sample world -- choose another folder or delete this one")
+        raise DataError(f"{official.parent}: holds another sample world -- choose another folder or delete this one")
     logs = {
         split: [simulate_clip(config, split, index) for index in range(getattr(config, f"num_{split}_clips"))]
         for split in ("train", "narrated", "val", "test")
@@ -90,7 +95,17 @@ def prepare_sample(folder: str | Path, progress: bool = True) -> dict[str, Any]:
 
     Files that are there already are kept. Returns what each step counted.
     """
-    folder, report = Path(folder), {}
+    with _alone(folder, Path(folder) / "text.h5"):
+        return _prepare(Path(folder), progress)
+
+
+def _alone(folder: str | Path, last: Path) -> Any:
+    """A lock against another program that makes the same world; none if `last` is there: nothing will be written."""
+    return nullcontext() if last.exists() else acquire_lock(Path(folder) / ".lock")
+
+
+def _prepare(folder: Path, progress: bool) -> dict[str, Any]:
+    report: dict[str, Any] = {}
     official = folder / "official"
     world = read_world(folder)["config"]
     rate = {"fps": world["fps"], "snippet_stride_frames": world["snippet_stride_frames"]}

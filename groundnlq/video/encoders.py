@@ -181,7 +181,7 @@ def _videomae(
     transform = partial(_pixels, short=size, size=size, **IMAGENET)
     about = transform.keywords | {"mean_of_tokens": "before fc_norm" if before_norm else "after fc_norm"}
     features = lambda pixels: model.fc_norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
-    return VideoEncoder(name, width, model, transform, features, about, num_frames, window_frames=num_frames)
+    return VideoEncoder(name, width, model, transform, features, about, num_frames, window_frames=float(num_frames))
 
 
 def _videomae_state(weights: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,7 +204,9 @@ def _lite(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
 
     model = EfficientNet.from_name(LITE)
     model.load_state_dict(weights)
-    features = partial(_by_frame, lambda images: model.extract_features(images).mean((2, 3)))
+    layout: Any = {"memory_format": torch.channels_last}  # 1.6 times as fast on a CPU
+    model.to(**layout)
+    features = partial(_by_frame, lambda images: model.extract_features(images.contiguous(**layout)).mean((2, 3)))
     transform = partial(_pixels, short=224, size=224, **LITE_NORM)
     return VideoEncoder(name, 1280, model, transform, features, transform.keywords)
 
@@ -243,7 +245,7 @@ def _of_transformers(source: str, download: bool) -> VideoEncoder:
     about = {"processor": json.loads(processor.to_json_string())}
     sides = [side for side in (about["processor"].get("size") or {}).values() if isinstance(side, int)]
     num_frames = of_video or 4
-    window = num_frames if num_frames >= 16 else SNIPPET_STRIDE_FRAMES  # fewer are spread over the whole step
+    window = float(num_frames) if num_frames >= 16 else SNIPPET_STRIDE_FRAMES  # fewer are spread over the whole step
     made = VideoEncoder(name, 0, model, transform, features, about, num_frames, window, short_side=max(256, *sides))
     return replace(made, width=made.encode(torch.zeros(1, num_frames, 64, 64, 3, dtype=torch.uint8)).shape[1])
 

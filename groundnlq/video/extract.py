@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,23 +26,16 @@ from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
-from groundnlq.files import atomic_path, check_id
+from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
-from groundnlq.video.frames import KINDS, Video, content_identity
+from groundnlq.video.frames import Video, content_identity
 
 BATCH_SIZE = 8
 _PIECE_SEC = 60.0  # of work, which a killed process may lose
 _SHORTFALL_SEC = 1.0  # by which a video may end before its clip without a warning
 _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much longer video
+_Part = tuple[Path, float, float | None]  # of a video: from a second to another one, or to its end
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
-
-
-class _Part(NamedTuple):
-    """The part of a video that is a clip, to its end by default."""
-
-    path: Path
-    start_sec: float = 0.0
-    end_sec: float | None = None
 
 
 def features_of(
@@ -59,7 +52,7 @@ def features_of(
 
     A DataError names a file that cannot be read; a warning says what is missing in one that can.
     """
-    part = _Part(Path(path), float(start_sec), end_sec)
+    part = Path(path), float(start_sec), end_sec
     folder = Path(cache) / _key(part, encoders) if cache else None
     if folder and (whole := _load(folder.with_suffix(".npy"))) is not None:
         return torch.from_numpy(whole)
@@ -130,7 +123,6 @@ def _attributes(encoders: Sequence[VideoEncoder]) -> dict[str, Any]:
     return {
         "fps": FPS,
         "snippet_stride_frames": strides.pop(),
-        "window_frames": max(encoder.window_frames for encoder in encoders),
         "encoder": " + ".join(encoder.name for encoder in encoders),
         "settings": {encoder.name: encoder.settings for encoder in encoders},
     }
@@ -141,7 +133,7 @@ def _plan(parts: dict[str, _Part], encoders: Sequence[VideoEncoder]) -> tuple[di
     keys, faults = dict[str, str](), dict[str, str]()
     for uid, part in parts.items():
         try:
-            keys[check_id(uid, str(part.path))] = _key(part, encoders)
+            keys[check_id(uid, str(part[0]))] = _key(part, encoders)
         except DataError as error:
             faults[uid] = str(error)
     return parts, keys, faults
@@ -152,7 +144,7 @@ def _find_files(videos: Sequence[str | Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     findings = Findings("videos", DataError)
     for named in map(Path, videos):
-        inside = sorted(p for p in named.rglob("*") if p.suffix.lower() in KINDS and not p.name.startswith("."))
+        inside = sorted(p for p in named.rglob("*") if p.suffix.lower() in VIDEO_KINDS and not p.name.startswith("."))
         for path in inside if named.is_dir() else [named]:
             if (other := files.setdefault(path.stem, path)).resolve() != path.resolve():
                 findings.add(f"{path} has the name of {other}")
@@ -161,20 +153,20 @@ def _find_files(videos: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def _find_parts(files: Mapping[str, Path], annotations: Sequence[str | Path]) -> dict[str, _Part]:
-    parts, clips = {}, read_clips(annotations) if annotations else {}
+    parts, clips = dict[str, _Part](), read_clips(annotations) if annotations else {}
     for uid, clip in clips.items():
         if clip.video_uid in files:
-            parts[uid] = _Part(files[clip.video_uid], max(0.0, clip.video_start_sec), clip.video_end_sec)
+            parts[uid] = files[clip.video_uid], max(0.0, clip.video_start_sec), clip.video_end_sec
     if lone := clips.keys() - parts.keys():
         warnings.warn(f"left out, their videos are not here: {sample_of(sorted(lone))}", stacklevel=2)
-    if parts := parts if annotations else {stem: _Part(path) for stem, path in files.items()}:
+    if parts := parts if annotations else {stem: (path, 0.0, None) for stem, path in files.items()}:
         return parts
-    raise DataError(f"no clip of a video here -- name videos ({', '.join(KINDS)}), with --clips as <video_uid>.*")
+    raise DataError(f"no clip of a video here -- name videos ({', '.join(VIDEO_KINDS)}), with --clips as <video_uid>.*")
 
 
 def _key(part: _Part, encoders: Sequence[VideoEncoder]) -> str:
     """A name for features: what makes others has another one."""
-    made_of = [content_identity(part.path), *part[1:], *([encoder.name, encoder.settings] for encoder in encoders)]
+    made_of = [content_identity(part[0]), *part[1:], *([encoder.name, encoder.settings] for encoder in encoders)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -211,16 +203,17 @@ def _write(
 
 def _frame_numbers(video: Video, encoders: Sequence[VideoEncoder], part: _Part) -> list[np.ndarray]:
     """(T, num_frames) numbers of each encoder; they may differ by two steps, and are cut to the shortest."""
-    end_sec, remarks = part.end_sec or video.duration_sec, list(video.remarks)
-    if part.start_sec >= video.duration_sec:
-        raise DataError(f"{video.path}: ends at {video.duration_sec:.1f} s, before {part.start_sec:.1f} s")
+    _, start_sec, end_sec = part
+    end_sec, remarks = end_sec or video.duration_sec, list(video.remarks)
+    if start_sec >= video.duration_sec:
+        raise DataError(f"{video.path}: ends at {video.duration_sec:.1f} s, before {start_sec:.1f} s")
     if end_sec > video.duration_sec + _SHORTFALL_SEC:
         remarks.append(f"its frames end at {video.duration_sec:.1f} s, the clip at {end_sec:.1f} s")
         end_sec = video.duration_sec
     if remarks:
         warnings.warn(f"{video.path}: {'; '.join(remarks)}", stacklevel=3)
     num_frames = max(1, round(video.duration_sec * FPS))
-    tables = [encoder.frame_numbers(part.start_sec, end_sec, num_frames) for encoder in encoders]
+    tables = [encoder.frame_numbers(start_sec, end_sec, num_frames) for encoder in encoders]
     lengths = [len(table) for table in tables]
     if max(lengths) - min(lengths) > MAX_LENGTH_DIFFERENCE:
         raise FeatureError(f"{video.path}: encoders make {', '.join(map(str, lengths))} steps -- extract them apart")

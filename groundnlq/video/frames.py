@@ -17,13 +17,12 @@ import numpy as np
 from groundnlq.data.grid import FPS
 from groundnlq.errors import DataError, KitError
 
-KINDS = (".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 _TOLERANCE_SEC = 0.0011  # Matroska rounds the times of the first frame and of every other to milliseconds
 _BACK_SEC = (0.0, 10.0, 100.0, math.inf)  # how far before a time decoding begins, until the frame there comes out
 _MAX_ASPECT = 16  # a longer side is squeezed: one frame of 1 x 10,000 pixels could fill the memory
 _MAX_FAILURES = 1000  # of reading, in one file
 _THREADS = 8  # whatever the machine has: of damaged parts, their number changes what comes out
-_SAMPLES = 16, 1 << 16  # of a file, for its identity: how many, of how many bytes
+_PIECES = 16, 1 << 16  # of a file, for its identity: how many, of how many bytes
 
 
 @dataclass(frozen=True)
@@ -210,12 +209,12 @@ def _decode(packet: Any) -> list[Any] | None:
 
 def content_identity(path: str | Path) -> str:
     """Hash of a file's length and of 16 pieces of its bytes; `sha256_of` takes minutes for a film."""
-    num_samples, num_bytes = _SAMPLES
+    num_pieces, num_bytes = _PIECES
     with _file(Path(path)) as file:
         length = file.seek(0, 2)
         digest = hashlib.sha256(str(length).encode())
-        for number in range(num_samples):
-            file.seek(number * max(0, length - num_bytes) // (num_samples - 1))
+        for place in np.linspace(0, max(0, length - num_bytes), num_pieces, dtype=int).tolist():
+            file.seek(place)
             digest.update(file.read(num_bytes))
     return digest.hexdigest()
 

@@ -43,7 +43,7 @@ class Panel:
         self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *outcomes], **WIDE)
         self.clip = widgets.Dropdown(description="clip", options=[ALL, *clips], **WIDE)
         self.query = widgets.Select(description="query", rows=6, **WIDE)
-        self.previous, self.next = _button("◀ previous"), _button("next ▶")
+        self.previous, self.next = button("◀ previous"), button("next ▶")
         hint = "a question about this clip, then Enter"
         self.question = widgets.Text(description="ask", placeholder=hint, disabled=is_off or not can_ask, **LATER)
         self.run = widgets.Dropdown(description="run", options=list(runs), **WIDE)
@@ -58,7 +58,7 @@ class Panel:
         self.prediction = widgets.Select(description="go to", rows=6, **WIDE)
         self.attention = widgets.Checkbox(description="attention to words", disabled=is_off, **WIDE)
         self.summary = widgets.HTML()
-        self.play, self.player = _button("▶ play the moment", "12em"), widgets.Output()
+        self.play, self.player = button("▶ play the moment", "12em"), widgets.Output()
         self._film = [self.play, self.player] if has_film else []
 
     @property
@@ -101,7 +101,7 @@ class Panel:
         )
 
 
-def _button(text: str, width: str = "8em") -> widgets.Button:
+def button(text: str, width: str = "10em") -> widgets.Button:
     return widgets.Button(description=text, layout=widgets.Layout(width=width))
 
 

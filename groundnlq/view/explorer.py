@@ -275,7 +275,8 @@ class Explorer(Panel):
         """Play the segment; the video is cut, so that the page does not contain all of it."""
         path, segment = self._video(), self._segment()
         if path and segment:
-            self.play_video(cut_video(path, segment[0] - PLAYED_AROUND_SEC, segment[1] + PLAYED_AROUND_SEC))
+            piece = max(0.0, segment[0] - PLAYED_AROUND_SEC), segment[1] + PLAYED_AROUND_SEC
+            self.play_video(cut_video(path, [piece]))
 
     def _row(self, name: str) -> list[str]:
         segments, top_k = self._segments(name), self.top_k.value

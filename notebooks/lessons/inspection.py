@@ -111,14 +111,13 @@ def rate_fit(report: FeatureReport) -> Figure:
     """Frames per step of every clip, the fitted rate and the configured one."""
     figure = new_figure(9, 3)
     left, right = figure.subplots(1, 2)
-    frame = report.frame()
-    longest = frame["duration_sec"].max()
-    left.plot(frame["duration_sec"], frame["num_steps"], ".", color=BLUE, label="clips")
+    longest = report.durations_sec.max()
+    left.plot(report.durations_sec, report.num_steps, ".", color=BLUE, label="clips")
     fitted = report.fitted_stride_frames
     left.plot([0, longest], [0, longest * report.grid.fps / fitted], color=GREY, label=f"fit: {fitted:.3f}")
     left.set(xlabel="clip length [s]", ylabel="feature steps")
     left.legend(fontsize=8)
-    right.hist(frame["stride_frames"], bins=30, color=BLUE)
+    right.hist(report.stride_frames, bins=30, color=BLUE)
     right.axvline(fitted, color=GREY, label=f"fitted {fitted:.3f}")
     configured = report.grid.snippet_stride_frames
     right.axvline(configured, color=VERMILION, linestyle="--", label=f"configured {configured:.3f}")

@@ -1,0 +1,98 @@
+"""Questions about a video file: a network, the video encoders that its features need, and a cache of features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from tqdm import tqdm
+
+from groundnlq.engine.predictor import Predictor
+from groundnlq.errors import CheckpointError, sample_of
+from groundnlq.video.encoders import FILES, LITE, VideoEncoder, load_encoder
+from groundnlq.video.extract import features_of
+
+CACHE_VARIABLE = "GROUNDNLQ_CACHE"
+PUBLISHED = (
+    "the champion's weights (.pth.tar, github.com/houzhijian/GroundNLQ, MIT) and its three encoders, in an order that "
+    f"nobody published: --encoder videomae=FILE, of verbs and of nouns: {FILES['videomae']}; --encoder egovlp=FILE: "
+    f"{FILES['egovlp']}"
+)
+
+
+def load(
+    path: str | Path, *, video_encoder: str | Sequence[str] = (), download: bool = False, device: str = "cpu",
+    precision: Literal["float32", "bfloat16"] = "float32", **options: Any,
+) -> Predictor:  # fmt: skip
+    """A trained network, ready to answer questions about clips and videos.
+
+    >>> model = load("runs/finetune", video_encoder="egovlp=egovlp.pth")  # doctest: +SKIP
+    >>> model.ask("kitchen.mp4", "Where did I put the scissors?")[0]  # doctest: +SKIP
+    Moment(start_sec=12.3, end_sec=15.8, score=0.71)
+
+    Args:
+        path: run directory, checkpoint of ours or published ``.pth.tar``.
+        video_encoder: as ``NAME=WEIGHTS``, several in the order of the channels (see `load_encoder`); by default the
+            one that the checkpoint names, where its weights need not be given. Loaded at the first video.
+        download: allow fetching a video encoder from the hub.
+        device, precision: of the video encoder.
+        options: of `Predictor.load`.
+    """
+    model = Predictor.load(path, **options)
+    given = [video_encoder] if isinstance(video_encoder, str) else list(video_encoder)
+    settings = {"device": device, "precision": precision, "download": download}
+    model.video_features = _VideoFeatures(model, given, settings)
+    return model
+
+
+def cache_folder() -> Path:
+    """Folder of cached features: `$GROUNDNLQ_CACHE`, else ``groundnlq`` in the user's folder for caches."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundnlq"
+
+
+class _VideoFeatures:
+    """Makes the features of a video once, and keeps them by its content, the encoders and their settings."""
+
+    def __init__(self, model: Predictor, given: list[str], options: dict[str, Any]):
+        self.model, self.given, self.options = model, given, options
+
+    def __call__(self, path: Path) -> Tensor:
+        with tqdm(desc=f"features of {path.name}", unit="step", disable=None, leave=False) as bar:
+
+            def show(num_steps: int, all_steps: int) -> None:
+                bar.total = all_steps
+                bar.update(num_steps - bar.n)
+
+            return features_of(path, self.encoders, cache=cache_folder(), progress=show)
+
+    @cached_property
+    def encoders(self) -> list[VideoEncoder]:
+        """Loaded as given, and checked to be those of the training."""
+        trained = self.model.info.get("video_encoder")
+        encoders = [load_encoder(spec, **self.options) for spec in self.given or self._named(trained)]
+        name, width = " + ".join(e.name for e in encoders), sum(e.width for e in encoders)
+        expected, stride = self.model.config.model.video_dim, self.model.config.data.grid.snippet_stride_frames
+        strides = {encoder.stride_frames for encoder in encoders}
+        if trained not in (None, name) or width != expected or strides != {stride}:
+            raise CheckpointError(
+                f"{self.model.path}: trained with features of {trained or 'an encoder'} ({expected} wide, every "
+                f"{stride:g} frames), these would be of {name} ({width} wide, every {sample_of(strides)} frames) "
+                "-- give the encoders of the training, in their order"
+            )
+        return encoders
+
+    def _named(self, trained: str | None) -> list[str]:
+        """The encoder of the training, where its name is all that is needed."""
+        if trained and trained.startswith(f"{LITE} ") and " + " not in trained:
+            return [LITE]
+        raise CheckpointError(
+            f"{self.model.path}: a video needs the encoder that made the features of the training, "
+            f"{trained or 'which this checkpoint does not name'} -- give --encoder (video_encoder=) as "
+            f"'features extract' takes it; for {PUBLISHED}"
+        )
