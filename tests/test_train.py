@@ -591,7 +591,7 @@ def test_a_run_can_be_extended_from_the_command_line(data, crashed, capsys):
     assert main([*words, "--extend"]) == 0
     assert "epochs 3 -> 4" in capsys.readouterr().out
     assert main(words) == 0
-    assert "nothing to do (for more, raise train.epochs and add --extend)" in capsys.readouterr().out
+    assert "nothing to do (for more epochs: --extend)" in capsys.readouterr().out
 
 
 # ---- data are known by their content
