@@ -217,6 +217,12 @@ def test_clips_without_features_of_their_time_are_named_and_left_out():
         assert imported("pt", clips=[file], snippet_stride_frames=16.0).clip_uids == ["a"]
 
 
+def test_a_source_without_any_of_the_clips_or_videos_says_so():
+    torch.save(video_of(100), "pt/other.pt")
+    with pytest.raises(FeatureError, match="pt: has no clip and no video of the annotations"):
+        imported("pt", clips=[clips_file(("a", "v0", 0.0, 30.0))])
+
+
 def test_a_start_just_before_zero_is_the_start():
     torch.save(video_of(100), "pt/v0.pt")
     store = imported("pt", clips=[clips_file(("a", "v0", -0.4, 30.0))], snippet_stride_frames=16.0)

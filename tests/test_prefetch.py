@@ -32,10 +32,10 @@ def test_items_come_in_order_from_threads_of_one_core_that_know_their_gpu(kind, 
 
 def test_an_error_is_raised_where_its_item_would_come_and_no_thread_is_left(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    running, seen = threading.active_count(), []
+    running = threading.active_count()
+    found = read_ahead(lambda item: 6 // (3 - item), range(9), torch.device("cuda", 0))
+    assert [next(found)[0] for _ in range(3)] == [2, 3, 6]
     with pytest.raises(ZeroDivisionError):
-        for value, _ in read_ahead(lambda item: 6 // (3 - item), range(9), torch.device("cuda", 0)):
-            seen.append(value)  # noqa: PERF401
-    assert seen == [2, 3, 6]
+        next(found)
     assert threading.active_count() == running
     assert list(read_ahead(str, [], torch.device("cpu"))) == []

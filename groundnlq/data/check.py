@@ -96,11 +96,8 @@ class FeatureReport:
 def check_rate(
     store: FeatureStore, records: Sequence[Record], grid: StepGrid, incomplete: Incomplete = "keep"
 ) -> Sequence[Record]:
-    """The records, with or without those of incomplete clips; reads no values.
-
-    A FeatureError where the features' rate contradicts the grid, or names incomplete clips that are to be refused.
-    Those that are kept or left out, and a small drift of the rate, are warnings.
-    """
+    """The records, with or without those of incomplete clips. A FeatureError where the features' rate contradicts the
+    grid, or names clips that are to be refused; those that are kept or left out, and a drift, are warnings."""
     report = _rates(store, records, grid)
     fault, is_wrong = report.rate_fault
     if is_wrong:
@@ -143,10 +140,8 @@ def check_features(
 
 def whole_videos(store: FeatureStore, records: Sequence[Record]) -> str:
     """That the store has the records' videos in place of their clips, and the remedy; empty if it does not."""
-    is_video = any(record.video_uid in store for record in records if record.clip_uid not in store)
-    return (
-        "; the store has their whole videos, cut them (features import --clips nlq_train.json ...)" if is_video else ""
-    )
+    remedy = "; the store has their whole videos, cut them (features import --clips nlq_train.json ...)"
+    return remedy if any(r.video_uid in store for r in records if r.clip_uid not in store) else ""
 
 
 def _rates(store: FeatureStore, records: Sequence[Record], grid: StepGrid) -> FeatureReport:

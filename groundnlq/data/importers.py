@@ -143,21 +143,24 @@ def _cut_to_clips(source: _Source, clips: Mapping[str, Clip], grid: StepGrid) ->
         raise _NoArray(clip_uid)
 
     by_video = sorted(clips, key=lambda clip_uid: clips[clip_uid].video_uid)  # each is read once
-    there = [clip_uid for clip_uid in by_video if _has_array(read, clip_uid)]
+    if not (there := [clip_uid for clip_uid in by_video if _has_array(read, clip_uid)]):
+        raise FeatureError(
+            f"{source.path}: has no clip and no video of the annotations -- compare the names of its files"
+        )
     _leave_out(source.path, "no features of their time in their video", sorted(clips.keys() - set(there)))
     return _Source(source.path, there, read)
 
 
 def _folder_source(path: Path, names: Sequence[str]) -> _Source:
     """Files named by clip, in subfolders, too."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    found = [file for file in files if _has_array(partial(_read_file, names=names), file)]
+    files = [file for file in path.rglob("*") if file.is_file()]
+    found = sorted(file for file in files if _has_array(partial(_read_file, names=names), file))
     by_clip = {file.stem: file for file in found}
     if not found:
         raise FeatureError(f"{path}: no <clip_uid>.pt, .npy or .npz file with an array -- name the folder of them")
     if twice := [file.relative_to(path) for file in found if by_clip[file.stem] != file]:
         raise FeatureError(f"{path}: clips in several files: {sample_of(twice)} -- name folders to concatenate singly")
-    _leave_out(path, "no features", [file.relative_to(path) for file in files if file not in found])
+    _leave_out(path, "no features", sorted(file.relative_to(path) for file in set(files) - set(found)))
     return _Source(path, list(by_clip), lambda clip_uid: _read_file(by_clip[clip_uid], names))
 
 
