@@ -83,7 +83,7 @@ def test_the_five_files_of_the_release_give_our_presets(name, tmp_path):
 
 
 def test_what_a_file_leaves_out_has_the_published_default(tmp_path):
-    path = published_file(tmp_path, {"dataset": {"num_frames": 16}, "opt": {}})
+    path = published_file(tmp_path, {"dataset": {}, "opt": {}})
     with pytest.warns(UserWarning, match=r"opt\.epochs 30, opt\.warmup True, opt\.warmup_epochs 5") as caught:
         config = load_config(path, {"model.regression_ranges_grid": PUBLISHED_RANGES})
     train, model, decode = config.train, config.model, config.decode
@@ -93,10 +93,11 @@ def test_what_a_file_leaves_out_has_the_published_default(tmp_path):
     assert (decode.sigma, decode.min_score, decode.min_duration_grid) == (0.5, 0.01, 0.05)
     assert (decode.pre_nms_topk, decode.top_k, decode.voting_iou) == (5000, 1000, 0)
     assert (model.window, model.position_table, model.width, model.num_stem_layers) == (0, False, 512, 2)
-    assert (config.data.snippet_stride_frames, config.data.jitter_max_scale) == (16, 1)
+    data = config.data
+    assert (data.snippet_stride_frames, data.window_frames, data.fps, data.jitter_max_scale) == (16, 32, 30, 1)
     used = str(caught[0].message)
     assert "model.n_mha_win_size -1" in used
-    assert "num_frames" not in used
+    assert "dataset.num_frames 32.0" in used
 
 
 def test_a_file_of_ours_keeps_our_defaults(tmp_path):
