@@ -204,14 +204,11 @@ def _lite(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
 
     model = EfficientNet.from_name(LITE)
     model.load_state_dict(weights)
-    model.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU
-    features = partial(_by_frame, lambda images: model.extract_features(_channels_last(images)).mean((2, 3)))
+    layout: Any = {"memory_format": torch.channels_last}  # 1.6 times as fast on a CPU
+    model.to(**layout)
+    features = partial(_by_frame, lambda images: model.extract_features(images.contiguous(**layout)).mean((2, 3)))
     transform = partial(_pixels, short=224, size=224, **LITE_NORM)
     return VideoEncoder(name, 1280, model, transform, features, transform.keywords)
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _by_frame(of_images: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
