@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ def together(device: torch.device) -> dict[str, Any]:
         store, config = FeatureStore(home / "features.h5"), tiny_config(home)
         clips = {uid: store.read(uid)[: 18 + 2 * i].numpy() for i, uid in enumerate(store.clip_uids)}
         write_features(home / "features.h5", clips.items(), dtype="float16")
-        dataset = open_dataset(config, read_records(home / "train.jsonl"))
+        records = read_records(home / "train.jsonl")
+        dataset = open_dataset(config, [replace(r, duration_sec=float(len(clips[r.clip_uid]))) for r in records])
         torch.manual_seed(0)
         predictor = predictor_of(Grounder(config.model).eval().to(device), "float32", config)
         with in_tf32(False):

@@ -392,7 +392,7 @@ def _text_import(sources: Sequence[Path], output: Path, encoder: str | None) -> 
 # torchrun reads --run as an abbreviation of one of its own options
 @_param("--run --run-dir", "DIR", "run directory, for all results (after torchrun, write --run-dir)")
 @click.option("--processes", default=1, callback=_positive, metavar="N", help="on this machine")
-@click.option("--extend", is_flag=True, help="go on with more train.epochs, or another train.learning_rate")
+@click.option("--extend", is_flag=True, help="go on with more train.epochs, train.patience_epochs, or another rate")
 def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> None:
     """Train a preset, or a YAML file of ours or of the published program; the same command resumes."""
     from groundnlq.config import load_config
@@ -403,7 +403,7 @@ def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> 
         return
     last = result.history[-1]
     if result.resumed_from_step == last["step"]:
-        print(f"{run}: this run was finished before; nothing to do (for more, raise train.epochs and add --extend)")
+        print(f"{run}: this run was finished before; nothing to do (for more epochs: --extend)")
     scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
     _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
     print(f"best weights: {result.best}\nlast weights: {result.last}")

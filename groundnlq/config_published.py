@@ -55,6 +55,8 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
             conflicts[target] = f"{' and '.join(each)} differ, but are one number here ({target})"
     findings.add(*conflicts.values())
     findings.raise_if_any("fix the keys, or write the file in the kit's own layout")
+    if ours["data"]["window_frames"] == ours["data"]["snippet_stride_frames"]:
+        del ours["data"]["window_frames"]  # the default here
     used = ", ".join(f"{key} {value}" for key, value in defaults.items() if key not in given)
     unused = ", ".join(sorted(given.keys() & set(table["ignored"])))
     notes = {"not given, so as in the published program: ": used, "ignored (files are named by data.*): ": unused}
@@ -95,8 +97,6 @@ def _checked(key: str, value: Any, kind: Any, findings: Findings) -> Any:
 
 def _computed(values: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, Any]]:
     """What needs more than another name."""
-    if values["dataset.num_frames"] != values["dataset.feat_stride"]:
-        yield "data.window_frames", values["dataset.num_frames"]  # by default the stride
     yield from ((f"model.num_{part}", n) for part, n in zip(PARTS, values["model.backbone_arch"], strict=True))
     window = values["model.n_mha_win_size"]
     yield "model.window", window if window > 1 else 0

@@ -118,10 +118,8 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = None
 
 
 def load_tensors(path: str | os.PathLike, error: Callable[[str], KitError], mmap: bool = False) -> Any:
-    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused.
-
-    With `mmap`, values are read when they are used, where the file's layout allows it.
-    """
+    """The tensors and plain values of a `torch.save` or safetensors file; a file that could run code is refused. With
+    `mmap`, values are read when they are used, where the layout allows it."""
     import torch
     from safetensors.torch import load_file
 

@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import torch
 
-from groundnlq.cli import main
 from tests.bad_input_makers import (
     Payload,
     answers,
@@ -151,7 +150,7 @@ TABLE: dict[str, list[tuple]] = {
         ("no tensor in the file", tensor({"fps": 30}), IMPORT, 0, "pt: left out, no features: c1.pt", "clips 2"),
         ("file of another kind in the folder", text("pt/README", "hello"), IMPORT, 0, "pt: left out, no features: README", "clips 3"),
         ("clip in two subfolders", lambda: shutil.copytree("pt", "pt/again"), IMPORT, 2, "pt: clips in several files: again/c0.pt", "name folders to concatenate singly"),
-        ("array file that runs code", lambda: np.save("pt/c3.npy", np.array([Payload()], dtype=object)), IMPORT, 2, "pt/c3.npy: refused, has objects", "save plain numbers"),
+        ("array file that runs code", lambda: np.save("pt/c3.npy", np.array([Payload()], dtype=object)), IMPORT, 2, "pt/c3.npy: refused, not plain numbers", "save an array of numbers"),
         ("sources of different clips", lambda: [Path(f"pt2/c{i}.pt").rename(f"pt2/d{i}.pt") for i in range(3)], "features import pt pt2 --output out.h5", 2, "no clip is in all of pt, pt2", "give --join"),
         ("joined sources with a clip in common", nothing, "features import pt pt2 --join --output out.h5", 2, "c0 is given twice", "keep one of them"),
         ("whole videos, some without features", lambda: os.rename("pt/c0.pt", "pt/v4.pt"), "features import pt --clips nlq.json --fps 1 --stride 1 --output out.h5", 0, "pt: left out, no features of their time in their video: c5", "clips 1"),
@@ -168,8 +167,8 @@ TABLE: dict[str, list[tuple]] = {
         ("two videos of one name", both(egovlp, text("clip.mp4", "a"), text("clip.mkv", "b")), EXTRACT.replace("clip.mp4", "clip.mp4 clip.mkv"), 2, "clip.mkv has the name of clip.mp4", "rename one of them"),
         ("features of other videos in the output", both(egovlp, text("clip.mp4", "a")), EXTRACT.replace("out.h5", "features.h5"), 2, "features.h5: has clips of other videos, made in another way: c0", "choose another file"),
         ("annotations of other videos", both(egovlp, text("clip.mp4", "a")), f"{EXTRACT} --clips nlq.json", 2, "no clip of a video here", "as <video_uid>.*"),
-        ("LMDB with other arrays", lmdb_source(other=np.ones((3, 2)), more=np.ones((3, 2))), "features import lmdb --output out.h5", 2, "lmdb: entry c0 has other, more, expected 'features'"),
-        ("LMDB entry that runs code", lmdb_source(features=np.array([Payload()], dtype=object)), "features import lmdb --output out.h5", 2, "lmdb: entry c0: refused, has objects", "save plain numbers"),
+        ("LMDB with other arrays", lmdb_source(other=np.ones((3, 2)), more=np.ones((3, 2))), "features import lmdb --output out.h5", 2, "lmdb: entry c0 has other, more, expected an array 'features'"),
+        ("LMDB entry that runs code", lmdb_source(features=np.array([Payload()], dtype=object)), "features import lmdb --output out.h5", 2, "lmdb: entry c0: refused, not plain numbers", "save an array of numbers"),
         ("HDF5 link to another file", lambda: hdf5_source(lambda root: root.__setitem__("c1", h5py.ExternalLink("features.h5", "/clips/c0"))), "features import source.h5 --output out.h5", 2, "source.h5: c1: links", "copy the data in"),
         ("HDF5 data in another file", lambda: hdf5_source(lambda root: root.create_dataset("c1", (2, 3), "f4", external=[("/etc/hostname", 0, 24)])), "features import source.h5 --output out.h5", 2, "source.h5: 'c1' lies in other files", "copy the data in"),
         ("texts in place of numbers", lambda: hdf5_source(lambda root: root.__setitem__("c1", [["a", "b"]])), "features import source.h5 --output out.h5", 2, "clip c1 of source.h5: features are not an array of numbers"),
@@ -197,15 +196,15 @@ TABLE: dict[str, list[tuple]] = {
         ("NaN on disk, predicted from", hdf5("features.h5", lambda root: replace_dataset("clips/c4", np.full((40, WIDTH), np.nan, "f4"))(root)), PREDICT.format("best.pt"), 2, "features.h5", "a4_0", "clip c4", "groundnlq features check"),
         ("a bit flipped on disk", hdf5("features.h5", lambda root: root["clips/c0"].__setitem__((3, 1), 0.5)), CHECK, 1, "ERROR: 1 files are not as they were written (checksum)", "features.h5"),
         ("a bit flipped on disk, tokens", hdf5("text.h5", lambda root: root["tokens"].__setitem__((0, 0), 0.5)), CHECK, 1, "ERROR: 1 files are not as they were written (checksum)", "text.h5"),
-        ("another rate", nothing, CHECK + " --preset finetune", 1, "imported with data.fps=1 data.snippet_stride_frames=1, but data.fps=30 data.snippet_stride_frames=16.043 is configured", "set the former"),
-        ("another rate, trained on", nothing, TRAIN + " data.snippet_stride_frames=2", 2, "features.h5: features were imported with data.snippet_stride_frames=1, but data.snippet_stride_frames=2 is configured", "set the former to train"),
+        ("another rate", nothing, CHECK + " --preset finetune", 1, "imported with data.fps=1 data.snippet_stride_frames=1, but data.fps=30 data.snippet_stride_frames=16.043 is configured", "train with the former"),
+        ("another rate, trained on", nothing, TRAIN + " data.snippet_stride_frames=2", 2, "features.h5: features were imported with data.snippet_stride_frames=1, but data.snippet_stride_frames=2 is configured", "train with the former"),
         ("another rate, predicted from", hdf5("features.h5", lambda root: root.attrs.update(attributes=np.bytes_(b'{"snippet_stride_frames": 6}'))), PREDICT.format("best.pt"), 2, "features.h5: features were imported with data.snippet_stride_frames=6", "a trained network needs features of its own rate"),
-        ("another rate, by the durations", hdf5("features.h5", lambda root: root.attrs.update(attributes=np.bytes_(b"{}"))), TRAIN + " data.snippet_stride_frames=6", 2, "data.snippet_stride_frames=6 is -33.3 steps off", "import with --stride 1.000"),
+        ("another rate, by the durations", hdf5("features.h5", lambda root: root.attrs.update(attributes=np.bytes_(b"{}"))), TRAIN + " data.snippet_stride_frames=6", 2, "features are +33.3 steps off at the longest clip's end, they fit data.snippet_stride_frames=1, but data.snippet_stride_frames=6 is configured"),
         ("clip that ends early", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c4" else array)]), CHECK, 1, "ERROR: 1 clips are incomplete, their steps miss their duration: c4 (13 steps for 40 s)"),
         ("clip that ends early, trained on", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c0" else array)]), TRAIN, 2, "c0 (13 steps for 40 s)", "data.leave_out_incomplete=true"),
         ("clip that ends early, left out", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c0" else array)]), TRAIN + " data.leave_out_incomplete=true", 0, "c0 (13 steps for 40 s) -- left out with 3 of 12 queries"),
         ("clip that ends early, predicted from", other_store(change=lambda uid, array: [(uid, array[:13] if uid == "c4" else array)]), PREDICT.format("best.pt"), 0, "c4 (13 steps for 40 s)", "queries 6"),
-        ("features of whole videos", both(other_store(change=lambda uid, array: [(uid.replace("c", "v"), array)]), lambda: main(["prepare", "nlq", "nlq.json", "--output", "val.jsonl"])), CHECK, 1, "ERROR: 2 clips of the records have no features; the store has their whole videos, cut them (features import --clips"),
+        ("features of whole videos", both(other_store(change=lambda uid, array: [(uid.replace("c", "v"), array)]), lambda: edit_lines("val.jsonl", '"query_id"', '"video_uid": "v4", "query_id"')), CHECK, 1, "ERROR: 2 clips of the records have no features; the store has their whole videos, cut them (features import --clips"),
         ("longer than the position table", nothing, TRAIN + " model.max_seq_len=32", 2, "clips are longer than max_seq_len = 32 steps: c0", "raise model.max_seq_len"),
     ],
     "query tokens": [
@@ -220,7 +219,7 @@ TABLE: dict[str, list[tuple]] = {
         ("features of another video encoder", checkpoint("best.pt", lambda c: c["info"].update(video_encoder="egovlp sha256:1234")), PREDICT.format("best.pt"), 2, "best.pt with features.h5: trained with features of egovlp sha256:1234, but these are of an unknown one", "encode the videos with the former"),
         ("other encoder, allowed", other_tokens("another sha256:1234"), PREDICT.format("best.pt") + " --other-encoder", 0, "queries 6"),
         ("imported tokens without a name of their encoder", lmdb_source("a4_0", token_features=np.ones((3, 8), "f4")), "text import lmdb --output out.h5", 0, "out.h5: without its name, another text encoder is not noticed", "give --encoder"),
-        ("query in two sources", lmdb_source("a4_0", token_features=np.ones((3, 8), "f4")), "text import lmdb lmdb --encoder clip --output out.h5", 2, "a4_0 is given twice", "keep one of them"),
+        ("query in two sources", both(lmdb_source("a4_0", token_features=np.ones((3, 8), "f4")), lambda: shutil.copytree("lmdb", "again")), "text import lmdb again --encoder clip --output out.h5", 2, "a4_0 is given twice", "keep one of them"),
         ("encoder that is not on this machine", nothing, "text encode val.jsonl --encoder none/such --output out.h5", 2, "text encoder 'none/such'", "--download"),
         ("records with two texts for one query", lambda: Path("two.jsonl").write_text(Path("val.jsonl").read_text().replace("kind", "sort")), "text encode val.jsonl two.jsonl --encoder sample --output out.h5", 2, "query a4_0 has two texts"),
     ],

@@ -35,7 +35,7 @@ class FakeGPU:
         self._places: dict[int, tuple[StorageWeakRef, torch.device]] = {}  # a weak reference keeps its address taken
         self.waits: list[str] = []
         self.uploads = 0  # tensors that were copied to the GPU
-        self.asked = CPU  # for the tensors that the running function creates
+        self.asked: torch.device | None = None  # for what the running function creates
 
     def place_of(self, tensor: Tensor) -> torch.device:
         return self._places.get(tensor.untyped_storage()._cdata, (None, CPU))[1]
@@ -80,11 +80,12 @@ class _Functions(TorchFunctionMode):
             found = func(*args, **kwargs)
             gpu.put(found, gpu.place_of(args[0]))
             return found
-        gpu.asked = torch.device(kwargs.pop("device", None) or CPU)
+        asked = kwargs.pop("device", None)
+        gpu.asked = asked and torch.device(asked)
         try:
             return func(*args, **kwargs)
         finally:
-            gpu.asked = CPU
+            gpu.asked = None
 
     def _move(self, func: Any, tensor: Tensor, *args: Any, **options: Any) -> Tensor:
         place = {Tensor.cpu: CPU, Tensor.cuda: GPU}.get(func, self.gpu.place_of(tensor))
@@ -113,7 +114,9 @@ class _Operations(TorchDispatchMode):
         if len(places) > 1 and name not in ("copy_", "_to_copy"):
             shapes = ", ".join(f"{gpu.place_of(x).type} {tuple(x.shape)}" for x in given)
             raise WrongDevice(f"{name} of {shapes}")
-        place = GPU if any(gpu.place_of(x) == GPU for x in given) else CPU if given else gpu.asked
+        place = GPU if any(gpu.place_of(x) == GPU for x in given) else CPU
+        if gpu.asked and (not given or name.startswith("new_") or name.endswith("_like")):
+            place = gpu.asked
         picks = name.startswith("index") and any(x.dtype == torch.bool for x in given[1:])
         if place == GPU and (name in WAITS or picks):
             gpu.waits.append(name)

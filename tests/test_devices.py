@@ -13,6 +13,7 @@ from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.distributed import World
+from groundnlq.engine.graphs import StepGraphs
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.errors import FeatureError
@@ -102,6 +103,18 @@ def test_a_training_step_waits_once_and_learns_what_the_cpu_learns(gpu):
     assert {x.device for x in (*state, *kept)} == {GPU}
     for one, other in zip(state, expected, strict=True):
         torch.testing.assert_close(one.detach().cpu(), other.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_graph_would_capture_stays_on_the_gpu_and_reads_nothing_back(gpu):
+    learner = new_learner(golden_model("tiny"), TrainConfig(), World(device=GPU))
+    learner.graphs = StepGraphs(learner._backward, GPU, lambda act: (list, act()))
+    for _ in range(3):
+        gpu.waits = []
+        learner.step([golden_batch("tiny")], 1e-3, 0)
+        assert gpu.waits == ["tolist"]
+    assert {p.grad.device for p in learner.model.parameters()} == {GPU}
+    ((fixed, _, _),) = learner.graphs._graphs.values()
+    assert {x.device for x in fixed.tensors().values()} == {GPU}
 
 
 # ---- prediction

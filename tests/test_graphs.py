@@ -1,5 +1,7 @@
 """Steps that are replayed as graphs learn what other steps learn; graphs are recorded on the CPU for it."""
 
+import inspect
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from groundnlq.config import TrainConfig
-from groundnlq.data.dataset import QueryDataset
+from groundnlq.data.dataset import Batch, QueryDataset
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
@@ -128,6 +130,36 @@ def test_several_processes_are_refused():
 def test_without_a_gpu_nothing_is_captured(world):
     config, _ = world
     assert new_learner(Grounder(config.model), TrainConfig(cuda_graphs=True)).graphs is None
+
+
+def test_captures_share_memory_allow_other_threads_to_pin_and_run_on_a_stream_that_is_not_the_default(monkeypatch):
+    """What a GPU would be told; the functions of PyTorch that need one only note it."""
+    real, streams, captured = torch.cuda.graph.__init__, ["default"], []
+
+    class Graph:
+        def replay(self):
+            captured.append("replayed")
+
+        def pool(self):
+            return "pool"
+
+    @contextmanager
+    def graph(*args, **options):
+        told = inspect.signature(real).bind(None, *args, **options).arguments
+        captured.append({key: told.get(key) for key in ("pool", "stream", "capture_error_mode")})
+        yield
+
+    stubs = {"CUDAGraph": Graph, "graph": graph, "synchronize": lambda device: None, "Stream": lambda device: "own"}
+    stubs |= {"set_stream": streams.append, "current_stream": lambda: streams[-1]}
+    for name, stub in stubs.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    replaying = StepGraphs(lambda batch: batch.video.sum()[None], World().device)
+    batches = [Batch.collate([torch.ones(n, 1)], [torch.ones(1, 1)], [0], [torch.ones(1, 2)], "q", "c", [1.0])
+               for n in (5, 40)]  # fmt: skip
+    assert [replaying(batch).item() for batch in batches * 3] == [5, 40] * 3
+    made = {"stream": "own", "capture_error_mode": "thread_local"}
+    once = [made | {"pool": None}, "replayed", made | {"pool": "pool"}, "replayed"]
+    assert captured == [*once, "replayed", "replayed"]
 
 
 # ---- the recorder itself

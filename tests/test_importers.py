@@ -94,7 +94,7 @@ def test_a_damaged_file_is_an_error_not_a_stray_one():
 def test_arrays_of_objects_are_refused_with_a_remedy_and_not_run(name):
     objects = np.array([Payload()], dtype=object)
     np.save("pt/c0.npy", objects) if name == "c0.npy" else np.savez("pt/c0.npz", features=objects)
-    with pytest.raises(FeatureError, match=r"c0\.np.*: refused, has objects, .*save plain numbers") as caught:
+    with pytest.raises(FeatureError, match=r"c0\.np.*: refused, not plain numbers, .*save an array") as caught:
         imported("pt")
     assert "allow_pickle" not in str(caught.value)
     assert not Path("harm").exists()
@@ -102,9 +102,17 @@ def test_arrays_of_objects_are_refused_with_a_remedy_and_not_run(name):
 
 def test_a_pickle_under_the_name_of_an_array_is_not_run():
     Path("pt/c0.npy").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(FeatureError, match="refused, has objects"):
+    with pytest.raises(FeatureError, match="refused, not plain numbers"):
         imported("pt")
     assert not Path("harm").exists()
+
+
+def test_a_pointer_in_place_of_an_array_is_called_one_and_hides_no_other_fault():
+    Path("pt/c0.npy").write_text("version https://git-lfs.github.com/spec/v1\n")
+    Path("pt/c1.npy").write_text("hello")
+    with pytest.raises(FeatureError, match="2 faults") as caught:
+        imported("pt")
+    assert "pt/c0.npy: a pointer of Git LFS" in str(caught.value)
 
 
 def test_two_files_of_one_clip_are_named():
@@ -207,6 +215,12 @@ def test_clips_without_features_of_their_time_are_named_and_left_out():
     file = clips_file(("a", "v0", 0.0, 30.0), ("behind", "v0", 60.0, 90.0), ("nowhere", "v9", 0.0, 30.0))
     with pytest.warns(UserWarning, match="left out, no features of their time in their video: behind, nowhere"):
         assert imported("pt", clips=[file], snippet_stride_frames=16.0).clip_uids == ["a"]
+
+
+def test_a_source_without_any_of_the_clips_or_videos_says_so():
+    torch.save(video_of(100), "pt/other.pt")
+    with pytest.raises(FeatureError, match="pt: has no clip and no video of the annotations"):
+        imported("pt", clips=[clips_file(("a", "v0", 0.0, 30.0))])
 
 
 def test_a_start_just_before_zero_is_the_start():

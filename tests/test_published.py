@@ -135,6 +135,7 @@ def wrapped(wrap):
 
 LAYOUTS = {
     "key model": lambda: {"model": raw(), "epoch": 3},
+    "key ema_state_dict, empty": lambda: {"state_dict": raw(), "ema_state_dict": None},
     "key model_state_dict": lambda: {"model_state_dict": raw(), "optimizer_state_dict": {"state": {}}},
     "bare": raw,
     "bare, our names": lambda: _from_published(raw()),

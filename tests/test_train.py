@@ -317,7 +317,7 @@ def test_odd_moments_are_left_out_of_training_told_once_and_misses_of_the_valida
     write_records(tmp_path / "data" / "val.jsonl", [replace(r, moments_sec=((5.0, 5.0),)) for r in val_records])
     part = task(config, World(), told)
     assert part.train_set.records == whole.train_set.records
-    assert part.train_set.fingerprint() == whole.train_set.fingerprint()
+    assert part.inputs["records"] == whole.inputs["records"]
     kinds = "1 moments of 0 s (odd_0), 1 moments that end before they start (odd_1), 2 moments outside the clip"
     assert told.texts == [f"left out of training: {kinds} (odd_2, odd_3)"]
     assert set(part.validate(part.model).values()) == {0.0}
@@ -591,7 +591,7 @@ def test_a_run_can_be_extended_from_the_command_line(data, crashed, capsys):
     assert main([*words, "--extend"]) == 0
     assert "epochs 3 -> 4" in capsys.readouterr().out
     assert main(words) == 0
-    assert "nothing to do (for more, raise train.epochs and add --extend)" in capsys.readouterr().out
+    assert "nothing to do (for more epochs: --extend)" in capsys.readouterr().out
 
 
 # ---- data are known by their content

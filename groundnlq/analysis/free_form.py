@@ -9,7 +9,7 @@ from groundnlq.analysis.candidates import LivePredictions
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
-from groundnlq.data.tokens import TokenStore, same_encoder
+from groundnlq.data.tokens import same_encoder
 from groundnlq.errors import DataError
 
 
@@ -19,7 +19,12 @@ def ask_about_clip(run: LivePredictions, text: str, clip: Record, encoder: TextE
     Raises:
         KitError: the question cannot be encoded, or not as the queries were.
     """
-    _require_same_encoder(encoder, run.dataset.tokens)
+    there = run.dataset.tokens
+    if not same_encoder(encoder.name, there.encoder) or encoder.width != there.width:
+        raise DataError(
+            f"the queries were encoded by {there.encoder} ({there.width} wide), this question would be by "
+            f"{encoder.name} ({encoder.width} wide) -- give the explorer the encoder of the queries"
+        )
     (tokens,) = encoder.encode([text])
     record = Record("own_0", clip.clip_uid, text, clip.duration_sec)
     store: Any = SimpleNamespace(read=lambda query_id: tokens, encoder=encoder.name, width=encoder.width)
@@ -34,11 +39,3 @@ def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> l
         if len(pieces) == num_tokens:
             return [piece.replace("</w>", "") for piece in pieces]
     return [f"token {number}" for number in range(1, num_tokens + 1)]
-
-
-def _require_same_encoder(encoder: TextEncoder, tokens: TokenStore) -> None:
-    if not same_encoder(encoder.name, tokens.encoder) or encoder.width != tokens.width:
-        raise DataError(
-            f"the queries were encoded by {tokens.encoder} ({tokens.width} wide), this question would be by "
-            f"{encoder.name} ({encoder.width} wide) -- give the explorer the encoder of the queries"
-        )

@@ -63,20 +63,16 @@ class FeatureReport:
     def rate_fault(self) -> tuple[str, bool]:
         """In words, how the features' rate differs from the configured one, and whether it contradicts it; a small
         drift does not. Empty if neither."""
-        rate, advice = self.grid.rate, "to train; a trained network needs features of its own rate"
-        own = {key: value for key, value in self.own_rate.items() if not math.isclose(value, rate[key], rel_tol=1e-6)}
-        if own:
-            found, configured = (" ".join(f"data.{key}={values[key]:g}" for key in own) for values in (own, rate))
-            words = f"features were imported with {found}, but {configured} is configured -- set the former {advice}"
-            return words, True
-        fitted, stride = self.fitted_stride_frames, rate["snippet_stride_frames"]
-        longest = self.expected_steps.max(initial=0)
-        fits = longest * stride / fitted
-        if not abs(longest - fits) > MAX_DRIFT_STEPS:  # NaN neither
-            return "", False
-        remedy = f"import with --stride {fitted:.3f} and set data.snippet_stride_frames={fitted:.3f} {advice}"
-        words = f"is {longest - fits:+.1f} steps off at the longest clip's end, {fitted:.3f} fits -- {remedy}"
-        return f"data.snippet_stride_frames={stride:g} {words}", bool(_is_far(longest, fits))
+        rate, fitted, longest = self.grid.rate, self.fitted_stride_frames, self.expected_steps.max(initial=0)
+        other = {key: value for key, value in self.own_rate.items() if not math.isclose(value, rate[key], rel_tol=1e-6)}
+        fits, what = longest * rate["snippet_stride_frames"] / fitted, "were imported with"
+        is_wrong = bool(other) or bool(_is_far(longest, fits))
+        if not other and abs(longest - fits) > MAX_DRIFT_STEPS:
+            other = {"snippet_stride_frames": fitted}
+            what = f"are {fits - longest:+.1f} steps off at the longest clip's end, they fit"
+        found, configured = (" ".join(f"data.{key}={values[key]:.5g}" for key in other) for values in (other, rate))
+        advice = "import (--stride) and train with the former; a trained network needs features of its own rate"
+        return f"features {what} {found}, but {configured} is configured -- {advice}" if other else "", is_wrong
 
     @property
     def ok(self) -> bool:
@@ -100,11 +96,8 @@ class FeatureReport:
 def check_rate(
     store: FeatureStore, records: Sequence[Record], grid: StepGrid, incomplete: Incomplete = "keep"
 ) -> Sequence[Record]:
-    """The records, with or without those of incomplete clips; reads no values.
-
-    A FeatureError where the features' rate contradicts the grid, or names incomplete clips that are to be refused.
-    Those that are kept or left out, and a small drift of the rate, are warnings.
-    """
+    """The records, with or without those of incomplete clips. A FeatureError where the features' rate contradicts the
+    grid, or names clips that are to be refused; those that are kept or left out, and a drift, are warnings."""
     report = _rates(store, records, grid)
     fault, is_wrong = report.rate_fault
     if is_wrong:
@@ -147,10 +140,8 @@ def check_features(
 
 def whole_videos(store: FeatureStore, records: Sequence[Record]) -> str:
     """That the store has the records' videos in place of their clips, and the remedy; empty if it does not."""
-    is_video = any(record.video_uid in store for record in records if record.clip_uid not in store)
-    return (
-        "; the store has their whole videos, cut them (features import --clips nlq_train.json ...)" if is_video else ""
-    )
+    remedy = "; the store has their whole videos, cut them (features import --clips nlq_train.json ...)"
+    return remedy if any(r.video_uid in store for r in records if r.clip_uid not in store) else ""
 
 
 def _rates(store: FeatureStore, records: Sequence[Record], grid: StepGrid) -> FeatureReport:

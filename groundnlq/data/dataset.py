@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from groundnlq.data.check import whole_videos
+from groundnlq.data.check import Incomplete, check_rate, whole_videos
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record, identity_of
@@ -92,19 +92,21 @@ class QueryDataset:
             seed, epoch and index only, so neither order nor workers change them.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
         widths: of features and of tokens, as the network expects them; None checks no inputs.
+        incomplete: what to do with clips whose features end early (see `check_rate`).
 
-    A FeatureError names all clips without features or too long, queries without tokens, and wrong widths.
+    A FeatureError names all clips without features or too long, queries without tokens, wrong widths and rates.
     """
 
     def __init__(
         self, records: Sequence[Record], store: FeatureStore, tokens: TokenStore, grid: StepGrid,
         jitter_max_scale: int = 1, seed: int = 0, max_seq_len: int | None = None,
-        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None,
+        row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None, incomplete: Incomplete = "keep",
     ):  # fmt: skip
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
         if widths:
             self._require_inputs(widths)
+            self.records = list(check_rate(store, self.records, grid, incomplete))
         num_steps = {record.clip_uid: store.num_steps[record.clip_uid] for record in self.records}
         if long := sorted(uid for uid, n in num_steps.items() if max_seq_len is not None and n > max_seq_len):
             raise FeatureError(

@@ -23,8 +23,8 @@ from groundnlq.data.grid import StepGrid
 from groundnlq.data.store import StoreFile
 from groundnlq.data.text import CLIP_NAME, SAMPLE_NAME
 from groundnlq.data.tokens import IMPORTED, TokenStore, write_tokens
-from groundnlq.errors import FeatureError, sample_of
-from groundnlq.files import SAFE_ID, load_tensors
+from groundnlq.errors import FeatureError, KitError, sample_of
+from groundnlq.files import SAFE_ID, load_tensors, refuse_stand_in
 
 MAX_LENGTH_DIFFERENCE = 2  # steps by which two extractors may disagree about one clip
 _FEATURES, _TOKENS = ("features", "feature", "feats", "feat"), ("token_features", "features")  # names of arrays
@@ -143,21 +143,24 @@ def _cut_to_clips(source: _Source, clips: Mapping[str, Clip], grid: StepGrid) ->
         raise _NoArray(clip_uid)
 
     by_video = sorted(clips, key=lambda clip_uid: clips[clip_uid].video_uid)  # each is read once
-    there = [clip_uid for clip_uid in by_video if _has_array(read, clip_uid)]
+    if not (there := [clip_uid for clip_uid in by_video if _has_array(read, clip_uid)]):
+        raise FeatureError(
+            f"{source.path}: has no clip and no video of the annotations -- compare the names of its files"
+        )
     _leave_out(source.path, "no features of their time in their video", sorted(clips.keys() - set(there)))
     return _Source(source.path, there, read)
 
 
 def _folder_source(path: Path, names: Sequence[str]) -> _Source:
     """Files named by clip, in subfolders, too."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    found = [file for file in files if _has_array(partial(_read_file, names=names), file)]
+    files = [file for file in path.rglob("*") if file.is_file()]
+    found = sorted(file for file in files if _has_array(partial(_read_file, names=names), file))
     by_clip = {file.stem: file for file in found}
     if not found:
         raise FeatureError(f"{path}: no <clip_uid>.pt, .npy or .npz file with an array -- name the folder of them")
     if twice := [file.relative_to(path) for file in found if by_clip[file.stem] != file]:
         raise FeatureError(f"{path}: clips in several files: {sample_of(twice)} -- name folders to concatenate singly")
-    _leave_out(path, "no features", [file.relative_to(path) for file in files if file not in found])
+    _leave_out(path, "no features", sorted(file.relative_to(path) for file in set(files) - set(found)))
     return _Source(path, list(by_clip), lambda clip_uid: _read_file(by_clip[clip_uid], names))
 
 
@@ -165,7 +168,7 @@ def _has_array(read: Callable[[Any], Any], key: Any) -> bool:
     """Whether there is something to import; what is damaged is told when it is imported."""
     try:
         read(key)
-    except FeatureError as error:
+    except KitError as error:
         return not isinstance(error, _NoArray)
     return True
 
@@ -179,6 +182,7 @@ def _read_file(file: Path, names: Sequence[str]) -> Any:
     """The array of a file, whose values are not read yet if its format allows it."""
     if file.suffix not in (".pt", ".pth", ".npy", ".npz") or not SAFE_ID.fullmatch(file.stem):
         raise _NoArray(f"{file}: not a feature file")
+    refuse_stand_in(file)
     if file.suffix.startswith(".p"):
         return _array_of(load_tensors(file, FeatureError, mmap=True), names, str(file))
     return _load_numpy(file, names, str(file), mmap_mode="c")
@@ -193,7 +197,8 @@ def _load_numpy(file: Path | io.BytesIO, names: Sequence[str], where: str, **opt
         raise
     except Exception as error:  # bytes can be damaged in many ways
         if "bject" in str(error):  # numpy's own words recommend to load them unsafely
-            raise FeatureError(f"{where}: refused, has objects, which could run code -- save plain numbers") from None
+            what = "not plain numbers, and pickled objects could run code -- save an array of numbers"
+            raise FeatureError(f"{where}: refused, {what}") from None
         raise FeatureError(f"{where} cannot be read ({error}) -- fetch it again") from None
 
 

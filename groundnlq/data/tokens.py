@@ -20,17 +20,10 @@ IMPORTED = "import of "  # how the encoder of imported tokens is named where nob
 
 
 def same_encoder(one: str | None, other: str | None) -> bool:
-    """Whether two names may be of one text encoder; the one rule for tokens, checkpoints and questions.
-
-    The names must be equal, and the hashes where both have one. None, and an import without a name, fit any other.
-
-    >>> same_encoder("clip-vit-base-patch32", "clip-vit-base-patch32 sha256:1"), same_encoder("clip", "bert")
-    (True, False)
-    """
-    if any(name is None or name.startswith(IMPORTED) for name in (one, other)):
-        return True
-    (name, _, digest), (other_name, _, other_digest) = str(one).partition(" "), str(other).partition(" ")
-    return name == other_name and (digest == other_digest or not digest or not other_digest)
+    """Whether two names may be of one text encoder: equal, as are the hashes where both have one, or not known."""
+    (name, _, digest), (other_name, _, other_digest) = ((text or IMPORTED).partition(" ") for text in (one, other))
+    is_known = IMPORTED.split()[0] not in (name, other_name)
+    return not is_known or (name == other_name and (digest == other_digest or not digest or not other_digest))
 
 
 class TokenStore:

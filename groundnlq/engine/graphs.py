@@ -30,6 +30,9 @@ class StepGraphs:
     def __init__(self, act: Callable[[Any], Tensor], device: torch.device, capture: Capture | None = None):
         self._act, self._device, self._capture = act, device, capture or self._capture_cuda
         self._pool: Any = None
+        if capture is None:  # autograd may remember the stream of an earlier step; the default one cannot be captured
+            torch.cuda.synchronize(device)
+            torch.cuda.set_stream(torch.cuda.Stream(device))
         self._seen: set[Any] = set()
         self._graphs: dict[Any, tuple[Any, Callable[[], object], Tensor]] = {}
 
@@ -53,9 +56,9 @@ class StepGraphs:
         return result
 
     def _capture_cuda(self, act: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         # other threads pin memory meanwhile, which only this mode allows them
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
             result = act()
         self._pool = graph.pool()
         return graph.replay, result

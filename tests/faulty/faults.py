@@ -41,10 +41,10 @@ def write_nothing(*_):
 def unreadable(trainer):
     """The disk that holds the features fails."""
 
-    def fail():
+    def fail(*_):
         raise OSError(5, "Input/output error")
 
-    trainer.task.train_set.store._file = fail
+    trainer.task.train_set.store._open = fail
 
 
 def kill_before_replace(*_):
