@@ -26,6 +26,7 @@ from groundnlq.data.tokens import IMPORTED, TokenStore
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory
@@ -130,7 +131,7 @@ class Predictor:
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
             self.require_video_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}")
-        with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
+        with World.join(tf32=self.config.train.tf32) as self.world, memory_kept(), short_waits_when_busy():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
             ranked = self.predict_dataset(dataset)
