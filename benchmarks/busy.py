@@ -1,12 +1,14 @@
-"""A machine that is shared: speed alone and beside a busy process, for several ways to wait at OpenMP's barriers.
+"""Speed beside other programs: steps a second of the sample's preset, alone and beside a busy process.
 
     python benchmarks/busy.py
-    python benchmarks/busy.py --work predict 300000 10000 1000 0
+    python benchmarks/busy.py --first kit 300000 10000 1000 0 1x    # as root, on a machine that others use
 
-Each number is how often a thread of libgomp looks before it sleeps (GOMP_SPINCOUNT; 300,000 is libgomp's own, "kit"
-what the kit sets). For each number there is a process that trains the sample's preset, or predicts with the champion in
-bfloat16. They take turns, alone and beside a process that does nothing but compute, each time when the machine is calm.
-Windows in which yet other programs took more than a tenth of a core are taken again; ratios are those of a round.
+``kit`` waits at OpenMP's barriers as the kit does; a number is how often a thread of libgomp looks before it sleeps
+(GOMP_SPINCOUNT; 300,000 is libgomp's own), whatever the load; ``1x`` is one thread. There is a process for each, in a
+session of its own, as is the busy one. They take turns; the ratio to the first is taken in every round.
+
+With ``--first`` other programs hardly run within a measurement: alone, it has real-time priority for half a second;
+beside the busy process, both of them have the highest priority of sessions.
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-OWN = "300000"  # libgomp's
-TICKS = os.sysconf("SC_CLK_TCK")
+PREDICTED_STEPS = 900
 
 
 def training(folder: Path) -> Iterator[None]:
@@ -48,12 +49,11 @@ def training(folder: Path) -> Iterator[None]:
 
 
 def prediction(folder: Path) -> Iterator[None]:
-    """One query after the other over a clip of 900 steps, in bfloat16."""
-    import groundnlq  # noqa: F401 -- sets what is measured, before torch
+    """One query after the other over a clip of 900 steps with the champion, in bfloat16."""
     import torch
     from timing import champion, make_batch
 
-    model, batch = champion().eval(), make_batch(900, 1)
+    model, batch = champion().eval(), make_batch(PREDICTED_STEPS, 1)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         while True:
             model(batch)
@@ -63,61 +63,92 @@ def prediction(folder: Path) -> Iterator[None]:
 def work(steps: Iterator[None]) -> None:
     """Work for as many seconds as each line of the input says; print the steps a second."""
     from groundnlq.engine.malloc import memory_kept
+    from groundnlq.engine.openmp import short_waits_when_busy
 
-    with memory_kept():
+    with memory_kept(), short_waits_when_busy():
         for line in sys.stdin:
             began = time.perf_counter()
             for number in count(1):
                 next(steps)
                 if (took := time.perf_counter() - began) > float(line):
+                    print(number / took, flush=True)
                     break
-            print(number / took, flush=True)
 
 
 class Child:
-    """A process that works when it is asked to, and waits in its own way."""
+    """A process that works when it is asked to, and waits at barriers in its own way."""
 
-    def __init__(self, spins: str, chosen: argparse.Namespace, folder: str):
-        command = [sys.executable, __file__, "--work", chosen.work, "--child", folder]
-        spins, _, threads = spins.partition("x")
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": threads} if threads else {})
-        environment |= {} if spins == "kit" else {"GOMP_SPINCOUNT": spins}
-        self.process = subprocess.Popen(
-            command, env=environment, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+    def __init__(self, way: str, kind: str, folder: str):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        if way.endswith("x"):
+            environment["OMP_NUM_THREADS"] = way[:-1]
+        elif way != "kit":
+            environment["GOMP_SPINCOUNT"] = way
+        command, pipe = [sys.executable, __file__, "--work", kind, "--child", folder], subprocess.PIPE
+        options = {"text": True, "bufsize": 1, "stdin": pipe, "stdout": pipe, "start_new_session": True}
+        self.process = subprocess.Popen(command, env=environment, **options)
 
     def steps_per_second(self, seconds: float) -> float:
         self.process.stdin.write(f"{seconds}\n")
         return float(self.process.stdout.readline())
 
 
-def calmly(call: Callable[[], float], own: list[int], cores: float) -> float:
-    """What a call gives while programs other than `own` use fewer cores than that."""
-    while True:
-        for act in (lambda: time.sleep(0.3), call):
-            began, before = time.perf_counter(), _ticks_of_others(own)
-            value = act()
-            if (_ticks_of_others(own) - before) / TICKS > cores * (time.perf_counter() - began):
-                break
-        else:
-            return value
+@contextmanager
+def real_time(pid: int) -> Iterator[None]:
+    for policy, priority in ((os.SCHED_FIFO, 1), (os.SCHED_OTHER, 0)):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
+        if policy == os.SCHED_FIFO:
+            yield
 
 
-def _ticks_of_others(own: list[int]) -> int:
-    user, nice, system, _idle, _wait, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-    ours = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in own)
-    return user + nice + system + sum(interrupts) - sum(int(ticks) for both in ours for ticks in both)
+@contextmanager
+def first_sessions(*pids: int) -> Iterator[None]:
+    for nice in (-20, 0):
+        for pid in pids:
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+        if nice:
+            yield
+
+
+@contextmanager
+def running(process: subprocess.Popen) -> Iterator[None]:
+    process.send_signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGSTOP)
+
+
+def measure(children: Sequence[Child], busy: subprocess.Popen, is_first: bool, rounds: int) -> dict[str, list]:
+    """(rounds, children) steps a second, alone and beside the busy process."""
+    found: dict[str, list[list[float]]] = {"alone": [], "beside": []}
+    for place, rows in found.items():
+        time.sleep(12)  # until the kit takes the machine for calm again
+        for _ in range(rounds):
+            rows.append([])
+            for child in children:
+                pid = child.process.pid
+                with ExitStack() as held:
+                    if place == "beside":
+                        held.enter_context(running(busy))
+                    if is_first and place == "beside":
+                        held.enter_context(first_sessions(pid, busy.pid))
+                    elif is_first:
+                        held.enter_context(real_time(pid))
+                    # the kit looks once a second how busy the machine is
+                    rows[-1].append(child.steps_per_second(4.0 if place == "beside" else 0.5 if is_first else 2.0))
+                time.sleep(0.3)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("spins", nargs="*", default=[OWN, "kit"])
+    parser.add_argument("ways", nargs="*", default=["300000", "kit"])
     parser.add_argument("--work", choices=("train", "predict"), default="train")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=1.5)
-    parser.add_argument("--busy", type=int, default=1, help="busy processes")
-    parser.add_argument("--calm", type=float, default=0.1, help="cores that other programs may take")
-    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--first", action="store_true", help="ahead of all other programs; needs root")
     parser.add_argument("--child", type=Path)
     chosen = parser.parse_args()
     if chosen.child:
@@ -127,54 +158,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         make_sample(folder, scale="tiny", progress=False)
         prepare_sample(folder, progress=False)
-        children = {spins: Child(spins, chosen, folder) for spins in chosen.spins}
-        busy = [
-            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
-            for _ in range(chosen.busy)
-        ]
-        every = [*busy, *(child.process for child in children.values())]
-        for process in every:
+        children = [Child(way, chosen.work, folder) for way in chosen.ways]
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+        busy.send_signal(signal.SIGSTOP)
+        for process in (busy, *(child.process for child in children)):
             held.callback(process.kill)
-        compare(children, busy, [process.pid for process in every], chosen)
-
-
-def compare(
-    children: dict[str, Child], busy: list[subprocess.Popen], own: list[int], chosen: argparse.Namespace
-) -> None:
-    found: dict[tuple[str, str], list[float]] = {(s, place): [] for s in children for place in ("alone", "beside")}
-    print(f"{os.cpu_count()} cores, {chosen.busy} busy, {chosen.work}, {chosen.rounds} rounds", flush=True)
-    for child in children.values():
-        child.steps_per_second(1.0)
-    for number in range(1, chosen.rounds + 1):
-        for (spins, place), values in found.items():
-            for process in busy:
-                process.send_signal(signal.SIGSTOP)
-
-            def call(child=children[spins], place=place):
-                for process in busy if place == "beside" else ():
-                    process.send_signal(signal.SIGCONT)
-                try:
-                    return child.steps_per_second(chosen.seconds)
-                finally:
-                    for process in busy:
-                        process.send_signal(signal.SIGSTOP)
-
-            values.append(calmly(call, own, chosen.calm))
-            print(number, spins, place, round(values[-1], 2), file=sys.stderr, flush=True)
-        if number == chosen.rounds or chosen.verbose:
-            report(found, children)
-
-
-def report(found, children):
-    first = next(iter(children))
-    for spins in children:
-        line = f"{spins:>8}:"
-        for place in ("alone", "beside"):
-            values, base = found[spins, place], found[first, place]
-            ratios = [a / b for a, b in zip(values, base, strict=True)]
-            line += f" {place} {statistics.median(values):5.2f}, {statistics.median(ratios):4.2f} of the first;"
-        kept = [b / a for a, b in zip(found[spins, "alone"], found[spins, "beside"], strict=True)]
-        print(f"{line} beside / alone {statistics.median(kept):.2f}", flush=True)
+        for child in children:
+            child.steps_per_second(1.0)
+        found = measure(children, busy, chosen.first, chosen.rounds)
+    print(f"{chosen.work}, {os.cpu_count()} cores, one busy process, load {os.getloadavg()[0]:.1f}")
+    for number, way in enumerate(chosen.ways):
+        line = f"{way:>8}:"
+        for place, rows in found.items():
+            ratio = statistics.median(row[number] / row[0] for row in rows)
+            line += (
+                f" {place} {statistics.median(row[number] for row in rows):5.2f} a second, {ratio:5.2f} x the first;"
+            )
+        print(line)
 
 
 if __name__ == "__main__":

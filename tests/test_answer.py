@@ -107,10 +107,7 @@ def test_features_of_another_encoder_than_in_training_are_refused(place, tmp_pat
     content["state_dict"]["vid_proj.0.bias"] += 1
     torch.save(content, tmp_path / "other.pth")
     other = groundnlq.load(place / "network.pt", video_encoder=f"egovlp={tmp_path / 'other.pth'}")
-    with pytest.raises(
-        CheckpointError,
-        match=r"of egovlp sha256:\w+ \(8 wide, every 16\.043 frames\), these would",
-    ):
+    with pytest.raises(CheckpointError, match=r"of egovlp sha256:\w+ \(8 wide, every 16\.043 frames\), these would"):
         other.ask(place / "kitchen.mp4", "Where?")
 
 

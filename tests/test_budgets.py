@@ -35,8 +35,8 @@ def room_of(path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("rooms", "limit"),
-    [(("model",), 1100), (CORE, 6300), (("analysis",), 1150), (("view",), 1250), ((), 10500)],
-    ids=["model", "core", "analysis", "view", "package"],
+    [(("model",), 1100), (CORE, 6950), (("video",), 1100), (("analysis",), 1150), (("view",), 1420), ((), 11600)],
+    ids=["model", "core", "video", "analysis", "view", "package"],
 )
 def test_rooms_have_no_more_lines_than_their_budget(rooms, limit):
     counted = files_of(*rooms)

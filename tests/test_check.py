@@ -210,13 +210,14 @@ def test_prediction_and_questions_refuse_features_of_another_rate(tiny):
 # ---- whole videos
 
 
-def test_features_of_whole_videos_are_called_so(tiny, tmp_path):
+@pytest.mark.parametrize(("video_uid", "words"), [("v", "the store has"), (None, "if it has")])
+def test_features_of_whole_videos_are_called_so(tiny, tmp_path, video_uid, words):
     write_features(tmp_path / "videos.h5", [("v", torch.randn(40, 8)), ("w", torch.randn(40, 8))])
-    records = [replace(record, video_uid="v") for record in read_records(tiny / "val.jsonl")]
-    with pytest.raises(FeatureError, match=r"4 of 4 clips have no features .*; the store has their whole videos, cut"):
+    records = [replace(record, video_uid=video_uid) for record in read_records(tiny / "val.jsonl")]
+    with pytest.raises(FeatureError, match=rf"4 of 4 clips have no features .*; {words} their whole videos, cut them"):
         open_dataset(config_of(tiny), records, tmp_path / "videos.h5")
     lines = check_features(FeatureStore(tmp_path / "videos.h5"), records, GRID).lines()
-    assert any("the store has their whole videos, cut them (features import --clips" in line for line in lines)
+    assert any(f"; {words} their whole videos, cut them (features import --clips" in line for line in lines)
 
 
 def test_a_lacking_clip_is_not_taken_for_a_video(tiny, tmp_path):

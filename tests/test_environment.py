@@ -1,8 +1,6 @@
 """What surrounds a process: a launcher's variables, a file system without locks, how OpenMP waits."""
 
-import ast
 import errno
-import json
 import os
 import shutil
 import socket
@@ -14,7 +12,6 @@ import pytest
 
 from groundnlq.cli import main
 from groundnlq.engine.distributed import LAUNCHER, World, _place
-from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import ConfigError, KitError
 
 ROOT = Path(__file__).resolve().parents[1]

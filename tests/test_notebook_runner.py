@@ -1,9 +1,13 @@
 """The notebook runner, parameters and the project folder."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -11,10 +15,12 @@ import pytest
 
 from groundnlq import notebook as nb
 from groundnlq.cli import main
+from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import ConfigError, KitError
 from groundnlq.notebook import run_notebooks
 from notebooks.lessons.sliders import sliders
 
+ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = """\
 run_dir = "runs/x"  # where = results go
 epochs = 2
@@ -60,6 +66,30 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+CODE = {"cell_type": "code", "metadata": {}, "execution_count": 3}
+OLD = {
+    "no kernel": {"metadata": {}},
+    "no minor version": {"nbformat_minor": None},
+    "minor version of tomorrow": {"nbformat_minor": 9},
+    "empty": {"cells": []},
+    "kernel is null": {"metadata": {"kernelspec": None, "language_info": None}},
+    "cell ids of no kind": {"cells": [CODE | {"source": "print(7)", "outputs": []}] * 2},
+    "cell ids twice": {"cells": [CODE | {"id": "a", "source": "print(7)", "outputs": []}] * 2},
+    "outputs of old": {"cells": [CODE | {"source": ["print", "(7)"], "outputs": [{"output_type": "pyout"}]}]},
+    "no outputs": {"cells": [{"cell_type": "code", "source": "print(7)", "metadata": {}}]},
+    "format 3": {
+        "nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "cells": None,
+        "worksheets": [{"cells": [{"cell_type": "code", "input": "print(7)", "language": "python", "outputs": []}]}],
+    },
+}  # fmt: skip
+
+
+def write_raw(path: Path, **changes: object) -> None:
+    cells = [CODE | {"id": "a", "source": "print(7)", "outputs": []}]
+    whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells} | changes
+    path.write_text(json.dumps({name: value for name, value in whole.items() if value is not None}))
+
+
 def outputs(path: Path) -> str:
     cells = nbformat.read(path, as_version=4).cells
     return "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", ()))
@@ -81,6 +111,100 @@ def test_a_failing_cell_is_a_clear_error_and_its_traceback_is_kept(project, tmp_
     assert str(kept) in str(caught.value)
     assert '"ename": "AssertionError"' in kept.read_text()
     assert not (tmp_path / "run" / "notebooks" / "02_second.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [pytest.param(c, id=i, marks=() if i == "no kernel" else pytest.mark.slow) for i, c in OLD.items()]
+)
+def test_a_notebook_that_lacks_something_or_is_old_runs_with_this_kernel(project, tmp_path, changes):
+    write_raw(project / "notebooks" / "03_raw.ipynb", **changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (executed,) = run_notebooks(["03"], tmp_path / "run", progress=False)
+    notebook = json.loads(executed.read_text())
+    nbformat.validate(notebook)
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert set(outputs(executed).split()) == ({"7"} if notebook["cells"] else set())
+
+
+@pytest.mark.slow
+def test_the_kernel_of_another_environment_is_replaced_by_this_one_and_named(project, tmp_path):
+    write_raw(project / "notebooks" / "03_raw.ipynb", metadata={"kernelspec": {"name": "conda-env-x-py"}})
+    with pytest.warns(UserWarning, match=f"run by the Python of {sys.prefix}, not by its kernel 'conda-env-x-py'"):
+        run_notebooks(["03"], tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"cells": []}', '{"nbformat": 4, "cells": []}', "<html>", '{"nbformat": 4']
+)
+def test_what_is_not_a_notebook_is_named_and_does_not_hide_the_others(project, tmp_path, capsys, text):
+    path = project / "notebooks" / "03_broken.ipynb"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"{path}: not a notebook .* -- save it again"):
+        run_notebooks([], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    assert main(["notebooks", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "01_first" in shown
+    assert "not a notebook" in shown
+
+
+def test_without_a_python_kernel_the_remedy_is_named(project, tmp_path, monkeypatch):
+    monkeypatch.setitem(nb.KERNEL, "name", "nowhere")
+    with pytest.raises(KitError, match=r"no kernel 'nowhere' -- .* -m pip install ipykernel"):
+        run_notebooks(["02"], tmp_path / "run", progress=False)
+
+
+def without_unix_sockets(monkeypatch):
+    class Refused(socket.socket):
+        def bind(self, address):
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr("groundnlq.notebook.socket.socket", Refused)
+
+
+def test_kernels_that_run_at_once_have_sockets_of_their_own_outside_of_the_project(project, monkeypatch):
+    with nb._kernel_address() as one, nb._kernel_address() as other:
+        names = {config.KernelManager.ip for config in (one, other)}
+        assert len(names) == 2
+        for name in names:
+            assert project not in Path(name).parents
+            assert Path(name).parent.stat().st_mode & 0o077 == 0
+    assert not any(Path(name).parent.exists() for name in names)
+
+
+def test_where_no_unix_socket_can_be_bound_a_kernel_listens_on_this_machine_s_ports(project, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        without_unix_sockets(patch)
+        with nb._kernel_address() as config:
+            assert "KernelManager" not in config
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))  # a path of more than 107 bytes
+    with nb._kernel_address() as config:
+        assert "KernelManager" not in config
+    (executed,) = run_notebooks(["02"], tmp_path / "run", progress=False)
+    assert outputs(executed) == "1\n"
+
+
+def test_a_second_run_into_the_same_folder_is_refused_before_it_writes(project, tmp_path):
+    folder = tmp_path / "run" / "notebooks"
+    with RunDirectory(folder).locked(), pytest.raises(KitError, match=f"in use by process {os.getpid()} -- wait"):
+        run_notebooks(["02"], tmp_path / "run", progress=False)
+    assert not list(folder.glob("*.ipynb"))
+
+
+@pytest.mark.slow
+def test_runs_that_begin_at_once_all_end_well(project, tmp_path):
+    cells = ["import time", "time.sleep(1)", "import os, pathlib\nprint(os.getpid())"]
+    write_notebook(project / "notebooks" / "03_long.ipynb", *cells)
+    command = [sys.executable, "-m", "groundnlq", "notebooks", "03", "--run"]
+    runs = [tmp_path / f"run{number}" for number in range(3)]
+    started = [subprocess.Popen([*command, str(run)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for run in runs]
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], errors
+    assert len({outputs(run / "notebooks" / "03_long.ipynb") for run in runs}) == 3
+    assert [path.name for path in project.iterdir() if "ipc" in path.name] == []
 
 
 def test_a_dead_kernel_is_a_clear_error(project, tmp_path):

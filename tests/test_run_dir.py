@@ -49,8 +49,9 @@ def test_a_second_process_is_refused_by_the_first_ones_id_until_that_is_killed(t
     folder, holder = RunDirectory(tmp_path / "run"), hold(tmp_path / "run", number)
     without_flock(monkeypatch, number)
     assert folder.is_held()
-    with pytest.raises(KitError, match=f"in use by process {holder.pid} -- wait for it"), folder.locked():
+    with pytest.raises(KitError, match=f"in use by process {holder.pid} -- wait for it") as refused, folder.locked():
         pass
+    assert (f"remove {folder.path}/.lock.marker" in str(refused.value)) == bool(number)
     holder.kill()
     assert holder.wait() == -signal.SIGKILL
     assert not folder.is_held()

@@ -140,8 +140,10 @@ def check_features(
 
 def whole_videos(store: FeatureStore, records: Sequence[Record]) -> str:
     """That the store has the records' videos in place of their clips, and the remedy; empty if it does not."""
-    remedy = "; the store has their whole videos, cut them (features import --clips nlq_train.json ...)"
-    return remedy if any(r.video_uid in store for r in records if r.clip_uid not in store) else ""
+    is_known = any(r.video_uid in store and r.clip_uid not in store for r in records)
+    is_unknown = all(r.video_uid is None and r.clip_uid not in store for r in records)  # older records
+    remedy = "their whole videos, cut them (features import --clips nlq_train.json ...)"
+    return f"; {'the store has' if is_known else 'if it has'} {remedy}" if is_known or is_unknown else ""
 
 
 def _rates(store: FeatureStore, records: Sequence[Record], grid: StepGrid) -> FeatureReport:

@@ -22,6 +22,7 @@ from groundnlq.config import RunConfig
 from groundnlq.engine import grounding
 from groundnlq.engine.distributed import StopRequest, World
 from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.trainer import Trainer
@@ -82,7 +83,7 @@ def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter, ext
     torch.use_deterministic_algorithms(config.train.deterministic)
     with ExitStack() as held, World.join(config.train.timeout_sec, config.train.tf32) as world:
         world.from_main(lambda: _enter(folder, config, held, extend))
-        with StopRequest() as stop, memory_kept():
+        with StopRequest() as stop, memory_kept(), short_waits_when_busy():
             trainer = _run(config, folder, world, reporter if world.is_main else Reporter(), stop)
     return TrainResult(folder.path, folder.best, folder.last, trainer.history, trainer.resumed_from_step)
 

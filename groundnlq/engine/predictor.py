@@ -27,6 +27,7 @@ from groundnlq.data.tokens import TokenStore, same_encoder
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.question import Answer, Moment
 from groundnlq.engine.reporter import Reporter, TerminalReporter
@@ -127,7 +128,7 @@ class Predictor:
         if not allow_other_encoder:
             self.require_encoder(dataset.tokens.encoder, f"{self.path} with {dataset.tokens.path}")
             self.require_encoder(dataset.store.encoder, f"{self.path} with {dataset.store.path}", "features")
-        with World.join(tf32=self.config.train.tf32) as self.world, memory_kept():
+        with World.join(tf32=self.config.train.tf32) as self.world, memory_kept(), short_waits_when_busy():
             self.model.to(self.world.device)
             self._clip = None  # lies on the former device
             ranked = self.predict_dataset(dataset)

@@ -1,0 +1,79 @@
+"""How the threads of OpenMP wait for each other while other programs want the cores."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import torch
+
+OWN_CHOICE = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # variables with which a user decides
+LOOK_EVERY_SEC, CALM_LOOKS = 1.0, 10
+BUSY_SHARE = 0.4  # of the time; below it a short wait costs more than it gives
+
+
+@contextmanager
+def short_waits_when_busy() -> Iterator[None]:
+    """Let threads sleep at once at a barrier while other programs want their cores (Linux, GNU's OpenMP).
+
+    A thread otherwise looks for milliseconds whether the others have come, maybe on the core that one of them waits
+    for. libgomp looks only briefly while it has more threads than there are cores, so an idle team is kept as long as
+    threads queue for cores. The team that computes stays as it is, and with it every bit of the results.
+    """
+    if torch.get_num_threads() == 1 or OWN_CHOICE & set(os.environ) or (gomp := _libgomp()) is None:
+        yield
+        return
+    ended = Event()
+    with ThreadPoolExecutor(1) as watcher:
+        watcher.submit(_watch, gomp, ended)
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def _watch(gomp: Any, ended: Event) -> None:
+    queued_sec, calm_looks = _queued_sec(), CALM_LOOKS
+    with ExitStack() as team:
+        while not ended.wait(LOOK_EVERY_SEC):
+            before, queued_sec = queued_sec, _queued_sec()
+            if queued_sec - before < BUSY_SHARE * LOOK_EVERY_SEC:
+                calm_looks += 1
+                if calm_looks == CALM_LOOKS:
+                    team.close()
+            else:
+                if calm_looks >= CALM_LOOKS:
+                    team.enter_context(_idle_team(gomp))
+                calm_looks = 0
+
+
+@contextmanager
+def _idle_team(gomp: Any) -> Iterator[None]:
+    """As many further threads as there are cores; they end with the thread that they belong to."""
+    with ThreadPoolExecutor(1) as first:
+        no_work = gomp.omp_get_num_threads
+        first.submit(gomp.GOMP_parallel, no_work, None, gomp.omp_get_num_procs(), 0).result()
+        yield
+
+
+def _queued_sec() -> float:
+    """How long threads of this process have waited for a core so far, in sum."""
+    total = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            total += int(path.read_text().split()[1])
+    return total / 1e9
+
+
+def _libgomp() -> Any:
+    """The library of OpenMP that PyTorch has loaded; None where it is another one."""
+    with suppress(OSError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        return next((ctypes.CDLL(line.split(maxsplit=5)[5]) for line in lines if "/libgomp" in line), None)
+    return None
