@@ -46,14 +46,10 @@ def translate(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
     values = {key: given.get(key, default) for key, default in defaults.items()}
     values |= {key: _checked(key, values[key], kind, findings) for key, kind in table["computed"].items()}
     ours: dict[str, Any] = {}
-    conflicts = {}
     renamed = [(target, values[key]) for key, (target, _) in translated.items()]
     for target, value in (*renamed, *_computed(values, findings)):
         section, _, name = target.partition(".")
-        if ours.setdefault(section, {}).setdefault(name, value) != value:
-            each = [f"{key} {values[key]!s:.40}" for key, (other, _) in translated.items() if other == target]
-            conflicts[target] = f"{' and '.join(each)} differ, but are one number here ({target})"
-    findings.add(*conflicts.values())
+        ours.setdefault(section, {})[name] = value
     findings.raise_if_any("fix the keys, or write the file in the kit's own layout")
     used = ", ".join(f"{key} {value}" for key, value in defaults.items() if key not in given)
     unused = ", ".join(sorted(given.keys() & set(table["ignored"])))
@@ -100,6 +96,10 @@ def _computed(values: Mapping[str, Any], findings: Findings) -> Iterator[tuple[s
     yield from ((f"model.num_{part}", n) for part, n in zip(PARTS, values["model.backbone_arch"], strict=True))
     window = values["model.n_mha_win_size"]
     yield "model.window", window if window > 1 else 0
+    widths = [values[f"model.{part}_dim"] for part in ("embd", "fpn", "head")]
+    if widths != widths[:1] * 3:
+        findings.add(f"model.embd_dim, fpn_dim and head_dim {widths!s:.60} differ; one number here (model.width)")
+    yield "model.width", widths[0]
     warmup = values["opt.warmup_epochs"] * values["opt.warmup"]
     yield "train.warmup_epochs", warmup
     yield "train.epochs", warmup + values["opt.epochs"]  # there they come after the warm-up

@@ -271,7 +271,7 @@ TABLE: dict[str, list[tuple]] = {
         ("a list", text("run.yaml", "- train\n"), TRAIN, 2, "run.yaml: a configuration is a mapping of keys, not list"),
         ("published file with an unknown key", text("run.yaml", "train_cfg: {clip_grad_l2nrom: 1}\n"), TRAIN, 2, "unknown key train_cfg.clip_grad_l2nrom; did you mean train_cfg.clip_grad_l2norm?"),
         ("published file with a value of another kind", text("run.yaml", "opt: {epochs: six}\n"), TRAIN, 2, "opt.epochs: a value like 30 expected, got 'six'"),
-        ("published file that contradicts itself", text("run.yaml", "opt: {}\nmodel: {embd_dim: 384}\n"), TRAIN, 2, "model.embd_dim 384 and model.fpn_dim 512 and model.head_dim 512 differ"),
+        ("published file that contradicts itself", text("run.yaml", "opt: {}\nmodel: {embd_dim: 384}\n"), TRAIN, 2, "model.embd_dim, fpn_dim and head_dim [384, 512, 512] differ"),
         ("published file with a value that the kit lacks", text("run.yaml", "opt: {type: SGD}\n"), TRAIN, 2, "opt.type: 'SGD' is not supported, only 'AdamW'"),
         ("training records of which some are odd", lambda: edit_lines("train.jsonl", "[[2.0,", "[[99.0,"), TRAIN, 0, "left out of training: ", "moments that end before they start"),
         ("records without moments", lambda: Path("train.jsonl").write_text(re.sub(r', "timestamps": .*?\]\]', "", Path("train.jsonl").read_text())), TRAIN, 2, "train.jsonl", "no moments to learn from"),

@@ -161,7 +161,7 @@ def test_a_window_of_one_and_below_is_the_whole_clip(given, window):
         ({"train_cfg": {"clip_grad_l2nrom": 1.0}}, "did you mean train_cfg.clip_grad_l2norm"),
         ({"opt": {}, "modle": {"embd_dim": 8}}, "unknown section 'modle'; did you mean model"),
         ({"opt": 3}, "opt: a section of keys expected, got 3"),
-        ({"opt": {}, "model": {"embd_dim": 384}}, "embd_dim 384 and model.fpn_dim 512 and model.head_dim 512 differ"),
+        ({"opt": {}, "model": {"embd_dim": 384}}, "model.embd_dim, fpn_dim and head_dim [384, 512, 512] differ"),
         ({"train_cfg": {"center_sample": "none"}}, "'none' is not supported, only 'radius'"),
         ({"opt": {"type": "SGD"}}, "'SGD' is not supported, only 'AdamW'"),
         ({"opt": {"early_stop_epochs": 3}}, "early_stop_epochs: 3 is not supported"),

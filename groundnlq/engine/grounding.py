@@ -50,9 +50,8 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
         return recalls(predictor.predict_dataset(val_set), val_set.records)
 
     sources = train_set.sources()  # what the weights are made of
-    checked = sources | {"validation records": identity_of(val_set.records)}
-    # by content, so that files may move; stores of version 0.1 have no hash
-    inputs = {name: f["path"] if f["sha256"] == "unknown" else f["sha256"] for name, f in checked.items()}
+    files = sources | {"validation records": identity_of(val_set.records)}  # by content: they may move
+    inputs = {name: f["path"] if f["sha256"] == "unknown" else f["sha256"] for name, f in files.items()}
     if config.train.init_from and Path(path := RunDirectory.weights_of(config.train.init_from)).exists():
         sources["init_from"] = file_identity(path)
     return Task(

@@ -55,8 +55,7 @@ def train(
         reporter: receives the progress; progress bars in a terminal by default.
         max_restarts: how often processes that died are started again, from the newest checkpoint.
         attach: follow several processes that already train here; without it they are an error.
-        extend: let the run of this directory go on with more `epochs`, or another `learning_rate` or
-            `patience_epochs`. The cosine of the rate is laid over all epochs, so the rate jumps there.
+        extend: go on with more `epochs`, or another `learning_rate` or `patience_epochs` (docs/reliability.md).
 
     Raises:
         ConfigError: the directory belongs to another configuration.

@@ -49,8 +49,7 @@ class RunDirectory:
     def open(self, config: RunConfig, extend: bool = False, is_running: bool = False) -> None:
         """Make the directory, or check that it belongs to this configuration; an error names the differing keys.
 
-        With `extend` a run may go on for more epochs, or with another rate or patience. One that is running stays as
-        it was begun.
+        With `extend` it may go on for more epochs, or with another rate or patience; if running, it stays as it is.
         """
         known = self.path / "config.yaml"
         if known.exists():
