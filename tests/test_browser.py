@@ -23,7 +23,7 @@ from groundnlq.notebook import HOME_VARIABLE, notebook_parameters
 ROOT = Path(__file__).resolve().parents[1]
 EXPLORER, OWN_VIDEO = "05_error_analysis.ipynb", "07_own_video.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE_MS = 120_000  # of a loaded machine; the test itself is over in a fraction of it
+PATIENCE_MS = 240_000  # of a loaded machine; the test itself is over in a fraction of it
 SETTINGS = {
     # or JupyterLab keeps only the cells in sight in the page
     "notebook-extension/tracker": {"windowingMode": "none"},
