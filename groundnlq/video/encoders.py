@@ -204,7 +204,7 @@ def _lite(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
 
     model = EfficientNet.from_name(LITE)
     model.load_state_dict(weights)
-    layout: Any = {"memory_format": torch.channels_last}  # 1.6 times as fast on a CPU
+    layout: Any = {"memory_format": torch.channels_last}  # 1.2 to 1.7 times as fast on a CPU
     model.to(**layout)
     features = partial(_by_frame, lambda images: model.extract_features(images.contiguous(**layout)).mean((2, 3)))
     transform = partial(_pixels, short=224, size=224, **LITE_NORM)
