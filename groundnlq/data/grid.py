@@ -50,14 +50,12 @@ class StepGrid:
 
     def to_grid(self, seconds: Quantity) -> Quantity:
         """(Fractional) step of a time in seconds."""
-        steps = seconds * self.fps / self.snippet_stride_frames
         half = 0.5 * self.rate["window_frames"] / self.snippet_stride_frames
-        return steps - half if self.half_window == "consistent" else steps
+        return seconds * self.fps / self.snippet_stride_frames - (half if self.half_window == "consistent" else 0)
 
     def num_steps(self, seconds: Quantity) -> Quantity:
         """(Fractional) number of windows that lie whole within a clip of this length."""
-        window = self.rate["window_frames"]
-        return (seconds * self.fps + self.snippet_stride_frames - window) / self.snippet_stride_frames
+        return (seconds * self.fps - self.rate["window_frames"]) / self.snippet_stride_frames + 1
 
 
 def clock(time_sec: float) -> str:

@@ -82,8 +82,7 @@ def import_features(
         return _concatenate(clip_uid, opened, widths)
 
     own_rate = {key: value for key in grid.rate if (value := getattr(grid, key))}
-    attributes = {"sources": [source.path.name for source in opened], **own_rate}
-    about: dict[str, Any] = {"attributes": attributes, "dtype": dtype}
+    about: Any = {"attributes": {"sources": [source.path.name for source in opened], **own_rate}, "dtype": dtype}
     report = {"clips": len(common)}
     with bar:
         if clips_per_file:
@@ -109,10 +108,8 @@ def _open_source(path: str | Path, names: Sequence[str] = _FEATURES) -> _Source:
     path = Path(path)
     if (path / "data.mdb").exists():
         return _lmdb_source(path, names)
-    if path.is_dir() and next(path.glob("*.h5"), None):
-        return _store_source(path, names)
     if path.is_dir():
-        return _folder_source(path, names)
+        return (_store_source if next(path.glob("*.h5"), None) else _folder_source)(path, names)
     if path.is_file() and h5py.is_hdf5(path):
         return _hdf5_source(path, names)
     what = "is not a folder of tensors, LMDB folder or HDF5 file" if path.exists() else "does not exist"
@@ -183,9 +180,9 @@ def _read_file(file: Path, names: Sequence[str]) -> Any:
     if file.suffix not in (".pt", ".pth", ".npy", ".npz") or not SAFE_ID.fullmatch(file.stem):
         raise _NoArray(f"{file}: not a feature file")
     refuse_stand_in(file)
-    if file.suffix.startswith(".p"):
-        return _array_of(load_tensors(file, FeatureError, mmap=True), names, str(file))
-    return _load_numpy(file, names, str(file), mmap_mode="c")
+    if file.suffix.startswith(".n"):
+        return _load_numpy(file, names, str(file), mmap_mode="c")
+    return _array_of(load_tensors(file, FeatureError, mmap=True), names, str(file))
 
 
 def _load_numpy(file: Path | io.BytesIO, names: Sequence[str], where: str, **options: Any) -> Any:
