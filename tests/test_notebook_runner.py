@@ -159,7 +159,7 @@ def places(node, path=()):
 
 
 def test_a_notebook_with_anything_in_any_place_is_read_or_named(project):
-    path, read = project / "notebooks" / "01_first.ipynb", 0
+    path, read, refused = project / "notebooks" / "01_first.ipynb", 0, []
     whole = json.loads(path.read_text())
     for *outer, key in places(whole):
         for value in (..., None, 1, "x", {}, [1]):
@@ -176,10 +176,12 @@ def test_a_notebook_with_anything_in_any_place_is_read_or_named(project):
                 nb.notebook_parameters(project / "changed.ipynb")
                 read += 1
             except ConfigError as error:
-                assert "changed.ipynb: " in str(error)
-    assert read > 20
+                refused.append(str(error))
+    assert all("changed.ipynb: " in message for message in refused)
+    assert min(read, len(refused)) > 20
 
 
+@pytest.mark.filterwarnings("ignore:02_second. run by the Python")
 def test_without_a_python_kernel_the_remedy_is_named(project, tmp_path, monkeypatch):
     monkeypatch.setitem(nb.KERNEL, "name", "nowhere")
     with pytest.raises(KitError, match=r"no kernel 'nowhere' -- .* -m pip install ipykernel"):
