@@ -112,7 +112,7 @@ def _title_and_parameters(path: Path) -> tuple[str, str]:
 
 
 def _read(path: Path) -> Any:
-    """A notebook of any format, in the newest one; a ConfigError where it is none."""
+    """A notebook of any format in the newest one, without outputs; a ConfigError where it is none."""
     import nbformat
 
     try:
@@ -120,7 +120,13 @@ def _read(path: Path) -> Any:
         whole = {"nbformat_minor": 0, **given, "nbformat": int(given["nbformat"])}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cells without an id get one
-            return nbformat.v4.upgrade(nbformat.reads(json.dumps(whole), as_version=4))
+            notebook = nbformat.v4.upgrade(nbformat.reads(json.dumps(whole), as_version=4))
+            for cell in notebook.cells:
+                cell |= {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
+            named = (notebook.metadata.get("kernelspec") or {}).get("name") or KERNEL["name"]
+            notebook.metadata |= {"kernelspec": KERNEL | {"name": named}, "language_info": {"name": "python"}}
+            nbformat.validate(notebook, relax_add_props=True)
+            return notebook
     except Exception as error:  # of many kinds
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConfigError(f"{path}: not a notebook ({reason:.100}) -- save it again in JupyterLab") from None
@@ -250,11 +256,9 @@ def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path,
     from jupyter_client.kernelspec import NoSuchKernel
 
     notebook = _read(path)
-    if (named := (notebook.metadata.get("kernelspec") or KERNEL)["name"]) != KERNEL["name"]:
+    if (named := notebook.metadata.kernelspec["name"]) != KERNEL["name"]:
         warnings.warn(f"{path.stem}: run by the Python of {sys.prefix}, not by its kernel {named!r}", stacklevel=3)
-    notebook.metadata |= {"kernelspec": KERNEL, "language_info": {"name": "python"}}
-    for cell in notebook.cells:
-        cell |= {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
+    notebook.metadata.kernelspec = KERNEL
     output.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, output)  # papermill reads what lacks nothing
     options: dict[str, Any] = {"progress_bar": progress and sys.stderr.isatty(), "start_timeout": START_SEC}
@@ -268,9 +272,8 @@ def _execute(path: Path, output: Path, values: Mapping[str, Any], project: Path,
         remedy = f"{sys.executable} -m pip install ipykernel"
         raise KitError(f"{path.stem}: Jupyter has no kernel {error.name!r} -- {remedy}") from None
     except RuntimeError as error:  # of nbclient
-        raise KitError(
-            f"{path.stem}: its kernel died, or did not start ({error}); out of memory? -- see {output}"
-        ) from error
+        reason = f"its kernel died (out of memory?) or did not start, {error}"
+        raise KitError(f"{path.stem}: {reason} -- see {output}") from error
 
 
 @contextmanager

@@ -72,6 +72,7 @@ OLD = {
     "no minor version": {"nbformat_minor": None},
     "minor version of tomorrow": {"nbformat_minor": 9},
     "empty": {"cells": []},
+    "kernel without a name": {"metadata": {"kernelspec": {"language": "python"}}},
     "kernel is null": {"metadata": {"kernelspec": None, "language_info": None}},
     "cell ids of no kind": {"cells": [CODE | {"source": "print(7)", "outputs": []}] * 2},
     "cell ids twice": {"cells": [CODE | {"id": "a", "source": "print(7)", "outputs": []}] * 2},
@@ -149,6 +150,38 @@ def test_what_is_not_a_notebook_is_named_and_does_not_hide_the_others(project, t
     assert "not a notebook" in shown
 
 
+def places(node, path=()):
+    """Every place in a tree of lists and mappings, as keys from its root."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def test_a_notebook_with_anything_in_any_place_is_read_or_named(project):
+    path, read, refused = project / "notebooks" / "01_first.ipynb", 0, []
+    whole = json.loads(path.read_text())
+    for *outer, key in places(whole):
+        for value in (..., None, 1, "x", {}, [1]):
+            changed = json.loads(path.read_text())
+            node = changed
+            for step in outer:
+                node = node[step]
+            if value is ...:
+                del node[key]
+            else:
+                node[key] = value
+            (project / "changed.ipynb").write_text(json.dumps(changed))
+            try:
+                nb.notebook_parameters(project / "changed.ipynb")
+                read += 1
+            except ConfigError as error:
+                refused.append(str(error))
+    assert all("changed.ipynb: " in message for message in refused)
+    assert min(read, len(refused)) > 20
+
+
+@pytest.mark.filterwarnings("ignore:02_second. run by the Python")
 def test_without_a_python_kernel_the_remedy_is_named(project, tmp_path, monkeypatch):
     monkeypatch.setitem(nb.KERNEL, "name", "nowhere")
     with pytest.raises(KitError, match=r"no kernel 'nowhere' -- .* -m pip install ipykernel"):
