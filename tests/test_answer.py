@@ -20,6 +20,7 @@ from groundnlq.video.answer import CACHE_VARIABLE, cache_folder
 from groundnlq.video.encoders import load_encoder
 from groundnlq.video.extract import features_of
 from groundnlq.view.answer_page import answer_page, place_pieces
+from notebooks.lessons.shapes import draw_videos
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_run import tiny_config
 
@@ -189,3 +190,11 @@ def test_the_encoder_of_the_training_is_loaded_by_its_name_where_that_is_enough(
     with pytest.raises(CheckpointError, match="these would"):  # what came is another one
         named.ask(place / "kitchen.mp4", "Where?")
     assert wanted == ["efficientnet-lite0"]
+
+
+def test_the_drawn_videos_have_the_same_questions_when_they_are_there_already(tmp_path):
+    first = draw_videos(tmp_path, num_videos=2, length_sec=6.0).read_bytes()
+    assert draw_videos(tmp_path, num_videos=2, length_sec=6.0).read_bytes() == first
+    (tmp_path / "shapes_00.mp4").unlink()
+    assert draw_videos(tmp_path, num_videos=2, length_sec=6.0).read_bytes() == first
+    assert first.count(b"\n") >= 3

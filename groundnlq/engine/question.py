@@ -32,4 +32,5 @@ class Answer(NamedTuple):
         valid = outputs.mask[0]
         scores, level = outputs.logits[0, valid].float().sigmoid().cpu(), outputs.points.level[valid].cpu()
         levels = [scores[level == number].numpy() for number in range(int(outputs.points.level.max()) + 1)]
-        return cls(question, duration_sec, [Moment(*row) for row in moments.tolist()], levels)
+        rows = [Moment(start, min(end, duration_sec), score) for start, end, score in moments.tolist()]  # of float32
+        return cls(question, duration_sec, rows, levels)

@@ -38,9 +38,9 @@ def draw_videos(folder: str | Path, num_videos: int = 16, length_sec: float = 30
     for number in range(num_videos):
         random, name = np.random.default_rng([seed, number]), f"shapes_{number:02}"
         events = _events(random, length_sec)
+        rows += [(name, random.choice(QUESTIONS).format(e.name), e.start_sec, e.end_sec) for e in events]
         if not (folder / f"{name}.mp4").exists():
             _draw(folder / f"{name}.mp4", events, length_sec, random)
-        rows += [(name, random.choice(QUESTIONS).format(e.name), e.start_sec, e.end_sec) for e in events]
     text = StringIO()
     csv.writer(text).writerows(rows)
     write_text(folder / "questions.csv", text.getvalue())
