@@ -472,19 +472,17 @@ def _ask(
     model = load(checkpoint, video_encoder=encoder, **options)
     words = TextEncoder.load(text_encoder, options["download"]) if text_encoder else None
     answers = [model.answer_question(video, question, encoder=words) for question in questions]
-    if page:
-        from groundnlq.view.answer_page import answer_page
-
-        write_text(page, answer_page(video, answers))
     if as_json:
         print(json.dumps([{"question": a.question, "moments": [m._asdict() for m in a.moments]} for a in answers]))
-        return
-    for answer in answers:
+    for answer in () if as_json else answers:
         print(answer.question)
         for rank, (start, end, score) in enumerate(answer.moments, 1):
             print(f"  {rank}  {clock(start)} - {clock(end)}  score {score:.3f}")
-    if page:
-        print(f"wrote {page}")
+    if page:  # last, so that no fault of a picture costs the answers
+        from groundnlq.view.answer_page import answer_page
+
+        write_text(page, answer_page(video, answers))
+        print(f"wrote {page}", file=sys.stderr if as_json else sys.stdout)
 
 
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")

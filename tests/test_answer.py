@@ -142,6 +142,23 @@ def test_the_command_prints_moments_and_writes_a_page(place, tmp_path, capsys):
     assert all(len(entry["moments"]) == 2 for entry in found)
 
 
+def test_a_page_that_cannot_be_made_does_not_cost_the_answers(place, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise DataError("no picture")
+
+    monkeypatch.setattr("groundnlq.view.answer_page.answer_page", fail)
+    arguments = ["ask", str(place / "kitchen.mp4"), "Who?", "--checkpoint", str(place / "network.pt")]
+    arguments += ["--encoder", f"egovlp={place / 'egovlp.pth'}", "--page", str(tmp_path / "answer.html")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().out.startswith("Who?\n  1  0:0")
+
+
+def test_the_precision_is_that_of_the_network_and_of_the_encoder(place):
+    model = groundnlq.load(place / "network.pt", video_encoder=f"egovlp={place / 'egovlp.pth'}", precision="bfloat16")
+    networks = model.model, model.video_features.encoders[0].model
+    assert {next(network.parameters()).dtype for network in networks} == {torch.bfloat16}
+
+
 def test_without_a_checkpoint_the_command_says_where_the_published_one_is(place, capsys):
     assert main(["ask", str(place / "kitchen.mp4"), "Where?"]) == 2
     assert "github.com/houzhijian/GroundNLQ" in capsys.readouterr().err

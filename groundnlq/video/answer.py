@@ -39,10 +39,11 @@ def load(
         video_encoder: as ``NAME=WEIGHTS``, several in the order of the channels (see `load_encoder`); by default the
             one that the checkpoint names, where its weights need not be given. Loaded at the first video.
         download: allow fetching a video encoder from the hub.
-        device, precision: of the video encoder.
+        device: of the video encoder.
+        precision: of all networks.
         options: of `Predictor.load`.
     """
-    model = Predictor.load(path, **options)
+    model = Predictor.load(path, precision=precision, **options)
     given = [video_encoder] if isinstance(video_encoder, str) else list(video_encoder)
     settings = {"device": device, "precision": precision, "download": download}
     model.video_features = _VideoFeatures(model, given, settings)
