@@ -9,7 +9,7 @@ import torch
 from groundnlq.analysis.candidates import LivePredictions
 from groundnlq.config import DecodeConfig, TrainConfig
 from groundnlq.data.dataset import QueryDataset
-from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.distributed import World
@@ -24,7 +24,7 @@ from groundnlq.model.points import make_points
 from tests.fake_gpu import CPU, GPU, WrongDevice, fake_gpu
 from tests.golden_inputs import GRID, golden_batch, golden_model
 from tests.learner import new_learner
-from tests.tiny_run import make_tiny_data, tiny_config
+from tests.tiny_run import make_tiny_data, tiny_config, with_lengths
 
 NAMES = ["tiny", "tiny_star"]
 
@@ -123,10 +123,7 @@ def test_what_a_graph_would_capture_stays_on_the_gpu_and_reads_nothing_back(gpu)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A network, configuration and twelve clips of 18 to 62 steps with three queries each."""
-    folder = make_tiny_data(tmp_path_factory.mktemp("devices"))
-    store = FeatureStore(folder / "features.h5")
-    clips = {uid: torch.cat([store.read(uid)] * 2)[: 18 + 4 * i].numpy() for i, uid in enumerate(store.clip_uids)}
-    write_features(folder / "features.h5", clips.items(), dtype="float16")
+    folder = with_lengths(make_tiny_data(tmp_path_factory.mktemp("devices")), 18)
     config, records = tiny_config(folder), read_records(folder / "train.jsonl") + read_records(folder / "val.jsonl")
     torch.manual_seed(0)
     order = np.random.default_rng(0).permutation(len(records))

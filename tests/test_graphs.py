@@ -10,7 +10,7 @@ import torch
 
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch, QueryDataset
-from groundnlq.data.features import FeatureStore, write_features
+from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine import graphs
@@ -21,16 +21,13 @@ from groundnlq.errors import ConfigError
 from groundnlq.model.grounder import Grounder
 from tests.learner import new_learner
 from tests.recorded_graph import ReadsBack, recording
-from tests.tiny_run import make_tiny_data, tiny_config
+from tests.tiny_run import make_tiny_data, tiny_config, with_lengths
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Configuration and records of clips of 16 to 60 steps, with one to three moments, or none."""
-    folder = make_tiny_data(tmp_path_factory.mktemp("graphs"))
-    store = FeatureStore(folder / "features.h5")
-    clips = {uid: torch.cat([store.read(uid)] * 2)[: 16 + 4 * i].numpy() for i, uid in enumerate(store.clip_uids)}
-    write_features(folder / "features.h5", clips.items(), dtype="float16")
+    folder = with_lengths(make_tiny_data(tmp_path_factory.mktemp("graphs")), 16)
     records = []
     for i, record in enumerate(read_records(folder / "train.jsonl")):
         (moment,) = record.moments_sec

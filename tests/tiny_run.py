@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from groundnlq.config import ModelConfig, RunConfig
-from groundnlq.data.features import write_features
+from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.data.records import Record, write_records
 from groundnlq.data.tokens import write_tokens
 from groundnlq.model.grounder import Grounder
@@ -39,6 +39,14 @@ def make_tiny_data(folder: Path, num_clips: int = 12) -> Path:
     write_records(folder / "val.jsonl", records[split:])
     write_features(folder / "features.h5", clips.items(), dtype="float32")
     write_tokens(folder / "text.h5", tokens.items(), encoder="directions")
+    return folder
+
+
+def with_lengths(folder: Path, shortest: int) -> Path:
+    """The tiny data with clips of other lengths, each four steps longer than the last, as float16."""
+    store = FeatureStore(folder / "features.h5")
+    clips = {uid: torch.cat([store.read(uid)] * 2)[: shortest + 4 * i] for i, uid in enumerate(store.clip_uids)}
+    write_features(folder / "features.h5", clips.items(), dtype="float16")
     return folder
 
 
