@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-OWN_CHOICE = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # variables with which a user decides
+OWN_CHOICE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables with which a user decides
 LOOK_EVERY_SEC, CALM_LOOKS = 1.0, 10
 BUSY_SHARE = 0.4  # of the time; below it a short wait costs more than it gives
 
@@ -26,7 +26,7 @@ def short_waits_when_busy() -> Iterator[None]:
     for. libgomp looks only briefly while it has more threads than there are cores, so an idle team is kept as long as
     threads queue for cores. The team that computes stays as it is, and with it every bit of the results.
     """
-    if torch.get_num_threads() == 1 or OWN_CHOICE & set(os.environ) or (gomp := _libgomp()) is None:
+    if torch.get_num_threads() == 1 or any(name in os.environ for name in OWN_CHOICE) or (gomp := _libgomp()) is None:
         yield
         return
     ended = Event()
