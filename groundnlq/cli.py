@@ -533,7 +533,7 @@ def _show(path: Path) -> None:
 
 
 @_command("notebooks", "--run runs/tiny -p scale tiny -p data_folder data/tiny", _NotebooksCommand)
-@_words("names", "[NAME ...]", "such as 03_finetuning or 03 (default: all)")
+@_words("names", "[NAME ...]", "such as 04_finetuning or 04 (default: all)")
 @_param("--run", "DIR", "run directory; the executed notebooks go to DIR/notebooks")
 @click.option("-p", "--parameter", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER)
 def _notebooks(names: Sequence[str], run: Path, parameter: Sequence[tuple[str, str]]) -> None:

@@ -196,7 +196,7 @@ def run_notebooks(
     """The executed notebooks, run in order through papermill, each in a new kernel, after all parameters are checked.
 
     Args:
-        names: such as ``03_finetuning`` or ``03``; all when empty.
+        names: such as ``04_finetuning`` or ``04``; all when empty.
         run_dir: the notebooks' ``run_dir``; the executed ones go to ``run_dir/notebooks``.
         parameters: values by name; text, as a shell passes it, is read as the type of the default.
 

@@ -278,10 +278,10 @@ TABLE: dict[str, list[tuple]] = {
         ("impossible number on the command line", nothing, PREDICT.format("best.pt") + " --top-k 0", 2, "--top-k", "0 is not above 0"),
     ],
     "notebooks": [
-        ("unknown parameter", nothing, "notebooks 02 --run out -p presett x", 2, "no notebook has a parameter 'presett'; did you mean preset?"),
+        ("unknown parameter", nothing, "notebooks 03 --run out -p presett x", 2, "no notebook has a parameter 'presett'; did you mean preset?"),
         ("mistyped parameter", nothing, "notebooks 01 --run out -p make_world maybe", 2, "make_world='maybe' is of type str, expected bool"),
-        ("wrong order, or no run folder", nothing, "notebooks 03 --run out", 2, "03_finetuning: cell", "out/pretrain/last.pt is missing", "run 02_pretraining first"),
-        ("no data", nothing, "notebooks 02 --run out -p data_folder nowhere", 2, "02_pretraining: cell", "nowhere/narrations.jsonl: No such file"),
+        ("wrong order, or no run folder", nothing, "notebooks 04 --run out", 2, "04_finetuning: cell", "out/pretrain/last.pt is missing", "run 03_pretraining first"),
+        ("no data", nothing, "notebooks 03 --run out -p data_folder nowhere", 2, "03_pretraining: cell", "nowhere/narrations.jsonl: No such file"),
         ("unknown notebook", nothing, "notebooks 99 --run out", 2, "no notebook '99'", "01_data_inspection"),
     ],
     "predictions": [

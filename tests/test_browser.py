@@ -21,7 +21,7 @@ import pytest
 from groundnlq.notebook import HOME_VARIABLE, notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPLORER, OWN_VIDEO = "05_error_analysis.ipynb", "07_own_video.ipynb"
+EXPLORER, OWN_VIDEO = "06_error_analysis.ipynb", "08_own_video.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE_MS = 240_000  # of a loaded machine; the test itself is over in a fraction of it
 SETTINGS = {

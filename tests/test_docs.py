@@ -59,7 +59,7 @@ def test_the_files_in_the_python_of_the_readme_are_those_of_the_demo():
     assert {"runs/demo/finetune", "data/sample/nlq_val.jsonl"} <= texts
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "RUN ?= runs/demo" in makefile
-    source = (ROOT / "notebooks/03_finetuning.ipynb").read_text(encoding="utf-8")
+    source = (ROOT / "notebooks/04_finetuning.ipynb").read_text(encoding="utf-8")
     assert '"finetune"' in "".join(line for cell in json.loads(source)["cells"] for line in cell["source"])
 
 
