@@ -38,7 +38,7 @@ OBJECTS = {
 CATEGORY_OF = {name: category for category, names in OBJECTS.items() for name in names}
 ALL_OBJECTS = tuple(CATEGORY_OF)
 
-CONTAINERS = ("drawer", "fridge", "oven", "sink", "box", "basket", "bag", "bin", "suitcase", "cart")
+CONTAINERS = ("drawer", "fridge", "oven", "cabinet", "box", "basket", "bag", "bin", "suitcase", "cart")
 
 # verb -> (past, third person, participle); all of them go with every object
 VERBS = {

@@ -1,7 +1,8 @@
 """A simulated person moves through places, handles objects, talks to people: the event log of a clip.
 
-The log is all that later steps see: questions, narrations and films are made from it. Every clip draws from random streams of its own, named after what they decide; the
-number of clips in one split therefore never changes another split.
+The log is all that later steps see: questions, narrations and films are made from it. Every clip draws from random
+streams of its own, named after what they decide; the number of clips in one split therefore never changes another
+split.
 """
 
 from __future__ import annotations
