@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,13 @@ class _Camera:
         return frame.point([min(255, round(v * bright * tint)) for tint in tints for v in range(256)])
 
 
-def main() -> None:
-    """A helper process of `make_sample`: films clips i, i + n, i + 2 n, ...; its arguments are folder, i, n."""
-    folder, first, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    config = WorldConfig.model_validate_json(sys.stdin.read())
-    with open(folder / "events.jsonl", encoding="utf-8") as file:
-        logs = (ClipLog.of(json.loads(line)) for number, line in enumerate(file) if number % step == first)
-        for _ in write_films(folder / "clips", config, logs):
+def main(folder: str, config: str, count: str, number: str) -> None:
+    """A helper process of `make_sample`: films every `count`-th clip of the event log, from the `number`-th on."""
+    with open(Path(folder) / "events.jsonl", encoding="utf-8") as file:
+        logs = (ClipLog.of(json.loads(line)) for line in islice(file, int(number), None, int(count)))
+        for _ in write_films(Path(folder) / "clips", WorldConfig.model_validate_json(config), logs):
             pass
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
