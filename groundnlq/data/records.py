@@ -16,7 +16,9 @@ from groundnlq.errors import DataError, Findings, sample_of
 from groundnlq.files import write_text
 
 _Moments = Annotated[tuple[tuple[Number, Number], ...], expected("[[start, end], ...] in seconds")]
+_Class = Annotated[int, Field(strict=True, ge=0, lt=1 << 20)]
 _Duration = Annotated[Number, Field(gt=0), expected("a positive number of seconds")]
+_Classes = Annotated[tuple[_Class, ...], expected("[class number, ...]")]
 OF_CLIP = "--"  # between a clip_uid and an id that occurs in several clips
 _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empty")]
 
@@ -38,6 +40,8 @@ class Record:
     template: Text | None = None
     raw_query: Text | None = None  # the text as annotated, where the official file was read
     video_uid: Text | None = None  # of the whole recording
+    verbs: _Classes = ()  # of a narration: numbers of the classes of its verbs and nouns, as EgoClip tags them
+    nouns: _Classes = ()
 
     @property
     def place(self) -> tuple[str, str]:
@@ -118,5 +122,7 @@ def _row(record: Record) -> dict[str, Any]:
         "template": record.template,
         "raw_query": record.raw_query,
         "video_uid": record.video_uid,
+        "verbs": record.verbs or None,
+        "nouns": record.nouns or None,
     }
     return {key: value for key, value in row.items() if value is not None}
