@@ -150,6 +150,8 @@ def _film(official: Path, config: WorldConfig, logs: list[ClipLog], progress: bo
     """Films of all clips; a long world is filmed by several processes. Films that are there already are kept."""
     from groundnlq.sample.film import write_films
 
+    for half_written in (official / "clips").glob(".*.tmp"):  # by a process that was killed
+        half_written.unlink()
     hours = sum(log.duration_sec for log in logs if not (official / "clips" / f"{log.clip_uid}.mp4").exists()) / 3600
     count = max(1, min(os.cpu_count() or 1, int(hours / _HOURS_PER_PROCESS)))
     command = [sys.executable, "-m", "groundnlq.sample.film", str(official), config.model_dump_json(), str(count)]
