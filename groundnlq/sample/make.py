@@ -133,7 +133,7 @@ def _prepare(folder: Path, progress: bool) -> dict[str, Any]:
             records, report[name] = narration_records(official / "egoclip.csv", clips)
             write_records(folder / f"{name}.jsonl", records)
     if not (folder / "text.h5").exists():
-        names = ("nlq_train", "nlq_val", "nlq_test", "narrations")
+        names = ("nlq_train", "nlq_val", "nlq_test", *NARRATED)
         paths = [folder / f"{name}.jsonl" for name in names]
         report["text"] = encode_records(paths, "sample", folder / "text.h5", progress=progress)
     return report

@@ -24,6 +24,7 @@ from groundnlq.video.frames import Video, content_identity
 
 _MAPPED = 256  # files, of the thousand that a process may have open
 _ROUND = 4  # videos of each thread, after which the processes tell each other how they are doing
+_PARSING = threading.Lock()  # of a file's header: in Python 3.11, `ast.literal_eval` fails where two threads are in it
 _SHORTFALL_SEC = 1.0  # by which a video may end before the last frame that is wanted
 
 
@@ -105,8 +106,8 @@ class FrameCache:
     def _made(self, uid: str) -> str:
         """Have the file of a clip, where there is room; the reason where its video cannot be used."""
         try:
-            if uid in self.paths and (num_bytes := self._size(uid)):
-                self._take(num_bytes)
+            if uid in self.paths and (frames := self._found(uid)) is not None:
+                self._take(frames.nbytes)
                 os.utime(self.paths[uid])  # it was used
             else:
                 self._make(uid, self._take)
@@ -134,17 +135,18 @@ class FrameCache:
 
     def _mapped(self, uid: str) -> np.ndarray:
         """The frames of a clip; made again where the file is gone or damaged."""
-        if not self._size(uid):
+        if (frames := self._found(uid)) is None:
             self._make(uid, lambda num_bytes: None)
-        return np.load(self.paths[uid], mmap_mode="r", allow_pickle=False)
+            frames = self._found(uid)
+        return frames
 
-    def _size(self, uid: str) -> int:
-        """Bytes of a clip's frames; 0 where the file is missing or not whole."""
-        with suppress(OSError, ValueError, EOFError):
-            found = np.load(self.paths[uid], mmap_mode="r", allow_pickle=False)
-            if found.ndim == 4 and found.dtype == np.uint8 and len(found) == len(self.wanted[uid][1]):
-                return found.nbytes
-        return 0
+    def _found(self, uid: str) -> Any:
+        """The frames of a clip, mapped; None where the file is missing or not whole."""
+        with suppress(OSError, ValueError, EOFError), _PARSING:
+            frames = np.load(self.paths[uid], mmap_mode="r", allow_pickle=False)
+            if frames.ndim == 4 and frames.dtype == np.uint8 and len(frames) == len(self.wanted[uid][1]):
+                return frames
+        return None
 
 
 class _NoRoom(Exception):
