@@ -487,7 +487,9 @@ def test_a_run_starts_from_published_weights_or_from_another_run(films, trained,
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     assert "weights loaded" in task.initialise()
     expected = load_encoder(f"egovlp={tmp_path / 'egovlp.pth'}").model.state_dict()
-    assert all(torch.equal(task.model.video.state_dict()[name], value) for name, value in expected.items())
+    found = task.model.video.state_dict()
+    found["temporal_embed"] = found["temporal_embed"][:, :4]  # of which the file has 4, and the network 16
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert torch.equal(task.model.text_map.weight, before["text_map.weight"])
     further = alignment.task(films_config(films, {"init_from": str(trained.run_dir)}), World())
     further.initialise()

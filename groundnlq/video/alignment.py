@@ -17,6 +17,7 @@ from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import trained_state
 from groundnlq.engine.distributed import World
+from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.task import Normaliser, Task
@@ -94,7 +95,7 @@ def evaluate_run(path: str | Path, weights: str | None = None) -> dict[str, tupl
     answered rightly."""
     config, state, _ = trained_state(path, weights)
     align, reporter = _align_of(config), TerminalReporter()
-    with World.join(tf32=config.train.tf32) as world:
+    with World.join(tf32=config.train.tf32) as world, short_waits_when_busy():
         records = _records(config, config.data.val_records, reporter)
         text = _Texts(config, records)
         cache, val = _with_frames(config, [records], world, reporter)
@@ -181,7 +182,11 @@ def _start_from(model: Towers, path: str | None) -> str:
         if Path(path).is_dir() or path.endswith(".pt"):
             model.load_state_dict(trained_state(path)[1])
         else:
-            model.video.load_state_dict(SpaceTimeTransformer.from_published(published_weights(path)).state_dict())
+            state = SpaceTimeTransformer.from_published(published_weights(path)).state_dict()
+            times = model.video.get_parameter("temporal_embed").detach().clone()  # those of later frames are not used
+            given = state["temporal_embed"][:, : times.shape[1]]
+            times[:, : given.shape[1]] = given
+            model.video.load_state_dict(state | {"temporal_embed": times})
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: of another shape: {reason:.200} -- set the same align.* keys") from None
