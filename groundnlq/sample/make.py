@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from groundnlq.data.importers import import_features
 from groundnlq.data.narrations import narration_records
 from groundnlq.data.records import write_records
 from groundnlq.data.text import encode_records
-from groundnlq.errors import DataError, KitError
+from groundnlq.errors import DataError
 from groundnlq.files import acquire_lock, atomic_path, write_json, write_text
 from groundnlq.sample.official import write_official
 from groundnlq.sample.queries import ask
@@ -148,35 +147,21 @@ def _measure(folder: Path, config: WorldConfig, logs: list[ClipLog], progress: b
 
 
 def _film(official: Path, config: WorldConfig, logs: list[ClipLog], progress: bool) -> None:
-    """Films of all clips, by helper processes if there is much to do; those that are there already are kept."""
+    """Films of all clips; a long world is filmed by several processes. Films that are there already are kept."""
     from groundnlq.sample.film import write_films
 
-    folder, silent = official / "clips", None if progress else True
-    todo = [log for log in logs if not (folder / f"{log.clip_uid}.mp4").exists()]
-    hours = sum(log.duration_sec for log in todo) / 3600
-    count = min(os.cpu_count() or 1, int(hours / _HOURS_PER_PROCESS))
-    if count < 2:
-        for _ in tqdm(write_films(folder, config, todo), "filming", len(todo), unit="clip", disable=silent):
-            pass
-        return
-    command = [sys.executable, "-m", "groundnlq.sample.film", str(official)]
-    helpers = [_start([*command, str(i), str(count)], config) for i in range(count)]
+    hours = sum(log.duration_sec for log in logs if not (official / "clips" / f"{log.clip_uid}.mp4").exists()) / 3600
+    count = max(1, min(os.cpu_count() or 1, int(hours / _HOURS_PER_PROCESS)))
+    command = [sys.executable, "-m", "groundnlq.sample.film", str(official), config.model_dump_json(), str(count)]
+    helpers = [subprocess.Popen([*command, str(number)]) for number in range(1, count)]
     try:
-        with tqdm(total=len(todo), desc="filming", unit="clip", disable=silent) as bar:
-            while any(helper.poll() is None for helper in helpers):
-                time.sleep(0.3)
-                bar.update(sum((folder / f"{log.clip_uid}.mp4").exists() for log in todo) - bar.n)
+        for part, name in ((logs[::count], "filming"), (logs, "filmed")):  # its own share; what a helper left
+            films = write_films(official / "clips", config, part)
+            for _ in tqdm(films, name, len(part), unit="clip", disable=None if progress else True):
+                pass
+            for helper in helpers:
+                helper.wait()
     finally:
         for helper in helpers:
-            helper.terminate()
+            helper.kill()
             helper.wait()
-    if any(helper.returncode for helper in helpers):
-        raise KitError(f"{folder}: filming stopped -- its message is above; run the command again to go on")
-
-
-def _start(command: list[str], config: WorldConfig) -> subprocess.Popen[str]:
-    helper = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-    assert helper.stdin is not None
-    with helper.stdin as pipe:
-        pipe.write(config.model_dump_json())
-    return helper
