@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundnlq.cli import main
 from groundnlq.config import AlignConfig, RunConfig, load_config
+from groundnlq.data.features import FeatureStore
 from groundnlq.data.narrations import narration_records
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.data.submission import read_submission  # noqa: F401
@@ -30,6 +34,7 @@ from groundnlq.video.frame_cache import FrameCache
 from groundnlq.video.frames import Video
 from groundnlq.video.narrated import NarratedFrames, frame_times, wanted_frames
 from groundnlq.video.towers import SmallEncoder, Towers
+from groundnlq.view.timeline import loss_curve
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_films import COLOURS, DIRECTIONS, SHAPES, films_config, make_tiny_films
 from tests.tiny_run import same_weights
@@ -166,7 +171,7 @@ def test_egomcq_is_right_with_an_oracle_a_fifth_of_the_time_by_chance_and_never_
     perfect, other = (random.standard_normal((2, len(records), 16)) for _ in range(2))
     assert egomcq(perfect[0], perfect[0], choices).mean() == 1
     assert 0.13 < egomcq(perfect[0], other[0], choices).mean() < 0.27
-    assert egomcq(np.ones((len(records), 4)), np.ones((len(records), 4)), choices).mean() == 0
+    assert egomcq(np.ones((len(records), 4)), perfect[0][:, :4], choices).mean() == 0
 
 
 # ---- which frames
@@ -220,7 +225,7 @@ def cached(films, tmp_path):
 
     def opened(max_bytes=1e9, side=32, some=places):
         cache = FrameCache(tmp_path / "frames", some, side, max_bytes)
-        return cache, cache.fill(World(), lambda *done: None)
+        return cache, cache.fill(World(), Reporter())
 
     return tmp_path / "frames", places, opened
 
@@ -352,7 +357,7 @@ def dataset(films, is_training=True, **align):
     wanted = wanted_frames(records, config.align)
     places = {uid: (films / "videos" / f"{uid}.mp4", numbers) for uid, numbers in wanted.items()}
     cache = FrameCache(Path(os.environ["GROUNDNLQ_CACHE"]) / "frames", places, 32, 1e9)
-    cache.fill(World(), lambda *done: None)
+    cache.fill(World(), Reporter())
     text = {r.query_id: torch.ones(1 + len(r.query) % 3, 4) for r in records}
     return NarratedFrames(records, config, cache, lambda r: text[r.query_id], (4, 8), is_training)
 
@@ -572,7 +577,7 @@ def test_the_trained_encoder_makes_features_of_a_film_that_are_those_of_training
     moments = [((t * step_sec, (t + 1) * step_sec),) for t in (0, 7, 22)]
     every.records = [replace(every.records[0], clip_uid="c0", moments_sec=moment) for moment in moments]
     batch = every.batch([0, 1, 2])
-    mean, deviation = (255 * torch.tensor(values) for values in encoder.about.values())
+    mean, deviation = (255 * torch.tensor(encoder.about[name]) for name in ("mean", "deviation"))
     pixels = ((batch.frames - mean) / deviation).movedim(-1, 2)
     expected = towers.video.features(pixels).detach()
     features = features_of(films / "videos" / "c0.mp4", [encoder])
@@ -678,3 +683,51 @@ def test_stage_one_without_its_section_or_with_cuda_graphs_is_refused():
         alignment.task(RunConfig(name="x"), World())
     with pytest.raises(ConfigError, match="cuda_graphs"):
         alignment.task(load_config("sample_align", ["train.cuda_graphs=true"]), World())
+
+
+# ---- the command line
+
+
+def test_evaluate_prints_egomcq_of_a_run_with_intervals(trained, tmp_path, capsys):
+    assert main(["evaluate", str(trained.run_dir), "--output", str(tmp_path / "egomcq.json")]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        len(re.findall(r"EgoMCQ (?:inter|intra): [\d.]+ % of 48 questions \[[\d.]+, [\d.]+\], chance 20 %", printed))
+        == 2
+    )
+    content = json.loads((tmp_path / "egomcq.json").read_text())["EgoMCQ"]
+    assert content["inter"]["95 % low"] < content["inter"]["accuracy"] < content["inter"]["95 % high"]
+    assert main(["evaluate", str(tmp_path / "egomcq.json")]) == 2
+    assert "missing argument 'TRUTH'" in capsys.readouterr().err
+
+
+def test_train_and_extract_by_command_give_a_store_that_names_the_encoder(films, trained, tmp_path, capsys):
+    run, store = str(trained.run_dir), tmp_path / "features.h5"
+    assert main(["train", str(trained.run_dir / "config.yaml"), "--run", run]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    some = [str(films / "videos" / f"c{i}.mp4") for i in range(2)]
+    assert main(["features", "extract", *some, "--encoder", run, "--output", str(store)]) == 0
+    found = FeatureStore(store)
+    assert found.encoder == load_encoder(run).name
+    assert (found.width, found.grid.snippet_stride_frames) == (16, 16.0)
+
+
+def test_narrations_of_whole_videos_are_prepared_from_a_folder(films, tmp_path, capsys):
+    header = "video_uid\tnarration_source\tnarration_ind\tclip_start\tclip_end\tclip_text\ttag_verb\ttag_noun\n"
+    rows = [f"c{i}\tpass_1\t0\t{1 + i}\t{14 + i}\t#C C sits\t[1]\t[2]\n" for i in range(4)]
+    (tmp_path / "egoclip.csv").write_text(header + "".join(rows))
+    command = ["prepare", "narrations", str(tmp_path / "egoclip.csv"), "--output", str(tmp_path / "n.jsonl")]
+    assert main([*command, "--videos", str(films / "videos")]) == 0
+    records = read_records(tmp_path / "n.jsonl")  # of 16 s each: the last two end later
+    assert [(r.clip_uid, r.duration_sec, r.moments_sec) for r in records] == [
+        ("c0", 16.0, ((1.0, 14.0),)), ("c1", 16.0, ((2.0, 15.0),)),
+    ]  # fmt: skip
+    assert main(command) == 2
+    assert "either --clips or --videos" in capsys.readouterr().err
+
+
+def test_the_curves_of_a_run_show_both_losses_and_egomcq(trained):
+    figure = loss_curve(trained.history)
+    labels = {text.get_text() for axis in figure.axes for text in axis.get_legend().get_texts()}
+    assert {"total", "text to video", "video to text"} <= labels
+    assert figure.axes[1].get_ylabel() == "val EgoMCQ mean [%]"
