@@ -244,22 +244,32 @@ def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
     "--features data/ego4d/features.h5 --output data/ego4d/narrations.jsonl",
 )
 @_param("egoclip", "CSV", "EgoClip's tab-separated file")
-@_param("--clips", "JSON...", "official train files", several=True)
+@_param("--clips", "JSON...", "official train files", several=True, required=False)
+@_param("--videos", "DIR", "in place of --clips: whole videos <video_uid>.*, each of them a clip", required=False)
 @_OUTPUT
 @_param("--features", "F.h5", "keep only clips with features", required=False)
 @click.option("--keep-tag", is_flag=True, help="keep the leading '#C'")
 @click.option("--question-mark", is_flag=True, help="end each text in '?', as questions do")
 def _prepare_narrations(
-    egoclip: Path, clips: Sequence[Path], output: Path, features: Path | None, **options: bool
+    egoclip: Path, clips: Sequence[Path], videos: Path | None, output: Path, features: Path | None, **options: bool
 ) -> None:
     """Turn EgoClip's narrations into records for pretraining, cut to the clips of train files."""
-    from groundnlq.data.annotations import read_clips
+    from groundnlq.data.annotations import Clip, read_clips
     from groundnlq.data.features import FeatureStore
     from groundnlq.data.narrations import narration_records
     from groundnlq.data.records import write_records
 
     available = set(FeatureStore(features).clip_uids) if features else None
-    records, counts = narration_records(egoclip, read_clips(clips), available=available, **options)
+    if bool(clips) == bool(videos):
+        raise click.UsageError("give either --clips or --videos")
+    if videos:
+        from groundnlq.video.extract import Video, find_videos
+
+        files = find_videos([videos]).items()
+        found = {uid: Clip(uid, 0.0, Video.open(path).duration_sec, uid) for uid, path in files}
+    else:
+        found = read_clips(clips)
+    records, counts = narration_records(egoclip, found, available=available, **options)
     write_records(output, records)
     _print_counts(egoclip, +Counter(counts))
 

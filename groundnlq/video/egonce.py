@@ -74,8 +74,9 @@ def questions(records: Sequence[Record], seed: int = 0) -> dict[str, np.ndarray]
     return {kind: np.array(choices) for kind, choices in asked.items() if choices}
 
 
-def egomcq(texts: np.ndarray, videos: np.ndarray, choices: np.ndarray) -> np.ndarray:
-    """(Q,) whether a text is nearer to its own video than to all wrong choices; features (N, D), L2-normalised."""
+def egomcq(videos: np.ndarray, texts: np.ndarray, choices: np.ndarray) -> np.ndarray:
+    """(Q,) whether a text is nearer to its own video than to all wrong choices, by cosine; features are (N, D)."""
+    videos = videos / np.linalg.norm(videos, axis=1, keepdims=True).clip(min=1e-9)
     similarity = np.einsum("qd,qcd->qc", texts[choices[:, 0]], videos[choices])
     return similarity[:, 0] > similarity[:, 1:].max(axis=1)
 

@@ -22,7 +22,7 @@ from groundnlq.engine.checkpoint import trained_state
 from groundnlq.errors import ConfigError, FeatureError, closest, sample_of
 from groundnlq.files import load_tensors, sha256_of
 from groundnlq.video.spacetime import SpaceTimeTransformer
-from groundnlq.video.towers import IMAGENET, SmallEncoder, normalised, video_tower
+from groundnlq.video.towers import IMAGENET, SmallEncoder, video_tower
 
 LITE_NORM: dict[str, Any] = {"mean": [127 / 255] * 3, "deviation": [128 / 255] * 3}
 LITE = "efficientnet-lite0"
@@ -157,24 +157,12 @@ def _trained(path: Path) -> VideoEncoder:
     except RuntimeError as error:
         raise FeatureError(f"{path}: not as configured: {' '.join(str(error).split()):.200} -- train again") from None
     digest = hashlib.sha256(b"".join(key.encode() + weights[key].numpy().tobytes() for key in sorted(weights)))
-    name, side = f"{config.name.replace(' ', '_')} sha256:{digest.hexdigest()[:12]}", align.size
-    rest: Any = {"num_frames": align.num_frames, "short_side": align.short_side}
-    if align.window_frames:
-        rest |= {"window_frames": align.window_frames, "stride_frames": align.window_frames}
-    else:
-        rest |= {"sampling": _egovlp_frames}
-    if isinstance(model, SmallEncoder):
-        return VideoEncoder(name, align.width, model, partial(_squeezed, size=side), model.features, IMAGENET, **rest)
-    transform = partial(_pixels, short=align.short_side, size=side, **IMAGENET)
-    return VideoEncoder(name, align.width, model, transform, model, transform.keywords, **rest)
-
-
-def _squeezed(frames: Tensor, size: int) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, size, size) normalised pixels of the whole frames."""
-    if frames.shape[1:3] != (size, size):
-        images = interpolate(frames.movedim(-1, 1).float(), [size, size], mode="bilinear")
-        frames = images.movedim(1, -1)
-    return normalised(frames, **IMAGENET)
+    name, window = f"{config.name.replace(' ', '_')} sha256:{digest.hexdigest()[:12]}", align.window_frames
+    how: Any = {"window_frames": window, "stride_frames": window} if window else {"sampling": _egovlp_frames}
+    how |= {"num_frames": align.num_frames, "short_side": align.short_side}
+    transform = partial(_pixels, short=align.short_side, size=align.size, **IMAGENET)
+    features = model.features if isinstance(model, SmallEncoder) else model
+    return VideoEncoder(name, align.width, model, transform, features, transform.keywords, **how)
 
 
 def _pixels(frames: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:

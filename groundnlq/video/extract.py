@@ -25,6 +25,7 @@ from groundnlq.data.grid import FPS
 from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
+from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
 from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
@@ -90,7 +91,7 @@ def extract_features(
     A FeatureError names the videos that cannot be used, once those of all others are written.
     """
     output, folder = Path(output), Path(f"{output}.parts")
-    with World.join(_PATIENCE_SEC) as world:
+    with World.join(_PATIENCE_SEC) as world, short_waits_when_busy():
         options["device"] = device or world.device
         loaded = [load_encoder(e, **options) if isinstance(e, str) else e for e in encoders]
         attributes = _attributes(loaded)

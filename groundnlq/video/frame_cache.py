@@ -18,12 +18,14 @@ import numpy as np
 
 from groundnlq.data.grid import FPS
 from groundnlq.engine.distributed import World
+from groundnlq.engine.reporter import Reporter
 from groundnlq.errors import DataError
 from groundnlq.files import atomic_path
 from groundnlq.video.frames import Video, content_identity
 
 _MAPPED = 256  # files, of the thousand that a process may have open
 _ROUND = 4  # videos of each thread, after which the processes tell each other how they are doing
+_PARSING = threading.Lock()  # of a file's header: in Python 3.11, `ast.literal_eval` fails where two threads are in it
 _SHORTFALL_SEC = 1.0  # by which a video may end before the last frame that is wanted
 
 
@@ -33,32 +35,33 @@ class FrameCache:
 
     Args:
         wanted: clip -> file, and (N,) numbers of its frames.
-        max_bytes: of all files in the folder. Files of other runs make room, the longest unused ones first; clips that
-            still have none are decoded at every use.
+        max_bytes: of all files in the folder. Those of other runs make room, the longest unused ones first. Clips that
+            have none are decoded at every use.
     """
 
     def __init__(self, folder: Path, wanted: Mapping[str, tuple[Path, np.ndarray]], short_side: int, max_bytes: float):
         self.folder, self.wanted, self.short_side, self.max_bytes = folder, dict(wanted), short_side, max_bytes
         self.paths: dict[str, Path] = {}  # of the clips that `fill` has seen
         self.uncached: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock, self._left = threading.Lock(), max_bytes
         self._open = lru_cache(maxsize=_MAPPED)(self._mapped)
 
-    def fill(self, world: World, show: Callable[[int, int], None]) -> dict[str, str]:
+    def fill(self, world: World, reporter: Reporter) -> dict[str, str]:
         """Decode what the folder lacks, every process its share; to be called by all. Returns, by clip, why a video
-        cannot be used; `show` is called with the number of clips done and of all."""
+        cannot be used."""
         names, faults, threads = list(self.wanted), dict[str, str](), max(1, (os.cpu_count() or 1) // world.size)
         for uid in names:
             with suppress(DataError):  # `_make` says it again
                 self.paths[uid] = self.folder / f"{self._key(uid)}.npy"
-        self._begin(world)
-        step = _ROUND * threads * world.size
+        self._left, step = self.max_bytes / world.size, _ROUND * threads * world.size
         with ThreadPoolExecutor(threads) as makers:
             for first in range(0, len(names), step):
                 mine = names[first : first + step][world.rank :: world.size]
-                made = dict(zip(mine, makers.map(self._made, mine), strict=True))
-                faults |= ChainMap(*world.gather({uid: fault for uid, fault in made.items() if fault}))
-                show(min(first + step, len(names)), len(names))
+                made = zip(mine, makers.map(self._made, mine), strict=True)
+                faults |= ChainMap(*world.gather({uid: fault for uid, fault in made if fault}))
+                world.from_main(self._trim)
+                done = min(first + step, len(names))
+                reporter.status({"state": "decoding", "step": done, "total_steps": len(names)})
         self.uncached = set().union(*world.gather(self.uncached))
         return faults
 
@@ -82,22 +85,18 @@ class FrameCache:
         made_of = [uid, content_identity(path), self.short_side, numbers.tolist()]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
-    def _begin(self, world: World) -> None:
-        """What is left of the room, for this process's share of the clips and of the files that may go."""
-        ours = set(self.paths.values())
-        self._left = self.max_bytes / world.size
-        found = sorted((p.stat().st_mtime, p) for p in self.folder.glob("*.npy"))
-        others = [path for _, path in found if path not in ours]
-        self._others = [(path, path.stat().st_size) for path in others][world.rank :: world.size]
-        self._left -= sum(size for _, size in self._others)
+    def _trim(self) -> None:
+        """Remove the files of other runs that were not used for longest, until all others have room."""
+        found = [(p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.glob("*.npy")]
+        excess, ours = sum(size for _, size, _ in found) - self.max_bytes, set(self.paths.values())
+        for _, size, path in sorted(found):
+            if excess > 0 and path not in ours:
+                path.unlink(missing_ok=True)
+                excess -= size
 
     def _take(self, num_bytes: int) -> None:
         """Reserve room, or raise `_NoRoom`."""
         with self._lock:
-            while num_bytes > self._left and self._others:
-                path, size = self._others.pop(0)
-                path.unlink(missing_ok=True)
-                self._left += size
             if num_bytes > self._left:
                 raise _NoRoom
             self._left -= num_bytes
@@ -105,8 +104,8 @@ class FrameCache:
     def _made(self, uid: str) -> str:
         """Have the file of a clip, where there is room; the reason where its video cannot be used."""
         try:
-            if uid in self.paths and (num_bytes := self._size(uid)):
-                self._take(num_bytes)
+            if uid in self.paths and (frames := self._found(uid)) is not None:
+                self._take(frames.nbytes)
                 os.utime(self.paths[uid])  # it was used
             else:
                 self._make(uid, self._take)
@@ -134,17 +133,18 @@ class FrameCache:
 
     def _mapped(self, uid: str) -> np.ndarray:
         """The frames of a clip; made again where the file is gone or damaged."""
-        if not self._size(uid):
+        if (frames := self._found(uid)) is None:
             self._make(uid, lambda num_bytes: None)
-        return np.load(self.paths[uid], mmap_mode="r", allow_pickle=False)
+            frames = self._found(uid)
+        return frames
 
-    def _size(self, uid: str) -> int:
-        """Bytes of a clip's frames; 0 where the file is missing or not whole."""
-        with suppress(OSError, ValueError, EOFError):
-            found = np.load(self.paths[uid], mmap_mode="r", allow_pickle=False)
-            if found.ndim == 4 and found.dtype == np.uint8 and len(found) == len(self.wanted[uid][1]):
-                return found.nbytes
-        return 0
+    def _found(self, uid: str) -> Any:
+        """The frames of a clip, mapped; None where the file is missing or not whole."""
+        with suppress(OSError, ValueError, EOFError), _PARSING:
+            frames = np.load(self.paths[uid], mmap_mode="r", allow_pickle=False)
+            if frames.ndim == 4 and frames.dtype == np.uint8 and len(frames) == len(self.wanted[uid][1]):
+                return frames
+        return None
 
 
 class _NoRoom(Exception):

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from groundnlq.config import AlignConfig, RunConfig
 from groundnlq.data.grid import FPS
-from groundnlq.data.records import Record, identity_of
+from groundnlq.data.records import Record
 from groundnlq.video.frame_cache import FrameCache
 
 SCENE_SEC = 60.0
@@ -102,10 +102,6 @@ class NarratedFrames:
         tags[[1 + num_verbs + noun for noun in record.nouns if 1 + num_verbs + noun < len(tags)]] = 1
         return tags
 
-    def identity(self) -> dict[str, Any]:
-        """Of records and videos, for provenance."""
-        return {"records": identity_of(self.records)}
-
 
 def frame_times(record: Record, align: AlignConfig, random: np.random.Generator | None) -> np.ndarray:
     """(num_frames,) times of a narration's frames in 30ths of a second.
@@ -146,8 +142,6 @@ def _box(shape: Sequence[int], align: AlignConfig, random: np.random.Generator |
     """Top, left, height and width of the part of a frame that is seen."""
     height, width = shape
     if random is None or align.crop == (1, 1):
-        if align.encoder == "small":
-            return 0, 0, height, width
         side = min(height, width)
         return (height - side) // 2, (width - side) // 2, side, side
     area = random.uniform(*align.crop) * height * width
