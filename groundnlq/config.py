@@ -86,7 +86,6 @@ class DataConfig(_Section):
     window_frames: Annotated[float, Field(gt=0)] | None = None  # that a feature was made from; None: the stride
     half_window: HalfWindow = "legacy"
     leave_out_incomplete: bool = False  # train without clips whose features miss their duration
-    part_steps: Positive | None = None  # train on random parts of clips, at most so long, that contain the moment
     jitter_max_scale: Positive = 1  # temporal jittering of narrations; 1 switches it off, published: 10
 
     @property

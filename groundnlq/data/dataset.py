@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,7 +90,6 @@ class QueryDataset:
     Args:
         jitter_max_scale: temporal jittering of moments (see `jitter`); 1 switches it off. Its random numbers depend on
             seed, epoch and index only, so neither order nor workers change them.
-        part_steps: read a random part of a clip, at most so many steps long, that contains the moment; None: all of it.
         max_seq_len: refuse longer clips (the position table of training); None takes any length.
         widths: of features and of tokens, as the network expects them; None checks no inputs.
         incomplete: what to do with clips whose features end early (see `check_rate`).
@@ -103,17 +101,13 @@ class QueryDataset:
         self, records: Sequence[Record], store: FeatureStore, tokens: TokenStore, grid: StepGrid,
         jitter_max_scale: int = 1, seed: int = 0, max_seq_len: int | None = None,
         row_multiple: int = ROW_MULTIPLE, widths: tuple[int, int] | None = None, incomplete: Incomplete = "keep",
-        part_steps: int | None = None,
     ):  # fmt: skip
         self.records, self.store, self.tokens, self.grid = list(records), store, tokens, grid
         self.jitter_max_scale, self.seed, self.row_multiple = jitter_max_scale, seed, row_multiple
-        self.part_steps = part_steps
         if widths:
             self._require_inputs(widths)
             self.records = list(check_rate(store, self.records, grid, incomplete))
         num_steps = {record.clip_uid: store.num_steps[record.clip_uid] for record in self.records}
-        if part_steps is not None:
-            num_steps = {uid: min(n, part_steps) for uid, n in num_steps.items()}
         if long := sorted(uid for uid, n in num_steps.items() if max_seq_len is not None and n > max_seq_len):
             raise FeatureError(
                 f"{len(long)} clips are longer than max_seq_len = {max_seq_len} steps: {sample_of(long)} "
@@ -158,37 +152,17 @@ class QueryDataset:
         read = partial(self.store.read, as_stored=True) if for_gpu else self.store.read
         records = [self.records[i] for i in indices]
         clip_uids = list(dict.fromkeys(record.clip_uid for record in records))
-        clips = {uid: read(uid) for uid in clip_uids}
-        moments = [self._moments(i, epoch) for i in indices]
-        index = [clip_uids.index(record.clip_uid) for record in records]
-        if self.part_steps is not None:  # every query has a part of its own
-            parts = [
-                self._part(clips[r.clip_uid], *x) for r, *x in zip(records, moments, indices, [epoch] * len(records))
-            ]
-            clips, moments = dict(enumerate(part for part, _ in parts)), [moment for _, moment in parts]
-            clip_uids, index = [record.clip_uid for record in records], list(range(len(records)))
         batch = Batch.collate(
-            clips=list(clips.values()),
+            clips=[read(uid) for uid in clip_uids],
             texts=[self.tokens.read(record.query_id) for record in records],
-            clip_index=index,
-            moments_grid=moments,
+            clip_index=[clip_uids.index(record.clip_uid) for record in records],
+            moments_grid=[self._moments(i, epoch) for i in indices],
             query_ids=[record.query_id for record in records],
             clip_uids=clip_uids,
             durations_sec=[record.duration_sec for record in records],
             row_multiple=self.row_multiple,
         )
         return batch.pin_memory() if for_gpu else batch
-
-    def _part(self, clip: Tensor, moments_grid: Tensor, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """A random part of a clip that contains the (first) moment, or lies in it, and the moments within the part."""
-        size = min(len(clip), self.part_steps or len(clip))
-        start, end = moments_grid[0].tolist()
-        ends = sorted(
-            (min(max(0, math.ceil(end) + 1 - size), len(clip) - size), min(max(0, math.floor(start)), len(clip) - size))
-        )
-        first = int(np.random.default_rng([self.seed, epoch, index, 1]).integers(ends[0], ends[1] + 1))
-        inside = (moments_grid - first).clamp(-0.5, size - 0.5)
-        return clip[first : first + size], inside[inside[:, 1] > inside[:, 0]]
 
     def _moments(self, index: int, epoch: int) -> Tensor:
         record = self.records[index]

@@ -86,7 +86,7 @@ def load_dataset(
     return open_dataset(
         config, records, incomplete="leave out" if leave_out else "refuse",
         jitter_max_scale=config.data.jitter_max_scale, seed=config.train.seed,
-        max_seq_len=config.model.max_seq_len, part_steps=config.data.part_steps,
+        max_seq_len=config.model.max_seq_len,
     )  # fmt: skip
 
 
