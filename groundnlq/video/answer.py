@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.engine.predictor import Predictor
-from groundnlq.errors import CheckpointError, sample_of
 from groundnlq.engine.run_dir import RunDirectory
+from groundnlq.errors import CheckpointError, sample_of
 from groundnlq.video.encoders import FILES, LITE, READY, VideoEncoder, load_encoder
 from groundnlq.video.extract import features_of
 
