@@ -202,13 +202,29 @@ def test_a_film_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_helper_processes_share_the_clips(tmp_path):
+def test_helper_processes_share_the_clips(tmp_path, monkeypatch):
     logs = [simulate_clip(world(clip_length_sec=30), "val", index) for index in range(3)]
     short = [log.__class__(**vars(log) | {"duration_sec": 1.0}) for log in logs]
     lines = [json.dumps(make.asdict(log)) for log in short]
     (tmp_path / "events.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(film.signal, "signal", lambda *_: None)
     film.main(str(tmp_path), world().model_dump_json(), "2", "1")
     assert [path.stem for path in (tmp_path / "clips").iterdir()] == [logs[1].clip_uid]
+
+
+def test_clips_are_filmed_by_real_processes_and_what_a_killed_one_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "_HOURS_PER_PROCESS", 1e-3)
+    monkeypatch.setattr(make.os, "cpu_count", lambda: 2)
+    own, write_film = [], film.write_film
+    monkeypatch.setattr(film, "write_film", lambda path, *rest: own.append(path.stem) or write_film(path, *rest))
+    logs = [ClipLog(f"c{i}", "v", "val", 0.0, 2.0, ((0.0, 2.0, "office"),), {"office": ()}, ()) for i in range(4)]
+    lines = [json.dumps(make.asdict(log)) + "\n" for log in logs]
+    (tmp_path / "events.jsonl").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / ".c0.mp4.1.tmp").write_bytes(b"half")
+    make._film(tmp_path, world(), logs, progress=False)
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["c0.mp4", "c1.mp4", "c2.mp4", "c3.mp4"]
+    assert own == ["c0", "c2"]
 
 
 def test_what_helpers_leave_is_filmed_in_the_end(tmp_path, monkeypatch):

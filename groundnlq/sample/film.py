@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -111,10 +113,13 @@ class _Camera:
 
 def main(folder: str, config: str, count: str, number: str) -> None:
     """A helper process of `make_sample`: films every `count`-th clip of the event log, from the `number`-th on."""
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its helpers
     with open(Path(folder) / "events.jsonl", encoding="utf-8") as file:
         logs = (ClipLog.of(json.loads(line)) for line in islice(file, int(number), None, int(count)))
         for _ in write_films(Path(folder) / "clips", WorldConfig.model_validate_json(config), logs):
-            pass
+            if os.getppid() != parent:
+                return
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from groundnlq.video.spacetime import SpaceTimeTransformer
 from groundnlq.video.towers import IMAGENET, SmallEncoder, video_tower
 
 LITE_NORM: dict[str, Any] = {"mean": [127 / 255] * 3, "deviation": [128 / 255] * 3}
+READY = Path(__file__).parent.parent / "sample" / "weights" / "encoder.pt"  # of the sample world
 LITE = "efficientnet-lite0"
 _LAVILA = "egovlp_converted_f16.md5sum_c33363.pth (EgoVLP as plain tensors, MIT licence, in LaViLa's docs/MODEL_ZOO.md "
 _LAVILA += "as 'Prev. SOTA, best epoch': github.com/facebookresearch/LaViLa)"
@@ -99,11 +100,13 @@ def load_encoder(
 
     ``egovlp=FILE``; ``videomae=FILE``, once for verbs and once for nouns; ``videomae:before-norm=FILE``, the mean of
     the tokens without the norm that follows it; ``efficientnet-lite0``, from the extra `video`; else the folder or hub
-    name of an image or video model of `transformers`; or a run folder of stage one. Without `download` the hub is not
+    name of an image or video model of `transformers`; a run folder of stage one; or ``sample``, the ready-made one
+    of the sample world. Without `download` the hub is not
     asked.
 
     A FeatureError says which files are missing and where their authors publish them, or why one is refused.
     """
+    spec = str(READY) if spec == "sample" else spec
     name, _, file = spec.partition("=")
     if (Path(spec) / "best.pt").is_file() or spec.endswith(".pt"):
         encoder = _trained(Path(spec))
@@ -112,7 +115,7 @@ def load_encoder(
     elif "/" in spec or Path(spec).is_dir():
         encoder = _of_transformers(spec, download)
     else:
-        known = f"known are {', '.join(FILES)}, run folders of stage one, and folders or hub names of transformers"
+        known = f"known are {', '.join(FILES)}, sample, runs of stage one, folders or hub names of transformers"
         raise FeatureError(f"no video encoder {name!r:.80}{closest(name, FILES)} -- {known}")
     try:
         encoder.model.to(device, getattr(torch, precision)).eval().requires_grad_(False)
