@@ -41,17 +41,12 @@ def _diagnosis(folder: Path, path: Path) -> dict[str, Any]:
     from groundnlq.data.schema import read_json
 
     tree = read_json(folder / "provenance.json")
-    if path == folder:
-        return {
-            "folder": str(path),
-            "kind": tree["title"],
-            "files": len(tree["files"]),
-            "provenance": tree["provenance"],
-        }
-    if not path.is_file() or path.name not in tree["files"]:
+    if path != folder and (not path.is_file() or path.name not in tree.get("files", ())):
         return {}
-    state = {"sha256": sha256_of(path), "as written": sha256_of(path) == tree["files"][path.name]}
-    return {"file": str(path), "kind": f"part of: {tree['title']}"} | state | {"provenance": tree["provenance"]}
+    own = (
+        {} if path == folder else {"sha256": sha256_of(path), "as written": sha256_of(path) == tree["files"][path.name]}
+    )
+    return {"file": str(path), "kind": f"diagnosis of {tree['diagnosis']}"} | own | {"provenance": tree["provenance"]}
 
 
 def _run_directory(path: Path) -> dict[str, Any]:

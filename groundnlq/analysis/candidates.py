@@ -79,7 +79,7 @@ class FixedPredictions:
     def right_ranks(self, threshold: float, min_score: float) -> tuple[np.ndarray, np.ndarray]:
         """(Q,) rank of the first right prediction, inf without any; (Q,) is there any?"""
         is_right = self._decoded.overlaps > threshold
-        found = is_right.any(axis=1)
+        found: np.ndarray = np.asarray(is_right.any(axis=1))
         return np.where(found, 1.0 + is_right.argmax(axis=1), np.inf), found
 
 

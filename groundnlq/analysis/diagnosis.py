@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.candidates import LivePredictions, SplitPredictions
+from groundnlq.analysis.candidates import SplitPredictions
 from groundnlq.analysis.events import SHOWN, Events, Meaning, random_segments_like
 from groundnlq.analysis.intervals import HIGH, LOW, p_text, share_summary
 from groundnlq.analysis.outcomes import OUTCOMES, RIGHT, check_threshold, diagnose, outcome_codes
@@ -58,8 +58,8 @@ class Diagnosis:
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """`table` of the other runs and of the run."""
-        runs = {**self.others, self.name: self.run}
+        """`table` of the run and of the others."""
+        runs = {self.name: self.run, **self.others}
         return {name: diagnose(run, self.threshold, self.settings, self.events) for name, run in runs.items()}
 
     @cached_property
@@ -73,25 +73,20 @@ class Diagnosis:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row a run: recalls, and the share of queries that this run alone hits; and what any and all runs hit."""
+        """A row a run: recalls, and the share of queries that this run alone hits; and what any and every run hits."""
         hits = pd.DataFrame({n: t.set_index("query_id")["outcome"].eq("hit") for n, t in self.tables.items()})
-        clips = self.table.set_index("query_id")["clip_uid"].reindex(hits.index)
-        rows = {name: share_summary("R@1", clips, hits[name]) for name in hits}
-        for name, row in rows.items():
-            row["R@k"] = 100 * float(self.tables[name]["outcome"].isin(RIGHT).mean())
-            row["only this run"] = 100 * float((hits[name] & (hits.sum(axis=1) == 1)).mean())
-        if self.others:
-            rows |= {
-                f"{n} run": share_summary("R@1", clips, h)
-                for n, h in (("any", hits.any(axis=1)), ("every", hits.all(axis=1)))
-            }
+        means = {**hits, "any run": hits.any(axis=1), "every run": hits.all(axis=1)}
+        rows = {name: share_summary("R@1", self.table["clip_uid"], means[name]) for name in means}
+        for name, table in self.tables.items():
+            alone = hits[name] & (hits.sum(axis=1) == 1)
+            rows[name] |= {"R@k": 100 * table["outcome"].isin(RIGHT).mean(), "only this run": 100 * alone.mean()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
     @cached_property
     def shown(self) -> dict[str, pd.DataFrame]:
         """For each run what its wrong first answers show, as far as the events tell: share of these answers with its
         interval, and the share that chance gives (see `Meaning.shown_by_chance`). Empty without events."""
-        tables = {}
+        tables: dict[str, pd.DataFrame] = {}
         for name, table in self.tables.items():
             wrong = table[table["shows"].notna() & (table["shows"] != "hit")]
             chance = [Meaning.of(record, self.events).shown_by_chance(record, answer, self.threshold)
@@ -155,30 +150,20 @@ class Diagnosis:
 
     @cached_property
     def oracle_gains(self) -> pd.DataFrame:
-        """Recalls if an oracle corrected one outcome and nothing else.
+        """Recalls if an oracle corrected one outcome and nothing else, and the gain at rank 1 with its 95 % interval.
 
-        The outcomes exclude each other, so R@1 and their gains add up to 100. Two other oracles follow:
-        *boundaries* gives every prediction that lies on the moment the true start and end, *order* puts the
-        best of the top k first.
-
-        Returns:
-            a row an outcome: share of the queries, ``R@1`` and ``R@k`` with the oracle, gain at rank 1 with
-            its 95 % interval.
+        The outcomes exclude each other, so R@1 and their gains add up to 100. Two other oracles follow: *boundaries*
+        gives predictions that lie on the moment the true start and end, *order* puts the best of the top k first.
         """
-        outcome = self.table["outcome"]
-        is_outcome = {name: (outcome == name).to_numpy() for name in OUTCOMES}
-        hit = is_outcome.pop("hit")
-        right = hit | is_outcome["ranking within k"]
-        recalls = {AS_IT_IS: (hit, right)} | {n: (hit | mask, right | mask) for n, mask in is_outcome.items()}
-        on_moment = [self.table[f"{name} on moment"].to_numpy(bool) for name in ("first", "any")]
-        recalls |= {"oracle: boundaries": tuple(on_moment), "oracle: order": (right, right)}
-        rows = {}
-        for name, (at_1, at_k) in recalls.items():
-            shares = {AS_IT_IS: hit} | is_outcome
-            queries = 100 * shares[name].mean() if name in shares else np.nan
-            gain = share_summary("gain", self.table["clip_uid"], at_1 & ~hit)
-            rows[name] = {"queries": queries, "R@1": 100 * at_1.mean(), "R@k": 100 * at_k.mean(), **gain}
-        rows[AS_IT_IS] |= {LOW: 0.0, HIGH: 0.0}
+        corrected = {name: (self.table["outcome"] == name).to_numpy() for name in OUTCOMES}
+        hit = corrected.pop("hit")
+        right, on_moment = hit | corrected["ranking within k"], self.table["any on moment"].to_numpy(bool)
+        corrected |= {"oracle: boundaries": self.table["first on moment"].to_numpy(bool), "oracle: order": right}
+        rows = {AS_IT_IS: {"R@1": 100 * hit.mean(), "R@k": 100 * right.mean(), "gain": 0.0, LOW: 0.0, HIGH: 0.0}}
+        for name, mask in corrected.items():
+            at_k = right | (on_moment if name == "oracle: boundaries" else mask)
+            recalls = {"R@1": 100 * (hit | mask).mean(), "R@k": 100 * at_k.mean()}
+            rows[name] = recalls | share_summary("gain", self.table["clip_uid"], mask & ~hit)
         return pd.DataFrame.from_dict(rows, orient="index")
 
     @cached_property
@@ -198,25 +183,6 @@ class Diagnosis:
         return frame
 
     @cached_property
-    def levels(self) -> pd.DataFrame | None:
-        """For each pyramid level the moments with positive points on it, the first predictions that come from it
-        and how many of them are correct, and the first hits that come from it; None for predictions of a file."""
-        if not isinstance(self.run, LivePredictions):
-            return None
-        run, table, rows = self.run, self.table, {}
-        reached = dict(zip((r.query_id for r in run.records), run.levels_reached, strict=True))
-        for level in range(run.config.model.num_levels):
-            is_first, is_found = table["level"] == level, table["found by"] == level
-            rows[f"stride {2**level}"] = {
-                "moments": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
-                "first predictions": 100 * is_first.mean(),
-                "of these correct": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
-                "first hits": 100 * is_found.mean(),
-                "median moment [s]": table.loc[is_found, "moment_sec"].median(),
-            }
-        return pd.DataFrame.from_dict(rows, orient="index")
-
-    @cached_property
     def kinds(self) -> pd.DataFrame:
         """The group of every query under each kind (see `kinds_of_query`)."""
         return kinds_of_query(self.run.records, self.train, self.events)
@@ -230,16 +196,6 @@ class Diagnosis:
     def differences(self) -> dict[str, pd.DataFrame]:
         """For each other run, R@1 of the run minus its own, over all queries and in each group."""
         return {name: paired_difference(self.tables[name], self.table, self.kinds) for name in self.others}
-
-    @cached_property
-    def changes(self) -> dict[str, pd.DataFrame]:
-        """For each other run, how many queries went from which outcome of it (rows) to which of the run (columns)."""
-        after, changes = self.table.set_index("query_id")["outcome"], {}
-        for name in self.others:
-            one = self.tables[name]
-            outcomes = one["outcome"].to_numpy(), after.reindex(one["query_id"]).to_numpy()
-            changes[name] = pd.crosstab(*outcomes, rownames=["from"], colnames=["to"])
-        return changes
 
     def summary(self) -> str:
         """The most important numbers, in one sentence each."""

@@ -128,7 +128,7 @@ class Meaning:
         nouns = set(true.noun_classes[:1]) if stem(noun) in map(stem, true.nouns) else set()
         has_verb = [stem(verb) == stem(e.verb) or not verbs.isdisjoint(e.verb_classes) for e in own]
         has_noun = [stem(noun) in map(stem, e.nouns) or not nouns.isdisjoint(e.noun_classes) for e in own]
-        is_true = shares_half(times[:, None], moments[None]).any(axis=1)
+        is_true: np.ndarray = np.asarray(shares_half(times[:, None], moments[None]).any(axis=1))
         return cls(verb, noun, times, is_true, np.array(has_verb, bool), np.array(has_noun, bool))
 
     def kinds(self) -> np.ndarray:

@@ -6,7 +6,6 @@ In the manner of detection error analysis (Hoiem et al. 2012; Alwassel et al. 20
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,7 @@ import torch
 from groundnlq.analysis.candidates import Decoded, LivePredictions, SplitPredictions
 from groundnlq.analysis.events import SHOWN, UNKNOWN, Events, Meaning, shares_half
 from groundnlq.config import DecodeConfig
-from groundnlq.data.dataset import clip_batches
-from groundnlq.data.recall import THRESHOLDS, best_tiou, tiou
-from groundnlq.data.records import Record
+from groundnlq.data.recall import THRESHOLDS, tiou
 from groundnlq.errors import ConfigError
 from groundnlq.model.decode import suppress
 
@@ -111,17 +108,16 @@ def diagnose(
 
     ``right rank``: of the first right prediction, beyond the top k too; ``rank without NMS``: by score alone.
     ``shows``: what the first answer shows, if `events` know it; ``distance_sec``: from the middle of the moment to
-    its own. ``answers_other``: it hits another query's moment. ``level`` is its pyramid level, ``found by`` that of
-    the first hit.
-
+    its own.
     Args:
         settings: of decoding; by default the run's own.
     """
-    settings = settings or run.settings
+    settings, events = settings or run.settings, events or {}
     decoded, codes = run.decode(settings), outcome_codes(run, threshold, settings, events)
     overlaps, first = decoded.overlaps[:, : settings.top_k], decoded.ranked[:, 0]
     is_right, answered = decoded.overlaps > threshold, np.where(first[:, 2:] > 0, first[:, :2], np.nan)
-    lies, records = _lies_on_moment(run, threshold, settings, events or {}), run.records
+    rank, _ = run.right_ranks(threshold, settings.min_score)
+    lies, records = _lies_on_moment(run, threshold, settings, events), run.records
     moments = np.array([r.moments_sec[0] if r.moments_sec else (np.nan, np.nan) for r in records]).reshape(-1, 2)
     shown = np.where(codes == 0, 0, UNKNOWN)
     for row in np.flatnonzero((codes > 0) & (first[:, 2] > 0)) if events else ():
@@ -140,29 +136,10 @@ def diagnose(
             "best tIoU": overlaps.max(axis=1),
             "first on moment": lies[:, 0], "any on moment": lies.any(axis=1),
             "right rank": np.where(is_right.any(axis=1), 1.0 + is_right.argmax(axis=1), np.nan),
-            "rank without NMS": run.right_ranks(threshold, settings.min_score)[0],
+            "rank without NMS": np.where(np.isfinite(rank), rank, np.nan),
             "distance_sec": answered.mean(axis=1) - moments.mean(axis=1),
             "shows": pd.Categorical.from_codes(shown, list(SHOWN), ordered=True),
             "moment_sec": moments[:, 1] - moments[:, 0],
-            "answers_other": _hits_other_query(records, first, threshold) & (codes != 0),
         }
-    ).replace({"rank without NMS": {np.inf: np.nan}})  # fmt: skip
-    if isinstance(run, LivePredictions):
-        right = np.argmax(overlaps > threshold, axis=1)
-        frame["level"] = [run.level_of(i, segment) for i, segment in enumerate(first)]
-        frame["found by"] = [run.level_of(i, decoded.ranked[i, k]) for i, k in enumerate(right)]
-        frame.loc[~frame["outcome"].isin(RIGHT), "found by"] = NO_MOMENT
-    else:
-        frame = frame.drop(columns="rank without NMS")
+    )  # fmt: skip
     return frame[codes != NO_MOMENT].reset_index(drop=True)
-
-
-def _hits_other_query(records: Sequence[Record], first: np.ndarray, threshold: float) -> np.ndarray:
-    """(Q,) does the first answer hit the moment of another query of its clip?"""
-    found = np.zeros(len(records), bool)
-    for clip in clip_batches(records, max(1, len(records))):
-        for index in clip:
-            moments = [m for other in clip if other != index for m in records[other].moments_sec]
-            is_right = (best_tiou(first[index][None], moments) > threshold).any()
-            found[index] = first[index, 2] > 0 and bool(is_right)
-    return found

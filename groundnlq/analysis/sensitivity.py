@@ -54,26 +54,26 @@ def kinds_of_query(
         ),
     }  # fmt: skip
     texts = [f" {' '.join(re.findall(r'[a-z]+', record.query.lower()))} " for record in annotated]
-    for kind, words in (("question word", QUESTIONS), ("relation", RELATIONS)):
-        found = [next((word for word in words if f" {word} " in text), "(none)") for text in texts]
-        kinds[kind] = pd.Categorical(found, [*words, "(none)"])
+    for kind, known in (("question word", QUESTIONS), ("relation", RELATIONS)):
+        found = [next((word for word in known if f" {word} " in text), "(none)") for text in texts]
+        kinds[kind] = pd.Categorical(found, [*known, "(none)"])
     meanings = [Meaning.of(record, events or {}) for record in annotated]
     counts = Counter(stem(word) for record in train for word in _words_of(record.query))
     for kind, alike in (("verb", "has_verb"), ("noun", "has_noun")):
-        words = [stem(getattr(meaning, kind)) for meaning in meanings]
+        label = {stem(getattr(m, kind)): getattr(m, kind).lower() for m in meanings}  # one form of each word
+        words = [label[stem(getattr(meaning, kind))] for meaning in meanings]
         if any(words):
             often = [word for word, n in Counter(words).most_common(MOST_GROUPS) if word and n >= SMALLEST]
             kinds[kind] = pd.Categorical([w if w in often else "(other)" for w in words], [*often, "(other)"])
             if train:
-                kinds[f"{kind} in training"] = _cut([counts[w] for w in words], (1, 5, 20, 80), "queries", 1)
+                kinds[f"{kind} in training"] = _cut([counts[stem(w)] for w in words], (1, 5, 20, 80), "queries", 1)
             if events:
                 others = [int((getattr(m, alike) & ~m.is_true).sum()) for m in meanings]
-                kinds[f"other events of this {kind}"] = _cut(others, (1, 2, 3, 6), "events", 1)
+                kinds[f"other events of this {kind}"] = _cut(others, (1, 2, 3, 6), "", 1)
     if train:
-        known = {word for record in train for word in _words_of(record.query)}
-        kinds["words"] = _one_of(
-            [not _words_of(r.query) <= known for r in annotated], "one unseen in training", "all known"
-        )
+        seen = {word for record in train for word in _words_of(record.query)}
+        is_new = [not _words_of(record.query) <= seen for record in annotated]
+        kinds["words"] = _one_of(is_new, "one unseen in training", "all known")
     return pd.DataFrame(kinds, index=[record.query_id for record in annotated])
 
 
@@ -140,7 +140,7 @@ def _cut(values: ArrayLike, edges: Sequence[float], unit: str, whole: int = 0) -
     """Groups from edge to edge, the upper one excluded; of `whole` numbers the last one in is named."""
     names = [f"{a:g} – {b - whole:g} {unit}" if b - whole > a else f"{a:g} {unit}" for a, b in pairwise(edges)]
     lowest = f"0 {unit}" if whole and edges[0] == 1 else f"under {edges[0]:g} {unit}"
-    names = [lowest, *names, f"{edges[-1]:g} {unit} or more"]
+    names = [" ".join(name.split()) for name in (lowest, *names, f"{edges[-1]:g} {unit} or more")]
     return pd.cut(np.asarray(values, float), [-np.inf, *edges, np.inf], labels=names, right=False)
 
 

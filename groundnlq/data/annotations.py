@@ -191,9 +191,9 @@ class _NlqReader:
         times = [time for time in (query.clip_start_sec, query.clip_end_sec) if time is not None]
         moments = ((times[0], times[-1]),) if times else ()
         asked = query_id, clip.clip_uid, text, clip.duration_sec, moments
-        slots = {name: getattr(query, name) or None for name in SLOTS}
-        known = {"template": query.template, "raw_query": raw, "video_uid": clip.video_uid}
-        self.records.append(Record(*asked, **known, **slots))
+        more: dict[str, Any] = {name: getattr(query, name) or None for name in SLOTS}
+        more |= {"template": query.template, "raw_query": raw, "video_uid": clip.video_uid}
+        self.records.append(Record(*asked, **more))
         if kind := self.records[-1].oddity if len(times) == 2 else NO_TIMES:
             self.odd[kind].append(query_id)
         else:
