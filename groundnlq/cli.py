@@ -176,6 +176,12 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     return value
 
 
+def _tiou(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 < value < 1:
+        raise click.BadParameter(f"{value:g} is not between 0 and 1")
+    return value
+
+
 def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Refuse to begin work whose result could not be written."""
     if path is not None and not ctx.resilient_parsing:
@@ -185,7 +191,6 @@ def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     return path
 
 
-_BETWEEN_0_AND_1 = click.FloatRange(0, 1, min_open=True, max_open=True)
 _DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="show the traceback of an error")
 program = _Group("groundnlq", "Find the moment that answers a question in a long first-person video.", epilog=EXAMPLE)
 _DEBUG(click.version_option(__version__, message="groundnlq %(version)s")(program))
@@ -517,7 +522,7 @@ def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Pat
 @_param("--events --narrations", "FILE", "what happens in the clips: a sample world's events.jsonl, records of "
         "narrations, or EgoClip's CSV", required=False)  # fmt: skip
 @_param("--train", "R.jsonl", "train split, for how often words occur in training", required=False)
-@click.option("--threshold", default=0.3, type=_BETWEEN_0_AND_1, help="tIoU above which a prediction is right")
+@click.option("--threshold", default=0.3, callback=_tiou, help="tIoU above which a prediction is right")
 @click.option("--top-k", default=5, callback=_positive, help="predictions that count")
 @_param("--output", "DIR", "the report goes to DIR/RUN-on-DATA", callback=_writable)
 def _diagnose(

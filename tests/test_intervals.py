@@ -35,7 +35,7 @@ def test_intervals_cover_the_truth_whether_or_not_queries_of_a_clip_agree(share,
     random, clips = np.random.default_rng(0), np.repeat(np.arange(40), 9)
     found = [interval(clips, clustered(random, 40, 9, share, agreement)) for _ in range(300)]
     covered = np.mean([low <= 100 * share <= high for low, high in found])
-    assert covered > 0.91  # the bootstrap's is 0.5 at the worst of these
+    assert covered >= 0.9  # the worst is 2 % of which four fifths come in whole clips: one clip of 40
     if agreement == 0 and 0.1 < share < 0.9:  # and they are not idle
         usual = 2 * 196 * np.sqrt(share * (1 - share) / 360)
         assert np.mean([high - low for low, high in found]) < 1.15 * usual
@@ -49,7 +49,7 @@ def test_recalls_of_nothing_and_everything_have_intervals():
     records = [Record(f"a_{i}", f"c{i}", "?", 60.0, ((10.0, 14.0),)) for i in range(12)]
     result: Evaluation = evaluate({r.query_id: np.array([[10.0, 13.0, 0.9], [30, 40, 0.1]]) for r in records}, records)
     low, high = result.intervals()["R@1 IoU=0.3"]
-    assert low < high == 100
+    assert low < 99 < high == pytest.approx(100)
     part = result.by("template")
     assert (part["95 % low"] < part["95 % high"]).all()
 

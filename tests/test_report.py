@@ -198,7 +198,9 @@ def test_all_files_have_their_provenance_and_show_reads_it(diagnosis, written, c
     changed.write_bytes(whole)
 
 
-def test_a_report_never_overwrites_that_of_another_run_or_other_data(of_files, tmp_path):
+def test_a_report_never_overwrites_that_of_another_run_or_other_data(of_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_figures", lambda diagnosis: {})
+
     def write(**changes):
         return write_report(replace(of_files, **changes), tmp_path)[0].parent.name
 

@@ -49,15 +49,16 @@ class ClipBootstrap:
 def share_summary(name: str, clips: ArrayLike, is_so: ArrayLike) -> dict[str, float]:
     """A percentage of queries (Q,) bool, called `name`, with its 95 % interval, `LOW` and `HIGH`.
 
-    Wilson's interval (1927) for the effective number of queries (Korn and Graubard 1998): as many independent ones as
-    would have the variance that was measured between clips. At 0 and 100 % nothing was measured: one query a clip.
+    Wilson's interval (1927) for the effective number of queries (Korn and Graubard 1998), the number divided by the
+    design effect. That is at least 1, and shrunk to one independent query a clip as if one more clip had the rarer
+    result: with few such clips it cannot be measured, and at 0 and 100 % there is none.
     """
     values, (_, clip) = np.asarray(is_so, float), np.unique(clips, return_inverse=True)
-    share, num_clips = values.mean(), clip.max() + 1
-    variance = (np.bincount(clip, weights=values - share) ** 2).sum() / len(values) ** 2
-    variance *= num_clips / max(1, num_clips - 1)
-    num = share * (1 - share) / variance if variance > 1e-12 else num_clips
-    num = np.clip(num if num_clips > 1 else 1, 1, len(values))
+    share, num_clips, sums = values.mean(), clip.max() + 1, np.bincount(clip, weights=values)
+    variance = (np.bincount(clip, weights=values - share) ** 2).sum() / max(1, num_clips - 1) * num_clips
+    effect = max(1.0, variance / max(len(values) * share * (1 - share), 1e-12))
+    num_rare = ((sums > 0) if share <= 0.5 else (sums < np.bincount(clip))).sum() if num_clips > 1 else 0
+    num = len(values) / ((num_rare * effect + len(values) / num_clips) / (num_rare + 1))
     centre, half = (share + Z**2 / (2 * num)), Z * np.sqrt(share * (1 - share) / num + (Z / (2 * num)) ** 2)
     low, high = 100 * np.clip(np.array([centre - half, centre + half]) / (1 + Z**2 / num), 0, 1)
     return {name: 100 * float(share), LOW: float(low), HIGH: float(high)}

@@ -89,12 +89,12 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
     pictures = {name: _picture(figure, folder, name, title, provenance) for name, figure in _figures(diagnosis).items()}
     for name, table in tables.items():
         write_text(folder / f"{_slug(name)}.csv", table.to_csv())
-        latex = _readable(table).to_latex(escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", f"{name}: {title}"))
+        latex = readable(table).to_latex(escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", f"{name}: {title}"))
         latex = latex.replace("≤", r"$\leq$").replace("–", "--")
         write_text(folder / f"{_slug(name)}.tex", re.sub("(?m)^", "% ", provenance) + "\n" + latex)
     write_text(folder / "queries.csv", diagnosis.queries.to_csv(index=False))
     page = Environment(autoescape=True).from_string(PAGE)
-    html = {name: Markup(_readable(table).to_html(escape=True, border=0)) for name, table in tables.items()}
+    html = {name: Markup(readable(table).to_html(escape=True, border=0)) for name, table in tables.items()}
     summary = diagnosis.summary().splitlines()
     written = page.render(title=title, summary=summary, figures=pictures, tables=html, provenance=provenance)
     write_text(folder / "report.html", written)
@@ -153,7 +153,7 @@ def _tables(diagnosis: Diagnosis) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in tables.items() if len(table)}
 
 
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
+def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table of texts: one decimal, two of scores, p values as `p_text` has them."""
     shown = table.astype(object)
     for name, column in table.select_dtypes("number").items():
