@@ -404,14 +404,15 @@ def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> 
     from groundnlq.config import load_config
     from groundnlq.engine.launch import train
 
-    result = train(load_config(config, overrides), run, attach=False, **options)
+    settings = load_config(config, overrides)
+    result = train(settings, run, attach=False, **options)
     if not result.history or not _is_main_process():
         return
     last = result.history[-1]
     if result.resumed_from_step == last["step"]:
         print(f"{run}: this run was finished before; nothing to do (for more epochs: --extend)")
-    scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
-    _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
+    scores = {name: f"{last[f'{name} {settings.select_by}']:.2f}" for name in ("raw", "ema")}
+    _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, {settings.select_by}", scores)
     print(f"best weights: {result.best}\nlast weights: {result.last}")
 
 
@@ -492,17 +493,22 @@ def _ask(
 
 
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")
-@_param("predictions", "P.json", "submission file")
-@_param("truth", "TRUTH", "official JSON or records")
+@_param("predictions", "P.json|RUN", "submission file; or the run folder of a video encoder (stage one), for EgoMCQ")
+@_param("truth", "[TRUTH]", "official JSON or records, of a submission file", required=False)
 @_param("--raw-text", "P_raw.json", "predictions made from raw texts", required=False)
 @_param("--output", "FILE", "also write the numbers, unrounded", required=False, callback=_writable)
-def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Path | None) -> None:
-    """Recalls of predictions, official and strict, with intervals over clips."""
+def _evaluate(predictions: Path, truth: Path | None, raw_text: Path | None, output: Path | None) -> None:
+    """Recalls of predictions, official and strict, or EgoMCQ of a video encoder, with intervals over clips."""
     from groundnlq.analysis.evaluation import evaluate
     from groundnlq.data.annotations import read_truth
     from groundnlq.data.submission import read_submission
     from groundnlq.files import write_json
 
+    if predictions.is_dir():
+        _evaluate_encoder(predictions, output)
+        return
+    if truth is None:
+        raise click.UsageError("missing argument 'TRUTH'")
     records = read_truth(truth)
     content: dict[str, Any] = {}
     for path in filter(None, (predictions, raw_text)):
@@ -513,6 +519,21 @@ def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Pat
         content |= result.to_json() if path is predictions else {"raw_text": result.to_json()}
     if output:
         write_json(output, content, indent=1)
+
+
+def _evaluate_encoder(run: Path, output: Path | None) -> None:
+    from groundnlq.analysis.intervals import ClipBootstrap
+    from groundnlq.files import write_json
+    from groundnlq.video.alignment import evaluate_run
+
+    content: dict[str, Any] = {}
+    for kind, (clips, hits) in evaluate_run(run).items():
+        content[kind] = ClipBootstrap(clips).summary("accuracy", 100 * hits) | {"questions": len(hits)}
+        accuracy, low, high, num = content[kind].values()
+        print(f"EgoMCQ {kind}: {accuracy:.1f} % of {num} questions [{low:.1f}, {high:.1f}], chance 20 %")
+    print("95 % intervals cover the sampling of clips, not training variance")
+    if output:
+        write_json(output, {"EgoMCQ": content}, indent=1)
 
 
 @_command("diagnose", "runs/finetune/val.json nlq_val.json --events narrations_val.jsonl --output reports")

@@ -16,8 +16,10 @@ from groundnlq.errors import DataError, Findings, sample_of
 from groundnlq.files import write_text
 
 _Moments = Annotated[tuple[tuple[Number, Number], ...], expected("[[start, end], ...] in seconds")]
+_Class = Annotated[int, Field(strict=True, ge=0, lt=1 << 20)]
 _Duration = Annotated[Number, Field(gt=0), expected("a positive number of seconds")]
 SLOTS = ("slot_x", "verb_x", "slot_y")
+_Classes = Annotated[tuple[_Class, ...], expected("[class number, ...]")]
 OF_CLIP = "--"  # between a clip_uid and an id that occurs in several clips
 _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empty")]
 
@@ -42,6 +44,8 @@ class Record:
     slot_x: Text | None = None
     verb_x: Text | None = None
     slot_y: Text | None = None
+    verbs: _Classes = ()  # of a narration: numbers of the classes of its verbs and nouns, as EgoClip tags them
+    nouns: _Classes = ()
 
     @property
     def place(self) -> tuple[str, str]:
@@ -122,5 +126,7 @@ def _row(record: Record) -> dict[str, Any]:
         "template": record.template,
         "raw_query": record.raw_query,
         **{name: getattr(record, name) for name in ("video_uid", *SLOTS)},
+        "verbs": record.verbs or None,
+        "nouns": record.nouns or None,
     }
     return {key: value for key, value in row.items() if value is not None}

@@ -6,6 +6,9 @@ It needs no licence and no download.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -28,6 +31,9 @@ from groundnlq.sample.render import Camera
 from groundnlq.sample.world import ClipLog, WorldConfig, simulate_clip
 
 SOURCES = ("action", "scene")
+# narration records -> files that name their clips; those of val are for measuring the first stage
+NARRATED = {"narrations": ("nlq_train", "moments_train", "vq_train"), "narrations_val": ("nlq_val",)}
+_HOURS_PER_PROCESS = 0.5  # of film; a helper process takes a second to start
 
 
 def make_sample(
@@ -67,17 +73,19 @@ def _make(config: WorldConfig, official: Path, made: Path, progress: bool) -> di
     meanings = write_official(official, config, logs, questions)
     every = [log for split_logs in logs.values() for log in split_logs]
     write_text(official / "events.jsonl", "".join(json.dumps(asdict(log)) + "\n" for log in every))
-    _film(official / "features", config, every, progress)
+    _measure(official / "features", config, every, progress)
+    _film(official, config, every, progress)
     counts = {f"{split} clips": len(split_logs) for split, split_logs in logs.items()}
     counts |= {f"{split} questions": sum(map(len, of_split)) for split, of_split in questions.items()}
     counts["events"] = sum(len(log.events) for log in every)
-    world = {"config": config.model_dump(), "counts": counts, "unseen_objects": config.unseen_objects}
+    kinds = {"unseen_objects": config.unseen_objects, "unasked_objects": config.unasked_objects}
+    world = {"config": config.model_dump(), "counts": counts} | kinds
     write_json(made, world | {"questions": meanings})
     return counts
 
 
 def read_world(folder: str | Path) -> dict[str, Any]:
-    """What `make_sample` wrote about its world: config, counts, unseen objects, meaning of each question."""
+    """What `make_sample` wrote about its world: config, counts, kinds of objects, meaning of each question."""
     path = Path(folder) / "official" / "world.json"
     if not path.exists():
         raise DataError(f"{path}: no sample world here -- make one with 'groundnlq sample {folder}'")
@@ -118,10 +126,11 @@ def _prepare(folder: Path, progress: bool) -> dict[str, Any]:
     if not (folder / "features.h5").exists():
         sources = [official / "features" / source for source in SOURCES]
         report["features"] = import_features(sources, folder / "features.h5", progress=progress, **rate)
-    if not (folder / "narrations.jsonl").exists():
-        tasks = [official / f"{task}_train.json" for task in ("nlq", "moments", "vq")]
-        records, report["narrations"] = narration_records(official / "egoclip.csv", read_clips(tasks))
-        write_records(folder / "narrations.jsonl", records)
+    for name, tasks in NARRATED.items():
+        if not (folder / f"{name}.jsonl").exists():
+            clips = read_clips([official / f"{task}.json" for task in tasks])
+            records, report[name] = narration_records(official / "egoclip.csv", clips)
+            write_records(folder / f"{name}.jsonl", records)
     if not (folder / "text.h5").exists():
         names = ("nlq_train", "nlq_val", "nlq_test", "narrations")
         paths = [folder / f"{name}.jsonl" for name in names]
@@ -129,9 +138,30 @@ def _prepare(folder: Path, progress: bool) -> dict[str, Any]:
     return report
 
 
-def _film(folder: Path, config: WorldConfig, logs: list[ClipLog], progress: bool) -> None:
+def _measure(folder: Path, config: WorldConfig, logs: list[ClipLog], progress: bool) -> None:
     camera = Camera(config)
-    for log in tqdm(logs, desc="filming", unit="clip", disable=None if progress else True):
+    for log in tqdm(logs, desc="features", unit="clip", disable=None if progress else True):
         for source, features in camera.film(log).items():
             with atomic_path(folder / source / f"{log.clip_uid}.pt") as temporary:
                 torch.save(torch.from_numpy(features), temporary)
+
+
+def _film(official: Path, config: WorldConfig, logs: list[ClipLog], progress: bool) -> None:
+    """Films of all clips; a long world is filmed by several processes. Films that are there already are kept."""
+    from groundnlq.sample.film import write_films
+
+    hours = sum(log.duration_sec for log in logs if not (official / "clips" / f"{log.clip_uid}.mp4").exists()) / 3600
+    count = max(1, min(os.cpu_count() or 1, int(hours / _HOURS_PER_PROCESS)))
+    command = [sys.executable, "-m", "groundnlq.sample.film", str(official), config.model_dump_json(), str(count)]
+    helpers = [subprocess.Popen([*command, str(number)]) for number in range(1, count)]
+    try:
+        for part, name in ((logs[::count], "filming"), (logs, "filmed")):  # its own share; what a helper left
+            films = write_films(official / "clips", config, part)
+            for _ in tqdm(films, name, len(part), unit="clip", disable=None if progress else True):
+                pass
+            for helper in helpers:
+                helper.wait()
+    finally:
+        for helper in helpers:
+            helper.kill()
+            helper.wait()

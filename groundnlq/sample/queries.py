@@ -31,9 +31,14 @@ Rule = Callable[[ClipLog], Iterator[tuple[Event, dict[str, str]]]]
 
 
 def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
-    """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two."""
+    """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two.
+
+    Those for training have no unasked objects, neither in their words nor in the event that answers them.
+    """
     random = config.stream("queries", log.split, log.clip_uid)
     pool = [(template, *found) for template in TEMPLATES for found in template.rule(log)]
+    if log.split == "train":
+        pool = [found for found in pool if config.kind_of((*found[2].values(), found[1].object)) != "unasked"]
     questions: list[Question] = []
     uses: Counter[float] = Counter()
     while pool and len(questions) < config.queries_per_clip:

@@ -1,15 +1,17 @@
 """A simulated person moves through places, handles objects, talks to people: the event log of a clip.
 
-The log is all that later steps see: questions, narrations and features are made from it, so a video could be
-rendered from it as well. Every clip draws from random streams of its own, named after what they decide; the
-number of clips in one split therefore never changes another split.
+The log is all that later steps see: questions, narrations and films are made from it. Every clip draws from random
+streams of its own, named after what they decide; the number of clips in one split therefore never changes another
+split.
 """
 
 from __future__ import annotations
 
 import uuid
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,7 +30,10 @@ from groundnlq.sample.vocabulary import (
 )
 
 SCALES: dict[str, dict[str, float]] = {
-    "tiny": {"num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2},
+    "tiny": {
+        "num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2,
+        "clip_length_sec": 60.0, "frame_size": 96,
+    },
     "demo": {},
     "ego4d": {
         "num_train_clips": 1270, "num_narrated_clips": 0, "num_val_clips": 415, "num_test_clips": 333,
@@ -38,6 +43,7 @@ SCALES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 _Count = Annotated[int, Field(ge=1)]
 _NotNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -51,13 +57,20 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     clip_length_sec: Annotated[float, Field(ge=30)] = 110.0
     queries_per_clip: _Count = 9
     # fewer objects or verbs: more look-alike events
-    objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) - 20)] = 6
+    objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) // 2)] = 6
     verbs_per_clip: Annotated[int, Field(ge=2, le=len(OBJECT_VERBS))] = 4
-    num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 20  # in val and test only
+    num_unasked_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 16  # no training question has them
+    num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 10  # in val and test only
     event_length_sec: Annotated[float, Field(ge=0.5, le=20)] = 3.4  # median
     pause_sec: _NotNegative = 0.6  # median between events
     feature_noise: _NotNegative = 0.1
-    clutter: _NotNegative = 0.5  # how strongly objects lie about that nobody touches
+    frame_size: Annotated[int, Field(ge=96, le=160, multiple_of=16)] = 128  # pixels a side of the films
+    look_alikes: _Share = 0.3  # objects that have the colour of another one of their category
+    clutter: _Share = 0.5  # how many objects lie about that nobody touches
+    light: _Share = 0.3  # how much the light changes
+    shake: _Share = 0.3  # of the camera
+    occlusion: _Share = 0.2  # how much hands and plants cover
+    motion_speed: Annotated[float, Field(ge=0.25, le=3)] = 1.0  # movements a second
     action_width: _Count = 96
     scene_width: _Count = 32
     fps: Annotated[float, Field(ge=1)] = 30.0
@@ -88,12 +101,29 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The random stream of this name; no other decision draws from it."""
         return np.random.default_rng([self.seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
-    @property
+    @cached_property
     def unseen_objects(self) -> tuple[str, ...]:
         """Objects that occur in val and test only, spread over the categories."""
-        random, categories = self.stream("unseen"), list(OBJECTS)
-        chosen = [str(random.choice(OBJECTS[categories[i % len(categories)]])) for i in range(self.num_unseen_objects)]
-        return tuple(dict.fromkeys(chosen))
+        return self._spread("unseen", self.num_unseen_objects, ALL_OBJECTS)
+
+    @cached_property
+    def unasked_objects(self) -> tuple[str, ...]:
+        """Objects that are narrated, but that no training question is about, spread over the categories."""
+        unseen = self.unseen_objects
+        return self._spread("unasked", self.num_unasked_objects, [name for name in ALL_OBJECTS if name not in unseen])
+
+    def _spread(self, stream: str, count: int, names: Sequence[str]) -> tuple[str, ...]:
+        random, categories = self.stream(stream), list(OBJECTS)
+        orders = {category: _draw(random, OBJECTS[category], len(OBJECTS[category])) for category in categories}
+        ranked = [name for of_rank in zip(*orders.values(), strict=True) for name in of_rank if name in names]
+        return tuple(ranked[:count])
+
+    def kind_of(self, names: Iterable[str | None]) -> str | None:
+        """What training has of the objects among these names: ``unseen``, ``unasked`` or ``asked``; None: no object."""
+        named = {name for name in names if name in ALL_OBJECTS}
+        if named & {*self.unseen_objects}:
+            return "unseen"
+        return "unasked" if named & {*self.unasked_objects} else "asked" if named else None
 
 
 @dataclass(frozen=True)
@@ -119,8 +149,13 @@ class ClipLog:
     video_start_sec: float
     duration_sec: float
     stays: tuple[tuple[float, float, str], ...]  # start_sec, end_sec, place
-    clutter: dict[str, tuple[str, ...]]  # place -> objects that lie there
+    clutter: dict[str, tuple[str, ...]]  # place -> objects that may lie there
     events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, log: dict[str, Any]) -> ClipLog:
+        """A log as `make.read_events` gives it."""
+        return cls(**log | {"events": tuple(Event(**event) for event in log["events"])})
 
 
 def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
@@ -143,7 +178,7 @@ def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
         video_start_sec=0.0 if index % 2 == 0 else round(config.clip_length_sec * 1.2, 3),
         duration_sec=duration,
         stays=stays,
-        clutter={place: tuple(_draw(random, cast.objects, 3)) for _, _, place in stays},
+        clutter={place: tuple(_draw(random, cast.objects, 6)) for _, _, place in stays},
         events=tuple(_act(random, config, cast, stays, duration)),
     )
 

@@ -94,7 +94,7 @@ def extract_features(
         options["device"] = device or world.device
         loaded = [load_encoder(e, **options) if isinstance(e, str) else e for e in encoders]
         attributes = _attributes(loaded)
-        parts, keys, faults = world.from_main(lambda: _plan(_find_parts(_find_files(videos), annotations), loaded))
+        parts, keys, faults = world.from_main(lambda: _plan(_find_parts(find_videos(videos), annotations), loaded))
         kept = world.from_main(lambda: _kept(output, dtype, attributes, keys))
         todo = [uid for uid in keys if uid not in kept][world.rank :: world.size]
         bar = tqdm(total=len(todo), bar_format=_BAR, leave=False, disable=None if progress and world.is_main else True)
@@ -139,7 +139,7 @@ def _plan(parts: dict[str, _Part], encoders: Sequence[VideoEncoder]) -> tuple[di
     return parts, keys, faults
 
 
-def _find_files(videos: Sequence[str | Path]) -> dict[str, Path]:
+def find_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
     """By name without ending."""
     files: dict[str, Path] = {}
     findings = Findings("videos", DataError)
