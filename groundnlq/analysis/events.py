@@ -80,8 +80,8 @@ def read_events(path: str | Path, truth: str | Path = "") -> Events:
         # "C picks up a knife": the first word after the narrated person is the verb, further ones are nouns
         verb, *others = re.sub(r"^.*?\b[A-Z]\b", "", record.query).split() or [""]
         nouns = [word.strip(",.") for word in others if not _STOP.fullmatch(word.lower())] or [""]
-        words = verb, nouns[0], " ".join(nouns[1:]), None, record.verbs, record.nouns
-        own = [Event(*moment, *words) for moment in record.moments_sec]
+        rest, classes = " ".join(nouns[1:]), (record.verbs, record.nouns)
+        own = [Event(*moment, verb, nouns[0], rest, None, *classes) for moment in record.moments_sec]
         events.setdefault(record.clip_uid, []).extend(own)
     return events
 
