@@ -92,8 +92,9 @@ class Diagnosis:
             chance = [Meaning.of(record, self.events).shown_by_chance(record, answer, self.threshold)
                       for record, answer in self._answers(wrong)]  # fmt: skip
             rows = {}
+            means = pd.DataFrame(map(np.ravel, chance)).mean().to_numpy()  # without NaN
             for place, kind in enumerate(SHOWN) if chance else ():
-                event, segment = 100 * np.nanmean(chance, axis=0)[:, place]
+                event, segment = 100 * means[place :: len(SHOWN)]
                 share = share_summary("wrong answers", wrong["clip_uid"], wrong["shows"] == kind)
                 by_chance = {"random event": event, "random segment": segment}
                 rows[kind] = share | by_chance | {"queries": int((wrong["shows"] == kind).sum())}
@@ -202,15 +203,15 @@ class Diagnosis:
         now = self.oracle_gains.loc[AS_IT_IS]
         gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(ascending=False)
         largest = ", ".join(f"{name} {gain:.1f}" for name, gain in gains[:2].items())
-        missed, top_k = self.table[self.table["outcome"] != "hit"], (self.settings or self.run.settings).top_k
+        top_k = (self.settings or self.run.settings).top_k
         lines = [
             f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{top_k} {now['R@k']:.1f} "
             f"%, over {len(self.table)} queries of {self.table['clip_uid'].nunique()} clips.",
             *(self._what_is_shown() if self.name in self.shown else []),
             f"Largest oracle gains [points]: {largest}.",
         ]
-        if len(missed):
-            others = 100 * self.confusion.loc[("(all)", "(all)")] / len(missed)
+        if wrong := len(self._answers(self.table)):
+            others = 100 * self.confusion.loc[("(all)", "(all)")] / wrong
             lines.append(
                 f"{others['wrong answers']:.0f} % of the wrong answers hit another query's moment; segments of their "
                 f"length, anywhere in the clip, would in {others['by chance']:.0f} %."
@@ -230,12 +231,10 @@ class Diagnosis:
         table = self.shown[self.name]
         row, kind = table.loc[table["wrong answers"].idxmax()], table["wrong answers"].idxmax()
         by_chance = row[["random event", "random segment"]]
-        verdict = (
-            "more than" if row[LOW] > by_chance.max() else "less than" if row[HIGH] < by_chance.min() else "about as"
-        )
-        verdict += " chance gives" if verdict != "about as" else " often as chance gives"
+        verdict = "less than" if row[HIGH] < by_chance.min() else "about as often as"
+        verdict = "more than" if row[LOW] > by_chance.max() else verdict
         return [
             f"{row['wrong answers']:.0f} % of the {table['queries'].sum():.0f} wrong answers show: {SHOWN[str(kind)]}. "
-            f"That is {verdict} (another event of the clip {by_chance.iloc[0]:.0f} %, a segment of that length "
+            f"That is {verdict} chance gives (another event of the clip {by_chance.iloc[0]:.0f} %, a segment of that length "
             f"{by_chance.iloc[1]:.0f} %)."
         ]
