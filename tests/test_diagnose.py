@@ -11,14 +11,13 @@ from groundnlq.cli import main
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import write_records
 from groundnlq.data.submission import write_submission
-from groundnlq.sample.make import make_sample
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, tiny_world):
     """A tiny world's official files, and submissions: right ones, constant and random ones."""
     folder = tmp_path_factory.mktemp("diagnose")
-    make_sample(folder / "world", scale="tiny", progress=False)
+    (folder / "world").symlink_to(tiny_world)
     train, val = (read_nlq(folder / f"world/official/nlq_{split}.json").records for split in ("train", "val"))
     perfect = {r.query_id: np.array([[*r.moments_sec[0], 0.9]]) for r in val}
     answers = {"right": perfect, "constant": constant_segment(train, val), "random": random_segments(train, val)}

@@ -11,7 +11,6 @@ from groundnlq.analysis.events import NUM_PLACES, SHOWN, Event, Meaning, read_ev
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import Record, read_records, write_records
 from groundnlq.errors import DataError
-from groundnlq.sample.make import make_sample
 from tests.test_outcomes import half, overlap
 
 VERBS, NOUNS = ["put", "take", "wash"], ["cup", "pan", "knife"]
@@ -184,15 +183,9 @@ def test_without_words_or_events_nothing_is_claimed():
     assert "chance gives" not in elsewhere.summary()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("events") / "world"
-    make_sample(folder, scale="tiny", seed=1, progress=False)
-    return folder / "official"
-
-
-def test_log_and_narrations_of_a_sample_world_agree_about_what_answers_show(world):
+def test_log_and_narrations_of_a_sample_world_agree_about_what_answers_show(tiny_world):
     """The answer is the moment of another query of the clip, so something happens there in both."""
+    world = tiny_world / "official"
     records = read_nlq(world / "nlq_val.json").records
     meanings = json.loads((world / "world.json").read_text())["questions"]["val"]
     other = {r.query_id: records[i - 1] if records[i - 1].clip_uid == r.clip_uid else records[(i + 1) % len(records)]
@@ -215,8 +208,8 @@ def test_log_and_narrations_of_a_sample_world_agree_about_what_answers_show(worl
             assert tables[0].loc[query_id, "shows"] == names.get(same, "other occurrence")
 
 
-def test_records_keep_the_words_of_the_official_file_and_older_ones_are_read(world, tmp_path):
-    records = read_nlq(world / "nlq_val.json").records
+def test_records_keep_the_words_of_the_official_file_and_older_ones_are_read(tiny_world, tmp_path):
+    records = read_nlq(tiny_world / "official" / "nlq_val.json").records
     assert any(r.slot_x and r.verb_x for r in records)
     assert not any(r.slot_x == "" for r in records)
     write_records(tmp_path / "new.jsonl", records)

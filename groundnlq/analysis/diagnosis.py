@@ -234,7 +234,7 @@ class Diagnosis:
         verdict = "less than" if row[HIGH] < by_chance.min() else "about as often as"
         verdict = "more than" if row[LOW] > by_chance.max() else verdict
         return [
-            f"{row['wrong answers']:.0f} % of the {table['queries'].sum():.0f} wrong answers show: {SHOWN[str(kind)]}. "
-            f"That is {verdict} chance gives (another event of the clip {by_chance.iloc[0]:.0f} %, a segment of that length "
+            f"{row['wrong answers']:.0f} % of the {table['queries'].sum():.0f} wrong answers show: {SHOWN[str(kind)]}, "
+            f"{verdict} chance gives (another event of the clip {by_chance.iloc[0]:.0f} %, a segment of that length "
             f"{by_chance.iloc[1]:.0f} %)."
         ]
