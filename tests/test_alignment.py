@@ -515,6 +515,13 @@ def test_stage_one_learns_what_happens_to_what_in_seconds(trained):
     assert last["ema EgoMCQ mean"] == pytest.approx((last["ema EgoMCQ inter"] + last["ema EgoMCQ intra"]) / 2)
 
 
+def test_raw_and_averaged_weights_are_exported_with_the_deviations_of_their_own_features(trained):
+    weights = weights_of(trained.last)
+    raw, averaged = weights["raw video.scale"], weights["ema video.scale"]
+    assert not torch.equal(raw, averaged)
+    assert all((scale != 1).all() for scale in (raw, averaged))
+
+
 def test_shuffled_narrations_teach_nothing(tmp_path):
     folder = make_tiny_films(tmp_path / "shuffled", num_clips=24, num_val=6, shuffled=True)
     last = train(films_config(folder, epochs=6, batch_size=32), tmp_path / "run", reporter=Reporter()).history[-1]
