@@ -37,7 +37,7 @@ from groundnlq.video.towers import SmallEncoder, Towers
 from groundnlq.view.timeline import loss_curve
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_films import COLOURS, DIRECTIONS, SHAPES, films_config, make_tiny_films
-from tests.tiny_run import same_weights
+from tests.tiny_run import same_weights, weights_of
 
 pytest.importorskip("av", reason="PyAV is not installed")
 GOLDEN = np.load(Path(__file__).parent / "golden" / "video.npz")
