@@ -176,6 +176,12 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     return value
 
 
+def _tiou(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 < value < 1:
+        raise click.BadParameter(f"{value:g} is not between 0 and 1")
+    return value
+
+
 def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Refuse to begin work whose result could not be written."""
     if path is not None and not ctx.resilient_parsing:
@@ -244,22 +250,32 @@ def _prepare_nlq(files: Sequence[Path], output: Path, raw_text: bool) -> None:
     "--features data/ego4d/features.h5 --output data/ego4d/narrations.jsonl",
 )
 @_param("egoclip", "CSV", "EgoClip's tab-separated file")
-@_param("--clips", "JSON...", "official train files", several=True)
+@_param("--clips", "JSON...", "official train files", several=True, required=False)
+@_param("--videos", "DIR", "in place of --clips: whole videos <video_uid>.*, each of them a clip", required=False)
 @_OUTPUT
 @_param("--features", "F.h5", "keep only clips with features", required=False)
 @click.option("--keep-tag", is_flag=True, help="keep the leading '#C'")
 @click.option("--question-mark", is_flag=True, help="end each text in '?', as questions do")
 def _prepare_narrations(
-    egoclip: Path, clips: Sequence[Path], output: Path, features: Path | None, **options: bool
+    egoclip: Path, clips: Sequence[Path], videos: Path | None, output: Path, features: Path | None, **options: bool
 ) -> None:
     """Turn EgoClip's narrations into records for pretraining, cut to the clips of train files."""
-    from groundnlq.data.annotations import read_clips
+    from groundnlq.data.annotations import Clip, read_clips
     from groundnlq.data.features import FeatureStore
     from groundnlq.data.narrations import narration_records
     from groundnlq.data.records import write_records
 
     available = set(FeatureStore(features).clip_uids) if features else None
-    records, counts = narration_records(egoclip, read_clips(clips), available=available, **options)
+    if bool(clips) == bool(videos):
+        raise click.UsageError("give either --clips or --videos")
+    if videos:
+        from groundnlq.video.extract import Video, find_videos
+
+        files = find_videos([videos]).items()
+        found = {uid: Clip(uid, 0.0, Video.open(path).duration_sec, uid) for uid, path in files}
+    else:
+        found = read_clips(clips)
+    records, counts = narration_records(egoclip, found, available=available, **options)
     write_records(output, records)
     _print_counts(egoclip, +Counter(counts))
 
@@ -398,14 +414,15 @@ def _train(config: str, overrides: Sequence[str], run: Path, **options: Any) -> 
     from groundnlq.config import load_config
     from groundnlq.engine.launch import train
 
-    result = train(load_config(config, overrides), run, attach=False, **options)
+    settings = load_config(config, overrides)
+    result = train(settings, run, attach=False, **options)
     if not result.history or not _is_main_process():
         return
     last = result.history[-1]
     if result.resumed_from_step == last["step"]:
         print(f"{run}: this run was finished before; nothing to do (for more epochs: --extend)")
-    scores = {name: f"{last[f'{name} mean R@1']:.2f}" for name in ("raw", "ema")}
-    _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, mean R@1", scores)
+    scores = {name: f"{last[f'{name} {settings.select_by}']:.2f}" for name in ("raw", "ema")}
+    _print_counts(f"epoch {last['epoch']}: loss {last['loss total']:.3f}, {settings.select_by}", scores)
     print(f"best weights: {result.best}\nlast weights: {result.last}")
 
 
@@ -486,17 +503,22 @@ def _ask(
 
 
 @_command("evaluate", "val.json nlq_val.json --output metrics.json")
-@_param("predictions", "P.json", "submission file")
-@_param("truth", "TRUTH", "official JSON or records")
+@_param("predictions", "P.json|RUN", "submission file; or the run folder of a video encoder (stage one), for EgoMCQ")
+@_param("truth", "[TRUTH]", "official JSON or records, of a submission file", required=False)
 @_param("--raw-text", "P_raw.json", "predictions made from raw texts", required=False)
 @_param("--output", "FILE", "also write the numbers, unrounded", required=False, callback=_writable)
-def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Path | None) -> None:
-    """Recalls of predictions, official and strict, with intervals over clips."""
+def _evaluate(predictions: Path, truth: Path | None, raw_text: Path | None, output: Path | None) -> None:
+    """Recalls of predictions, official and strict, or EgoMCQ of a video encoder, with intervals over clips."""
     from groundnlq.analysis.evaluation import evaluate
     from groundnlq.data.annotations import read_truth
     from groundnlq.data.submission import read_submission
     from groundnlq.files import write_json
 
+    if predictions.is_dir():
+        _evaluate_encoder(predictions, output)
+        return
+    if truth is None:
+        raise click.UsageError("missing argument 'TRUTH'")
     records = read_truth(truth)
     content: dict[str, Any] = {}
     for path in filter(None, (predictions, raw_text)):
@@ -507,6 +529,62 @@ def _evaluate(predictions: Path, truth: Path, raw_text: Path | None, output: Pat
         content |= result.to_json() if path is predictions else {"raw_text": result.to_json()}
     if output:
         write_json(output, content, indent=1)
+
+
+def _evaluate_encoder(run: Path, output: Path | None) -> None:
+    from groundnlq.analysis.intervals import ClipBootstrap
+    from groundnlq.files import write_json
+    from groundnlq.video.alignment import evaluate_run
+
+    content: dict[str, Any] = {}
+    for kind, (clips, hits) in evaluate_run(run).items():
+        content[kind] = ClipBootstrap(clips).summary("accuracy", 100 * hits) | {"questions": len(hits)}
+        accuracy, low, high, num = content[kind].values()
+        print(f"EgoMCQ {kind}: {accuracy:.1f} % of {num} questions [{low:.1f}, {high:.1f}], chance 20 %")
+    print("95 % intervals cover the sampling of clips, not training variance")
+    if output:
+        write_json(output, {"EgoMCQ": content}, indent=1)
+
+
+@_command("diagnose", "runs/finetune/val.json nlq_val.json --events narrations_val.jsonl --output reports")
+@_param("predictions", "P.json", "submission file, of any program")
+@_param("truth", "TRUTH", "official JSON or records")
+@_param("--against", "Q.json...", "other submissions, to compare with", several=True, required=False)
+@_param("--events --narrations", "FILE", "what happens in the clips: a sample world's events.jsonl, records of "
+        "narrations, or EgoClip's CSV", required=False)  # fmt: skip
+@_param("--train", "R.jsonl", "train split, for how often words occur in training", required=False)
+@click.option("--threshold", default=0.3, callback=_tiou, help="tIoU above which a prediction is right")
+@click.option("--top-k", default=5, callback=_positive, help="predictions that count")
+@_param("--output", "DIR", "the report goes to DIR/RUN-on-DATA", callback=_writable)
+def _diagnose(
+    predictions: Path, truth: Path, against: Sequence[Path], events: Path | None, train: Path | None,
+    threshold: float, top_k: int, output: Path,
+) -> None:  # fmt: skip
+    """Say why predictions are wrong: outcomes, what wrong answers show, groups, comparisons, as page and files."""
+    from groundnlq.analysis.candidates import FixedPredictions
+    from groundnlq.analysis.diagnosis import Diagnosis
+    from groundnlq.analysis.evaluation import by_record
+    from groundnlq.analysis.events import read_events
+    from groundnlq.config import DecodeConfig
+    from groundnlq.data.annotations import read_truth
+    from groundnlq.data.submission import read_submission
+    from groundnlq.view.report import write_report
+
+    records, happened = read_truth(truth), read_events(events, truth) if events else {}
+    paths, files = [predictions, *against], [truth, *filter(None, (events, train))]
+    is_plain = len({path.stem for path in paths}) == len(paths)
+    names = [path.stem if is_plain else f"{path.absolute().parent.name}-{path.stem}" for path in paths]
+    if len(set(names)) < len(names):
+        raise DataError(f"{sample_of(paths)}: the same name twice -- rename a file or its folder")
+    answers = [read_submission(path) for path in paths]
+    runs = [FixedPredictions(records, by_record(records, ranked)) for ranked in answers]
+    inputs = {str(path): provenance.file_identity(path)["sha256"] for path in [*paths, *files]}
+    diagnosis = Diagnosis(
+        names[0], runs[0], dict(zip(names[1:], runs[1:], strict=True)), read_truth(train) if train else (), threshold,
+        DecodeConfig(top_k=top_k), happened, truth.stem, {"files": inputs, "top_k": top_k},
+    )  # fmt: skip
+    written = write_report(diagnosis, output)
+    print(f"{diagnosis.summary()}\n{len(written)} files, the page is {written[0]}")
 
 
 @_command("ensemble", "a.json b.json c.json --output ensemble.json")

@@ -80,6 +80,7 @@ class DataConfig(_Section):
     val_records: tuple[str, ...] = ("nlq_val.jsonl",)
     features: str = "features.h5"
     text: str = "text.h5"
+    videos: str = "videos"  # folder of <clip_uid>.mp4 and others; read by stage one alone
     fps: Annotated[float, Field(gt=0)] = FPS
     snippet_stride_frames: Annotated[float, Field(gt=0)] = SNIPPET_STRIDE_FRAMES
     window_frames: Annotated[float, Field(gt=0)] | None = None  # that a feature was made from; None: the stride
@@ -145,6 +146,41 @@ class TrainConfig(_Section):
         return self
 
 
+class AlignConfig(_Section):
+    """Stage one, a video encoder that learns from narrations: towers, frames and loss; the defaults are EgoVLP's."""
+
+    encoder: Literal["space-time", "small"] = "space-time"
+    width: Positive = 256  # of a feature
+    num_frames: Positive = 4
+    size: Positive = 224  # pixels: height and width of what the encoder takes
+    short_side: Positive = 256  # pixels that a frame is scaled to and cached with
+    hidden: Positive = 768  # of space-time: width, blocks, heads, and pixels of a patch
+    depth: Positive = 12
+    num_heads: Positive = 12
+    patch: Positive = 16
+    channels: tuple[Positive, ...] = ()  # of small: of its convolutions
+    init_from: _Path | None = None  # published weights of the space-time encoder, or a run folder of stage one
+    text_encoder: str | None = None  # folder or hub name of a model that is trained, too; None: the tokens of data.text
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    scene_negatives: bool = False  # for every narration another one within a minute: the batch doubles
+    window_frames: Annotated[float, Field(gt=0)] | None = None  # around a random time; None: the narrated moment
+    frames_per_sec: Annotated[float, Field(gt=0)] = 7.5  # that are cached of a narrated moment ...
+    frames_per_moment: NonNegative = 8  # ... at most so many, evenly spread; 0: all
+    crop: tuple[Share, Share] = (0.5, 1.0)  # area of a random crop; (1, 1) crops nothing
+    flip: bool = True
+    cache_gb: Annotated[float, Field(ge=0)] = 100.0  # of decoded frames; what has no room is decoded at every use
+
+    @model_validator(mode="after")
+    def _check(self) -> AlignConfig:
+        if self.encoder == "small" and len(self.channels) < 2:
+            raise ValueError("the small encoder needs the channels of at least two convolutions")
+        if self.encoder == "space-time" and (self.size % self.patch or self.hidden % self.num_heads):
+            raise ValueError("size must be a multiple of patch, and hidden of num_heads")
+        if not 0 < self.crop[0] <= self.crop[1]:
+            raise ValueError(f"crop [{self.crop[0]:g}, {self.crop[1]:g}]: it needs 0 < smallest <= largest <= 1")
+        return self
+
+
 class DecodeConfig(_Section):
     """From offsets to ranked moments; the defaults are the published ones."""
 
@@ -166,6 +202,17 @@ class RunConfig(_Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
+    align: AlignConfig | None = None  # given: the run is of stage one
+
+    @property
+    def task(self) -> str:
+        """The module whose `task` says what a run of this configuration trains."""
+        return "groundnlq.video.alignment" if self.align else "groundnlq.engine.grounding"
+
+    @property
+    def select_by(self) -> str:
+        """The number of a validation by which the best weights are chosen."""
+        return "EgoMCQ mean" if self.align else "mean R@1"
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], where: str) -> RunConfig:
@@ -182,7 +229,7 @@ class RunConfig(_Section):
     def differing_keys(self, other: RunConfig) -> list[str]:
         """Dotted names of the values in which two configurations differ."""
         ours, theirs = dict(_leaves(self.model_dump())), dict(_leaves(other.model_dump()))
-        return sorted(key for key in ours if ours[key] != theirs[key])
+        return sorted(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
 
 
 def preset_names() -> list[str]:
@@ -272,7 +319,7 @@ def _explain(fault: Mapping[str, Any]) -> str:
     location = [str(part) for part in fault["loc"]]
     dotted = ".".join(location) or "configuration"
     if fault["type"] == "extra_forbidden":
-        known = sorted(dict(_leaves(RunConfig(name="").model_dump())))
+        known = sorted(dict(_leaves(RunConfig(name="", align=AlignConfig()).model_dump())))
         return f"unknown key {dotted}{closest(dotted, known)}"
     got = "" if isinstance(fault["input"], Mapping | BaseModel) else f", got {fault['input']!r:.60}"
     return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{got}"

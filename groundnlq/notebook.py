@@ -166,8 +166,9 @@ class NotebookReporter(Reporter):
             done = round(20 * status["step"] / max(1, status["total_steps"]))
             epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
             line = f"{'▰' * done}{'▱' * (20 - done)} {line}, {epoch}, {loss}"
-        elif status["state"] == "predicting":
-            line = f"validating, query {status['step']} of {status['total_steps']}"
+        elif status["state"] in ("predicting", "decoding"):
+            words = {"predicting": "validating, query", "decoding": "reading videos:"}[status["state"]]
+            line = f"{words} {status['step']} of {status['total_steps']}"
         else:
             line = f"{status['state']} at {line}"
         self._step.update(self._markdown(line))
@@ -176,8 +177,8 @@ class NotebookReporter(Reporter):
         from groundnlq.view.timeline import loss_curve
 
         row = history[-1]
-        recall = f", mean R@1 {row['ema mean R@1']:.1f}" if "ema mean R@1" in row else ""
-        scores = f"epoch {row['epoch']} of {self.epochs}: loss {row['loss total']:.3f}{recall}"
+        found = [f", {name} {row[f'ema {name}']:.1f}" for name in ("mean R@1", "EgoMCQ mean") if f"ema {name}" in row]
+        scores = f"epoch {row['epoch']} of {self.epochs}: loss {row['loss total']:.3f}{''.join(found)}"
         waits = f"{100 * row['data_wait_share']:.1f} % of the time waiting for data"
         costs = f"{row['steps_per_second']:.1f} steps a second, {waits}, {row['peak_memory_mb']} MB"
         self._epoch.update(self._markdown(f"{scores}; {costs}"))

@@ -143,7 +143,7 @@ def test_a_file_that_is_more_or_less_than_plain_yaml_is_refused(text, message, f
 
 
 def test_a_missing_file_and_an_unknown_preset_say_what_there_is(tmp_path):
-    with pytest.raises(ConfigError, match=r"No such file.*name a preset \(finetune"):
+    with pytest.raises(ConfigError, match=r"No such file.*name a preset \(align, finetune"):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r"unknown preset 'finetun'; did you mean finetune\?"):
         load_config("finetun")

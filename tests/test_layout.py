@@ -19,7 +19,7 @@ BASE = {"errors", "files", "provenance", "__version__"}  # what every room may i
 CONFIG = {"config", "config_published"}  # they stand on data.grid; what comes after data may import them
 FOUNDATION = BASE | CONFIG
 BEFORE = {room: {*ROOMS[: number + 1], *BASE, *(CONFIG if number else ())} for number, room in enumerate(ROOMS)}
-BEFORE["sample"] = {"sample", "data", *BASE}
+BEFORE["sample"] = BEFORE["video"] | {"sample"}  # its films pass the same extraction as any video
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -13,7 +13,9 @@ from groundnlq.errors import DataError
 from groundnlq.files import refuse_stand_in
 
 COLUMNS = ("video_uid", "narration_source", "narration_ind", "clip_start", "clip_end", "clip_text")
+TAGS = ("tag_verb", "tag_noun")  # numbers of classes, as "[3, 17]"; a table may lack them
 _TAG = re.compile(r"^\s*#\s*\w+\s+")  # "#C C picks ...": who is narrated
+_CLASSES = re.compile(r"(?:\[\s*(\d{1,6}(?:\s*,\s*\d{1,6})*)?\s*\])?")
 
 
 def narration_records(
@@ -64,6 +66,12 @@ def clean_narration(text: str, keep_tag: bool = False, question_mark: bool = Fal
     return text + "?" if question_mark and text else text
 
 
+def _classes(text: str, counts: Counter[str]) -> tuple[int, ...]:
+    found = _CLASSES.fullmatch(text.strip())
+    counts["malformed tags"] += found is None
+    return tuple(map(int, found[1].split(","))) if found and found[1] else ()
+
+
 def _record(row: Mapping[str, str], text: str, clip: Clip, counts: Counter[str]) -> Record | None:
     start, end = float(row["clip_start"]), float(row["clip_end"])
     if not (start > clip.video_start_sec and end < clip.video_end_sec):
@@ -75,7 +83,8 @@ def _record(row: Mapping[str, str], text: str, clip: Clip, counts: Counter[str])
     query_id = f"{clip.clip_uid}_narrator-{narrator}_{row['narration_ind']}"
     moment = (start - clip.video_start_sec, end - clip.video_start_sec)
     asked = query_id, clip.clip_uid, text, clip.duration_sec, (moment,), "nlq_narration"
-    return Record(*asked, video_uid=clip.video_uid)
+    verbs, nouns = (_classes(row.get(name, ""), counts) for name in TAGS)
+    return Record(*asked, video_uid=clip.video_uid, verbs=verbs, nouns=nouns)
 
 
 def _rows(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:

@@ -85,7 +85,10 @@ def load_model(
     path = RunDirectory.weights_of(path)
     content = read_checkpoint(path)
     if content.get("format") == FORMAT:
-        config, state, info = _our_content(content, weights, path)
+        config, state, info = trained_state(path, weights, content)
+        if config.align:
+            raise CheckpointError(f"{path}: a video encoder, of stage one -- use it as --encoder, not as a checkpoint")
+        check_state(state, config.model, str(path))
     else:
         config, info = preset if isinstance(preset, RunConfig) else load_config(preset), {}
         shape, state = load_published(content, str(path), config.model, weights)
@@ -95,7 +98,16 @@ def load_model(
     return model.eval(), config, info
 
 
-def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) -> tuple[RunConfig, dict, dict]:
+def trained_state(
+    path: str | Path, weights: str | None = None, content: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, dict, dict]:
+    """Configuration, weights by name, and what is known of the training, from a file of ours or a run directory."""
+    path = RunDirectory.weights_of(path)
+    content = content or read_checkpoint(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: not weights that 'groundnlq train' wrote -- name the run folder, or its best.pt"
+        )
     if "weights" not in content and "optimizer" in content:
         raise CheckpointError(f"{path}: is a state to resume from -- name the run folder, best.pt or last.pt")
     try:
@@ -104,7 +116,6 @@ def _our_content(content: Mapping[str, Any], weights: str | None, path: Path) ->
         info = dict(content.get("info", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: incomplete ({error} is missing) -- train again, or restore it") from None
-    check_state(state, config.model, str(path))
     return config, state, info
 
 

@@ -83,6 +83,13 @@ class World:
         dist.all_reduce(total)
         return total
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """(B, D) rows of all processes from (b, D) of each, with gradients; b is the same everywhere.
+
+        Row i of process r becomes row ``i size + r``, as if one process had taken the whole batch.
+        """
+        return rows if self.size == 1 else _GatherRows.apply(rows, self.rank, self.size)
+
     def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order of rank, on every process."""
         if self.size == 1:
@@ -136,6 +143,23 @@ class World:
             except RuntimeError:
                 silent.append(f"process {rank} hangs, or was killed")
         return "; ".join(causes or [*silent, mine]), bool(causes)
+
+
+class _GatherRows(torch.autograd.Function):
+    """Every process's loss depends on the rows of all: its gradients are added up over the processes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
+        ctx.mine = slice(rank, None, size)
+        parts = [torch.empty_like(rows) for _ in range(size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[ctx.mine], None, None
 
 
 def _place() -> tuple[int, int, int]:

@@ -64,7 +64,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
         inputs=inputs,
         train_set=train_set,
         validate=validate,
-        select_by="mean R@1",
+        select_by=config.select_by,
         info={"encoder": encoder, "video_encoder": train_set.store.encoder, "provenance": made_by(**sources)},
     )
 

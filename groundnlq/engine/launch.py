@@ -13,13 +13,13 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from groundnlq.config import RunConfig
-from groundnlq.engine import grounding
 from groundnlq.engine.distributed import StopRequest, World
 from groundnlq.engine.malloc import memory_kept
 from groundnlq.engine.openmp import short_waits_when_busy
@@ -91,7 +91,8 @@ def _train_here(config: RunConfig, folder: RunDirectory, reporter: Reporter, ext
 def _run(config: RunConfig, folder: RunDirectory, world: World, reporter: Reporter, stop: StopRequest) -> Trainer:
     trainer = None
     try:
-        trainer = Trainer(grounding.task(config, world, reporter), config, folder, world, reporter)
+        task = import_module(config.task).task(config, world, reporter)  # of one of the rooms to the right, too
+        trainer = Trainer(task, config, folder, world, reporter)
         trainer.fit(stop)
     except (Preempted, KeyboardInterrupt):
         if trainer is not None:

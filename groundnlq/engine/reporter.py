@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+_UNITS = {"running": "step", "predicting": "query", "decoding": "video"}  # of a progress bar, by state
+
 
 class Reporter:
     """Shows nothing; base of those that show something. Under torchrun only the main process reports."""
@@ -14,7 +16,7 @@ class Reporter:
     def status(self, status: Mapping[str, Any]) -> None:
         """Called about every second with the content of ``status.json``: ``state``, ``step``, ``total_steps``
         and, while running, ``epoch``, ``epochs``, ``loss`` (mean of the epoch so far). A prediction has the
-        state ``predicting``, and its queries are the steps."""
+        state ``predicting``, and its queries are the steps; for videos that are read before it is ``decoding``."""
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Called after every epoch with the rows of ``metrics.jsonl`` so far."""
@@ -35,11 +37,11 @@ class TerminalReporter(Reporter):
         if self._bar is not None and (state != self._state or num_done == total):
             self._bar.close()
             self._bar = None
-        if state not in ("running", "predicting") or num_done == total:
+        if state not in _UNITS or num_done == total:
             return
         if self._bar is None:
-            unit, self._state = "query" if state == "predicting" else "step", state
-            self._bar = tqdm(total=total, initial=num_done, desc=state, unit=unit, leave=False, disable=None)
+            self._state, options = state, {"unit": _UNITS[state], "leave": False, "disable": None}
+            self._bar = tqdm(total=total, initial=num_done, desc=state, **options)
         self._bar.n = num_done
         if state == "running":
             self._bar.set_description(f"epoch {status['epoch']}/{status['epochs']}", refresh=False)

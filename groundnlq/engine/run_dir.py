@@ -20,10 +20,10 @@ from groundnlq.files import MARKER, acquire_lock, write_json, write_text
 # Keys that may change when a run goes on, since they do not shape the weights ...
 FREE_KEYS = {
     "train.checkpoint_every_steps", "train.keep_checkpoints", "train.timeout_sec", "train.tensorboard",
-    "train.allow_other_world_size",
+    "train.allow_other_world_size", "align.cache_gb",
 }  # fmt: skip
 # ... names of files, whose content the trainer compares ...
-FILE_KEYS = {"data.folder", "data.train_records", "data.val_records", "data.features", "data.text"}
+FILE_KEYS = {f"data.{name}" for name in ("folder", "train_records", "val_records", "features", "text", "videos")}
 # ... those that may change where a run is extended ...
 EXTEND_KEYS = {"train.epochs", "train.learning_rate", "train.patience_epochs"}
 # ... and those that another number of processes needs; the trainer requires the same global batch.

@@ -19,7 +19,7 @@ class Normaliser:
     """
 
     value: Tensor  # float64 scalar, changed in place
-    update: Callable[[Tensor], None]  # from what the losses of one step count
+    update: Callable[[Tensor], object]  # from what the losses of one step count
     per_process: bool = False
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from groundnlq.files import write_json, write_text
 from groundnlq.sample.queries import Question, narrate
+from groundnlq.sample.vocabulary import NOUN_CLASSES, VERB_CLASSES
 from groundnlq.sample.world import ClipLog, Event, WorldConfig
 
 EGOCLIP_HEADER = (
@@ -37,7 +38,8 @@ def write_official(
     _write_clips(folder / "moments_train.json", logs["train"][::2] + logs["narrated"][:half])
     _write_clips(folder / "vq_train.json", logs["narrated"][half:] + logs["train"][:1])
     _write_egoclip(folder / "egoclip.csv", config, logs["train"] + logs["narrated"] + logs["val"])
-    return {split: _meanings(pairs, config.unseen_objects) for split, pairs in asked.items()}
+    write_json(folder / "egoclip_classes.json", {"verbs": VERB_CLASSES, "nouns": NOUN_CLASSES}, indent=1)
+    return {split: _meanings(pairs, config) for split, pairs in asked.items()}
 
 
 def _write_nlq(path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None) -> None:
@@ -75,17 +77,18 @@ def _write_egoclip(path: Path, config: WorldConfig, logs: Sequence[ClipLog]) -> 
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _meanings(asked: Asked, unseen: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _meanings(asked: Asked, config: WorldConfig) -> dict[str, dict[str, Any]]:
     meanings = {}
     for log, questions in asked:
         for index, question in enumerate(questions):
-            words = [*question.asked.values(), question.event.object]
+            kind = config.kind_of((*question.asked.values(), question.event.object))
             meanings[f"{_annotation_uid(log)}_{index}"] = {
                 "template": question.template,
                 "asked": question.asked,
                 "verb": question.event.verb,
                 "object": question.event.object,
-                "is_unseen": any(word in unseen for word in words),
+                "kind": kind,
+                "is_unseen": kind == "unseen",
             }
     return meanings
 
@@ -187,9 +190,10 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                 source = f"narration_pass_{narrator}"
                 video_length = f"{2.4 * config.clip_length_sec:.3f}"
                 noun = event.object or event.container or event.person or ""
+                classes = [f"[{VERB_CLASSES.index(event.verb)}]", f"[{NOUN_CLASSES.index(noun)}]"]
                 text = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
                 about = [log.video_uid, video_length, source, str(index)]
-                rows.append([*about, *times, text, event.verb, noun])
+                rows.append([*about, *times, text, *classes])
     return rows
 
 

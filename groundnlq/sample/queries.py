@@ -1,8 +1,8 @@
 """Questions from the 13 NLQ templates, each with the one event that answers it.
 
-Every template is a rule that names an event by some of its attributes; a question is asked only where the
-rule fits exactly one event of the clip, so each has exactly one right answer. Rules for "last time" and
-"before / after" say so in their words.
+Every template is a rule that names an event by some of its attributes. Where it fits several events of the clip, the
+question says whether the first or the last of them is meant, so each has exactly one right answer. What comes right
+before or after something else is asked for, too. So a question needs order and context, and not its words alone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ Rule = Callable[[ClipLog], Iterator[tuple[Event, dict[str, str]]]]
 
 
 def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
-    """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two."""
+    """The questions of a clip, drawn with Ego4D's mix of templates; no event answers more than two.
+
+    Those for training have no unasked objects, neither in their words nor in the event that answers them.
+    """
     random = config.stream("queries", log.split, log.clip_uid)
     pool = [(template, *found) for template in TEMPLATES for found in template.rule(log)]
+    if log.split == "train":
+        pool = [found for found in pool if config.kind_of((*found[2].values(), found[1].object)) != "unasked"]
     questions: list[Question] = []
     uses: Counter[float] = Counter()
     while pool and len(questions) < config.queries_per_clip:
@@ -41,7 +46,8 @@ def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
         if uses[event.start_sec] < 2:
             uses[event.start_sec] += 1
             wording = template.wordings[int(random.integers(len(template.wordings)))]
-            questions.append(Question(template.name, wording.format_map(_words(asked)), event, asked))
+            text = wording.format_map(_words(asked)).replace("?", TIMES[asked.get("which", "")])
+            questions.append(Question(template.name, text, event, asked))
     return sorted(questions, key=lambda q: (q.event.start_sec, q.text))
 
 
@@ -72,36 +78,32 @@ def _words(asked: dict[str, str]) -> dict[str, str]:
     return words
 
 
-def _only(log: ClipLog, **attributes: str) -> Event | None:
-    """The one event with these attributes, or None."""
-    found = [e for e in log.events if all(getattr(e, name) == value for name, value in attributes.items())]
-    return found[0] if len(found) == 1 else None
+def _named(*names: str, verbs: tuple[str, ...] = (), key: Callable[[Event], dict[str, str]] | None = None) -> Rule:
+    """A rule: events by their values of these attributes, or by what `key` makes of them.
 
-
-def _unique(*names: str, verbs: tuple[str, ...] | None = None, **fixed: str) -> Rule:
-    """A rule: events that are alone in the clip with their values of these attributes."""
+    Where several events of the clip have the same values, the first and the last of them can be asked for.
+    """
 
     def rule(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
+        alike: dict[tuple[tuple[str, str], ...], list[Event]] = {}
         for event in log.events:
-            asked = {name: getattr(event, name) for name in names} | fixed
-            fits = None not in asked.values() and (verbs is None or event.verb in verbs)
-            if fits and _only(log, **asked) is event:
-                yield event, asked
+            asked = key(event) if key else {name: getattr(event, name) for name in names}
+            if asked and None not in asked.values() and (not verbs or event.verb in verbs):
+                alike.setdefault(tuple(asked.items()), []).append(event)
+        for values, events in alike.items():
+            if len(events) == 1:
+                yield events[0], dict(values)
+            else:
+                yield events[0], {**dict(values), "which": "first"}
+                yield events[-1], {**dict(values), "which": "last"}
 
     return rule
-
-
-def _put_somewhere(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
-    """The last time an object was put; where it was put once only, "last" is true as well."""
-    last = {e.object: e for e in log.events if e.verb == "put" and e.object}
-    for name, event in last.items():
-        yield event, {"object": name, "verb": "put", "which": "last"}
 
 
 def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
     """What was done to an object right before (after) another event, which happens once."""
     for place, anchor in enumerate(log.events):
-        if anchor.object is None or _only(log, verb=anchor.verb, object=anchor.object) is not anchor:
+        if anchor.object is None or sum(_alike(anchor, event) for event in log.events) > 1:
             continue
         for word, beside in (("before", place - 1), ("after", place + 1)):
             if 0 <= beside < len(log.events):
@@ -111,28 +113,24 @@ def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
                     yield event, asked | {"other_verb": anchor.verb, "other_object": anchor.object}
 
 
-def _category(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
-    """The one event of a verb with an object of this kind."""
-    for event in log.events:
-        if event.object is not None:
-            kind = CATEGORY_OF[event.object]
-            alike = [e for e in log.events if e.object and CATEGORY_OF[e.object] == kind]
-            if sum(e.verb == event.verb for e in alike) == 1:
-                yield event, {"category": kind, "verb": event.verb}
+def _alike(one: Event, other: Event) -> bool:
+    return (one.verb, one.object) == (other.verb, other.object)
 
 
-def _person_at_work(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
-    for event in log.events:
-        if event.person and event.object and _only(log, verb=event.verb, object=event.object) is event:
-            yield event, {"verb": event.verb, "object": event.object}
+def _category(event: Event) -> dict[str, str]:
+    """The verb and the kind of its object."""
+    return {"category": CATEGORY_OF[event.object], "verb": event.verb} if event.object else {}
 
 
-def _person_in_place(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
-    for event in log.events:
-        if event.person and sum(e.person is not None and e.place == event.place for e in log.events) == 1:
-            yield event, {"place": event.place}
+def _person_at_work(event: Event) -> dict[str, str]:
+    return {"verb": event.verb, "object": event.object} if event.person and event.object else {}
 
 
+def _person_in_place(event: Event) -> dict[str, str]:
+    return {"place": event.place} if event.person else {}
+
+
+TIMES = {"": "?", "first": " the first time?", "last": " the last time?"}
 HANDLING = ("take", "wash", "wipe", "drop", "shake", "repair", "paint", "weigh")
 
 TEMPLATES = (
@@ -148,17 +146,13 @@ TEMPLATES = (
     _Template(
         "Place: Where did I put X?",
         725,
-        _put_somewhere,
-        (
-            "Where did I put the {object} the last time?",
-            "Where did I last put the {object}?",
-            "In what place did I last put the {object}?",
-        ),
+        _named("object", "verb", verbs=("put",)),
+        ("Where did I put the {object}?", "In what place did I put the {object}?"),
     ),
     _Template(
         "Objects: Where is object X?",
         552,
-        _unique("object", "verb", verbs=HANDLING),
+        _named("object", "verb", verbs=HANDLING),
         (
             "Where was the {object} when I {past} it?",
             "Where is the {object} that I {past}?",
@@ -168,58 +162,61 @@ TEMPLATES = (
     _Template(
         "Objects: What did I put in X?",
         546,
-        _unique("container", verb="put"),
+        _named("container", "verb", verbs=("put",)),
         ("What did I put in the {container}?", "What thing did I put into the {container}?"),
     ),
     _Template(
         "Objects: How many X’s? (quantity question)",
         386,
-        _unique("object", "verb", verbs=HANDLING),
+        _named("object", "verb", verbs=HANDLING),
         ("How many {objects} did I {verb}?", "How many {objects} were there when I was {doing} them?"),
     ),
     _Template(
         "Objects: In what location did I see object X ?",
         359,
-        _unique("object", verb="see"),
+        _named("object", "verb", verbs=("see",)),
         ("In what location did I see the {object}?", "Where did I see the {object}?"),
     ),
     _Template(
-        "Objects: What X did I Y?", 350, _category, ("What {category} did I {verb}?", "Which {category} did I {verb}?")
+        "Objects: What X did I Y?",
+        350,
+        _named(key=_category),
+        ("What {category} did I {verb}?", "Which {category} did I {verb}?"),
     ),
     _Template(
         "Objects: What X is Y?",
         332,
-        _unique("object", "verb", verbs=HANDLING),
+        _named("object", "verb", verbs=HANDLING),
         ("What color was the {object} that I {past}?", "What color is the {object} I was {doing}?"),
     ),
     _Template(
         "Objects: State of an object",
         236,
-        _unique("container", "verb", verbs=CONTAINER_VERBS),
+        _named("container", "verb", verbs=CONTAINER_VERBS),
         ("Did I {verb} the {container}?", "Was the {container} full when I {past} it?"),
     ),
     _Template(
         "People: Who did I interact with when I did activity X?",
         115,
-        _person_at_work,
+        _named(key=_person_at_work),
         ("Who did I talk to while {doing} the {object}?", "Who did I interact with when I {past} the {object}?"),
     ),
     _Template(
         "People: Who did I talk to in location X?",
         91,
-        _person_in_place,
+        _named(key=_person_in_place),
         ("Who did I talk to in the {place}?", "Whom did I meet in the {place}?"),
     ),
     _Template(
         "Objects: Where is my object X?",
         72,
-        _unique("object", "container", verb="take"),
+        _named("object", "container", "verb", verbs=("take",)),
         ("Where is my {object} that I took from the {container}?",),
     ),
     _Template(
         "People: When did I talk to or interact with person with role X?",
         22,
-        _unique("person"),
+        _named("person"),
         ("When did I talk to the {person}?", "When did I interact with the {person}?"),
     ),
 )

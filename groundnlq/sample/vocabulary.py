@@ -1,58 +1,44 @@
-"""The words of the sample world. Order matters: random draws index into these lists."""
+"""The words of the sample world; all can be drawn. Order matters: random draws index into these lists."""
 
 from __future__ import annotations
 
 PLACES = (
-    "kitchen", "living room", "bathroom", "bedroom", "garage", "garden", "office", "hallway",
-    "basement", "balcony", "laundry room", "dining room",
+    "kitchen", "living room", "bathroom", "bedroom", "garage", "garden", "office", "hallway", "balcony",
+    "laundry room",
 )  # fmt: skip
 
 # category -> objects; a question such as "What tool did I wash?" names the category
 OBJECTS = {
     "tool": (
-        "hammer", "screwdriver", "wrench", "drill", "saw", "clamp", "shovel", "rake", "axe",
-        "chisel", "crowbar", "ladder", "trowel", "nail", "screw", "rope", "bolt", "wheelbarrow",
+        "hammer", "screwdriver", "wrench", "saw", "axe", "magnet", "ladder", "bolt", "toolbox", "clamp", "hook",
     ),
     "food": (
-        "apple", "onion", "carrot", "bread", "cheese", "tomato", "lemon", "banana", "egg",
-        "potato", "pepper", "cucumber", "orange", "mushroom", "sausage", "cookie", "melon",
-        "pizza",
+        "apple", "onion", "carrot", "bread", "cheese", "tomato", "banana", "egg", "mushroom", "melon", "pizza",
     ),
-    "dish": (
-        "plate", "cup", "bowl", "pan", "spoon", "knife", "kettle", "fork", "mug", "jug", "saucer",
-        "ladle", "spatula", "teapot", "bottle", "jar", "lid", "whisk",
-    ),
+    "dish": ("plate", "cup", "bowl", "pan", "spoon", "knife", "teapot", "bottle", "jar", "glass", "pot"),
     "clothing": (
-        "shirt", "sock", "jacket", "towel", "glove", "hat", "scarf", "shoe", "belt", "sweater",
-        "dress", "skirt", "coat", "boot", "apron", "blanket", "pillow", "tie",
+        "shirt", "sock", "jacket", "glove", "hat", "scarf", "shoe", "dress", "boot", "cap", "sandal",
     ),
     "stationery": (
-        "book", "pen", "notebook", "ruler", "envelope", "stapler", "folder", "pencil", "eraser",
-        "marker", "magazine", "newspaper", "calendar", "letter", "stamp", "sticker", "crayon",
-        "map",
+        "book", "notebook", "ruler", "envelope", "folder", "pencil", "newspaper", "calendar", "map", "scissors",
+        "paperclip",
     ),
     "cleaning thing": (
-        "sponge", "broom", "brush", "mop", "duster", "soap", "dustpan", "bucket", "rag", "hose",
-        "detergent", "vacuum", "napkin", "plunger", "squeegee", "toothbrush", "comb", "tissue",
+        "sponge", "broom", "bucket", "soap", "plunger", "toothbrush", "tissue", "detergent", "comb", "razor",
+        "duster",
     ),
     "device": (
-        "phone", "laptop", "charger", "camera", "lamp", "radio", "clock", "keyboard", "tablet",
-        "printer", "headset", "speaker", "television", "router", "flashlight", "toaster",
-        "blender", "fan",
+        "phone", "laptop", "camera", "lamp", "radio", "clock", "keyboard", "printer", "headset", "television",
+        "flashlight",
     ),
     "toy": (
-        "ball", "doll", "puzzle", "kite", "robot", "balloon", "drum", "whistle", "marble",
-        "domino", "frisbee", "racket", "skateboard", "guitar", "flute", "dart", "puppet",
-        "scooter",
+        "ball", "doll", "puzzle", "kite", "robot", "balloon", "drum", "racket", "skateboard", "guitar", "trumpet",
     ),
 }  # fmt: skip
 CATEGORY_OF = {name: category for category, names in OBJECTS.items() for name in names}
 ALL_OBJECTS = tuple(CATEGORY_OF)
 
-CONTAINERS = (
-    "drawer", "fridge", "cabinet", "box", "basket", "bag", "shelf", "sink", "bin", "suitcase",
-    "tray", "oven",
-)  # fmt: skip
+CONTAINERS = ("drawer", "fridge", "oven", "cabinet", "box", "basket", "bag", "bin", "suitcase", "cart")
 
 # verb -> (past, third person, participle); all of them go with every object
 VERBS = {
@@ -74,19 +60,20 @@ OBJECT_VERBS = ("put", "take", "wash", "wipe", "drop", "shake", "repair", "paint
 CONTAINER_VERBS = ("open", "close")
 NEEDS_CONTAINER = ("put", "take")
 
-PERSONS = (
-    "neighbor", "plumber", "teacher", "doctor", "mother", "brother", "gardener", "waiter",
-    "policeman", "electrician",
-)  # fmt: skip
+PERSONS = ("mother", "grandmother", "boy", "girl", "baby", "policeman", "builder", "uncle")
+
+# the class numbers of EgoClip's file: places in these lists
+VERB_CLASSES = tuple(VERBS)
+NOUN_CLASSES = (*ALL_OBJECTS, *CONTAINERS, *PERSONS)
 
 
 def plural(name: str) -> str:
     """English plural, as far as these words need it.
 
-    >>> [plural(word) for word in ("knife", "brush", "soap", "cup")]
-    ['knives', 'brushes', 'soap', 'cups']
+    >>> [plural(word) for word in ("knife", "toothbrush", "soap", "cup")]
+    ['knives', 'toothbrushes', 'soap', 'cups']
     """
-    if name in ("scissors", "clamp", "headphones", "bread", "cheese", "soap"):
+    if name in ("scissors", "bread", "cheese", "soap"):
         return name
     if name == "knife":
         return "knives"

@@ -1,15 +1,17 @@
 """A simulated person moves through places, handles objects, talks to people: the event log of a clip.
 
-The log is all that later steps see: questions, narrations and features are made from it, so a video could be
-rendered from it as well. Every clip draws from random streams of its own, named after what they decide; the
-number of clips in one split therefore never changes another split.
+The log is all that later steps see: questions, narrations and films are made from it. Every clip draws from random
+streams of its own, named after what they decide; the number of clips in one split therefore never changes another
+split.
 """
 
 from __future__ import annotations
 
 import uuid
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,38 +30,45 @@ from groundnlq.sample.vocabulary import (
 )
 
 SCALES: dict[str, dict[str, float]] = {
-    "tiny": {"num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2},
+    "tiny": {
+        "num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2,
+        "clip_length_sec": 60.0, "frame_size": 96,
+    },
     "demo": {},
     "ego4d": {
         "num_train_clips": 1270, "num_narrated_clips": 0, "num_val_clips": 415, "num_test_clips": 333,
         "clip_length_sec": 480.0, "queries_per_clip": 11, "objects_per_clip": 18, "verbs_per_clip": 6,
-        "action_width": 2048, "scene_width": 256,
     },
 }  # fmt: skip
 _Count = Annotated[int, Field(ge=1)]
 _NotNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Size and difficulty of the sample world; every setting is meant to be changed by a teacher."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    num_train_clips: _Count = 80
-    num_narrated_clips: Annotated[int, Field(ge=0)] = 280  # further clips, narrated but without questions
+    num_train_clips: _Count = 120
+    num_narrated_clips: Annotated[int, Field(ge=0)] = 240  # further clips, narrated but without questions
     num_val_clips: _Count = 60
     num_test_clips: _Count = 20
     clip_length_sec: Annotated[float, Field(ge=30)] = 110.0
     queries_per_clip: _Count = 9
     # fewer objects or verbs: more look-alike events
-    objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) - 20)] = 6
+    objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) // 2)] = 6
     verbs_per_clip: Annotated[int, Field(ge=2, le=len(OBJECT_VERBS))] = 4
-    num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 20  # in val and test only
+    num_unasked_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 16  # no training question has them
+    num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 10  # in val and test only
     event_length_sec: Annotated[float, Field(ge=0.5, le=20)] = 3.4  # median
     pause_sec: _NotNegative = 0.6  # median between events
-    feature_noise: _NotNegative = 0.1
-    clutter: _NotNegative = 0.5  # how strongly objects lie about that nobody touches
-    action_width: _Count = 96
-    scene_width: _Count = 32
+    frame_size: Annotated[int, Field(ge=96, le=160, multiple_of=16)] = 128  # pixels a side of the films
+    look_alikes: _Share = 0.3  # objects that have the colour of another one of their category
+    clutter: _Share = 0.5  # how many objects lie about that nobody touches
+    light: _Share = 0.3  # how much the light changes
+    shake: _Share = 0.3  # of the camera
+    occlusion: _Share = 0.2  # how much hands and plants cover
+    motion_speed: Annotated[float, Field(ge=0.25, le=3)] = 1.0  # movements a second
     fps: Annotated[float, Field(ge=1)] = 30.0
     snippet_stride_frames: Annotated[float, Field(ge=1)] = 16.0
 
@@ -88,12 +97,29 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The random stream of this name; no other decision draws from it."""
         return np.random.default_rng([self.seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
-    @property
+    @cached_property
     def unseen_objects(self) -> tuple[str, ...]:
         """Objects that occur in val and test only, spread over the categories."""
-        random, categories = self.stream("unseen"), list(OBJECTS)
-        chosen = [str(random.choice(OBJECTS[categories[i % len(categories)]])) for i in range(self.num_unseen_objects)]
-        return tuple(dict.fromkeys(chosen))
+        return self._spread("unseen", self.num_unseen_objects, ALL_OBJECTS)
+
+    @cached_property
+    def unasked_objects(self) -> tuple[str, ...]:
+        """Objects that are narrated, but that no training question is about, spread over the categories."""
+        unseen = self.unseen_objects
+        return self._spread("unasked", self.num_unasked_objects, [name for name in ALL_OBJECTS if name not in unseen])
+
+    def _spread(self, stream: str, count: int, names: Sequence[str]) -> tuple[str, ...]:
+        random, categories = self.stream(stream), list(OBJECTS)
+        orders = {category: _draw(random, OBJECTS[category], len(OBJECTS[category])) for category in categories}
+        ranked = [name for of_rank in zip(*orders.values(), strict=True) for name in of_rank if name in names]
+        return tuple(ranked[:count])
+
+    def kind_of(self, names: Iterable[str | None]) -> str | None:
+        """What training has of the objects among these names: ``unseen``, ``unasked`` or ``asked``; None: no object."""
+        named = {name for name in names if name in ALL_OBJECTS}
+        if named & {*self.unseen_objects}:
+            return "unseen"
+        return "unasked" if named & {*self.unasked_objects} else "asked" if named else None
 
 
 @dataclass(frozen=True)
@@ -119,8 +145,13 @@ class ClipLog:
     video_start_sec: float
     duration_sec: float
     stays: tuple[tuple[float, float, str], ...]  # start_sec, end_sec, place
-    clutter: dict[str, tuple[str, ...]]  # place -> objects that lie there
+    clutter: dict[str, tuple[str, ...]]  # place -> objects that may lie there
     events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, log: dict[str, Any]) -> ClipLog:
+        """A log as `make.read_events` gives it."""
+        return cls(**log | {"events": tuple(Event(**event) for event in log["events"])})
 
 
 def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
@@ -143,7 +174,7 @@ def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
         video_start_sec=0.0 if index % 2 == 0 else round(config.clip_length_sec * 1.2, 3),
         duration_sec=duration,
         stays=stays,
-        clutter={place: tuple(_draw(random, cast.objects, 3)) for _, _, place in stays},
+        clutter={place: tuple(_draw(random, cast.objects, 6)) for _, _, place in stays},
         events=tuple(_act(random, config, cast, stays, duration)),
     )
 
@@ -165,19 +196,13 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
 
 def _act(random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float) -> list[Event]:
     events: list[Event] = []
-    done, time = set(), float(random.exponential(config.pause_sec))
+    time = float(random.exponential(config.pause_sec))
     while True:
         length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
         if time + length > duration - 0.5:
             return events
         place = next(name for start, end, name in stays if start <= time < end)
-        event = _event(random, cast, place, round(time, 3), round(time + length, 3))
-        for _ in range(8):  # one does many things with a thing, but seldom the same thing twice
-            if event.verb == "put" or (event.verb, event.object, event.container) not in done:
-                break
-            event = _event(random, cast, place, event.start_sec, event.end_sec)
-        done.add((event.verb, event.object, event.container))
-        events.append(event)
+        events.append(_event(random, cast, place, round(time, 3), round(time + length, 3)))
         time += length + 0.3 + float(random.exponential(config.pause_sec))
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, sample_of
-from groundnlq.video.encoders import FILES, LITE, VideoEncoder, load_encoder
+from groundnlq.video.encoders import FILES, LITE, READY, VideoEncoder, load_encoder
 from groundnlq.video.extract import features_of
 
 CACHE_VARIABLE = "GROUNDNLQ_CACHE"
@@ -35,14 +36,17 @@ def load(
     Moment(start_sec=12.3, end_sec=15.8, score=0.71)
 
     Args:
-        path: run directory, checkpoint of ours or published ``.pth.tar``.
+        path: run directory, checkpoint of ours or published ``.pth.tar``; ``sample``, the ready-made network of the
+            sample world.
         video_encoder: as ``NAME=WEIGHTS``, several in the order of the channels (see `load_encoder`); by default the
-            one that the checkpoint names, where its weights need not be given. Loaded at the first video.
+            one that the checkpoint names, if it comes with a package or lies in ``align`` beside the run. Loaded at the
+            first video.
         download: allow fetching a video encoder from the hub.
         device: of the video encoder.
         precision: of all networks.
         options: of `Predictor.load`.
     """
+    path = READY.with_name("network.pt") if path == "sample" else path
     model = Predictor.load(path, precision=precision, **options)
     given = [video_encoder] if isinstance(video_encoder, str) else list(video_encoder)
     settings = {"device": device, "precision": precision, "download": download}
@@ -92,6 +96,10 @@ class _VideoFeatures:
         """The encoder of the training, where its name is all that is needed."""
         if trained and trained.startswith(f"{LITE} ") and " + " not in trained:
             return [LITE]
+        beside = RunDirectory.weights_of(self.model.path).parent.parent / "align"  # where notebook 2 trains one
+        for spec in (str(READY), str(beside / "best.pt")):
+            if Path(spec).is_file() and load_encoder(spec, **self.options).name == trained:
+                return [spec]
         raise CheckpointError(
             f"{self.model.path}: a video needs the encoder that made the features of the training, "
             f"{trained or 'which this checkpoint does not name'} -- give --encoder (video_encoder=) as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +18,14 @@ from torch.nn.functional import interpolate
 
 from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
 from groundnlq.data.text import from_hub, weights_identity
+from groundnlq.engine.checkpoint import trained_state
 from groundnlq.errors import ConfigError, FeatureError, closest, sample_of
 from groundnlq.files import load_tensors, sha256_of
 from groundnlq.video.spacetime import SpaceTimeTransformer
+from groundnlq.video.towers import IMAGENET, SmallEncoder, video_tower
 
-IMAGENET: dict[str, Any] = {"mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
 LITE_NORM: dict[str, Any] = {"mean": [127 / 255] * 3, "deviation": [128 / 255] * 3}
+READY = Path(__file__).parent.parent / "sample" / "weights" / "encoder.pt"  # of the sample world
 LITE = "efficientnet-lite0"
 _LAVILA = "egovlp_converted_f16.md5sum_c33363.pth (EgoVLP as plain tensors, MIT licence, in LaViLa's docs/MODEL_ZOO.md "
 _LAVILA += "as 'Prev. SOTA, best epoch': github.com/facebookresearch/LaViLa)"
@@ -97,17 +100,22 @@ def load_encoder(
 
     ``egovlp=FILE``; ``videomae=FILE``, once for verbs and once for nouns; ``videomae:before-norm=FILE``, the mean of
     the tokens without the norm that follows it; ``efficientnet-lite0``, from the extra `video`; else the folder or hub
-    name of an image or video model of `transformers`. Without `download` the hub is not asked.
+    name of an image or video model of `transformers`; a run folder of stage one; or ``sample``, the ready-made one
+    of the sample world. Without `download` the hub is not
+    asked.
 
     A FeatureError says which files are missing and where their authors publish them, or why one is refused.
     """
+    spec = str(READY) if spec == "sample" else spec
     name, _, file = spec.partition("=")
-    if name in FILES and not Path(spec).is_dir():
+    if (Path(spec) / "best.pt").is_file() or spec.endswith(".pt"):
+        encoder = _trained(Path(spec))
+    elif name in FILES and not Path(spec).is_dir():
         encoder = _published(name, file)
     elif "/" in spec or Path(spec).is_dir():
         encoder = _of_transformers(spec, download)
     else:
-        known = f"known are {', '.join(FILES)}, and folders or hub names of transformers"
+        known = f"known are {', '.join(FILES)}, sample, runs of stage one, folders or hub names of transformers"
         raise FeatureError(f"no video encoder {name!r:.80}{closest(name, FILES)} -- {known}")
     try:
         encoder.model.to(device, getattr(torch, precision)).eval().requires_grad_(False)
@@ -122,17 +130,42 @@ def _published(name: str, file: str) -> VideoEncoder:
     if not Path(file).is_file():
         fault = f"{file}: no such file" if file else "no weights given"
         raise FeatureError(f"video encoder {name}: {fault} -- {name}=FILE takes {FILES[name]}")
-    content = load_tensors(file, lambda message: FeatureError(f"{message}; {name} takes {FILES[name]}"))
-    for key in ("state_dict", "module", "model"):
-        content = content[key] if isinstance(content, Mapping) and key in content else content
-    found = content.items() if isinstance(content, Mapping) else ()
-    weights = {str(key).removeprefix("module."): value for key, value in found if isinstance(value, Tensor)}
+    weights = published_weights(file, name)
     build = {"egovlp": _egovlp, LITE: _lite}.get(name, partial(_videomae, before_norm=name != "videomae"))
     try:
         return build(f"{name} sha256:{sha256_of(file)[:12]}", weights)
     except (ImportError, KeyError, ValueError, RuntimeError) as error:
         reason = f"{file}: not weights of {name}: {' '.join(str(error).split()):.200}"
         raise FeatureError(f"{reason} -- {name} takes {FILES[name]}") from None
+
+
+def published_weights(file: str, name: str = "egovlp") -> dict[str, Tensor]:
+    """The tensors of a published file of one of the encoders in `FILES`, by name."""
+    content = load_tensors(file, lambda message: FeatureError(f"{message}; {name} takes {FILES[name]}"))
+    for key in ("state_dict", "module", "model"):
+        content = content[key] if isinstance(content, Mapping) and key in content else content
+    found = content.items() if isinstance(content, Mapping) else ()
+    return {str(key).removeprefix("module."): value for key, value in found if isinstance(value, Tensor)}
+
+
+def _trained(path: Path) -> VideoEncoder:
+    """What a run of stage one trained; its name has a hash of these weights alone."""
+    config, state, _ = trained_state(path)
+    if (align := config.align) is None:
+        raise FeatureError(f"{path}: a grounding network, not a video encoder -- name a run of stage one")
+    weights = {key.removeprefix("video."): value for key, value in state.items() if key.startswith("video.")}
+    model = video_tower(align)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise FeatureError(f"{path}: not as configured: {' '.join(str(error).split()):.200} -- train again") from None
+    digest = hashlib.sha256(b"".join(key.encode() + weights[key].numpy().tobytes() for key in sorted(weights)))
+    name, window = f"{config.name.replace(' ', '_')} sha256:{digest.hexdigest()[:12]}", align.window_frames
+    how: Any = {"window_frames": window, "stride_frames": window} if window else {"sampling": _egovlp_frames}
+    how |= {"num_frames": align.num_frames, "short_side": align.short_side}
+    transform = partial(_pixels, short=align.short_side, size=align.size, **IMAGENET)
+    features = model.features if isinstance(model, SmallEncoder) else model
+    return VideoEncoder(name, align.width, model, transform, features, transform.keywords, **how)
 
 
 def _pixels(frames: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:

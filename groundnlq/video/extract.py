@@ -25,6 +25,7 @@ from groundnlq.data.grid import FPS
 from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
+from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
 from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
@@ -90,11 +91,11 @@ def extract_features(
     A FeatureError names the videos that cannot be used, once those of all others are written.
     """
     output, folder = Path(output), Path(f"{output}.parts")
-    with World.join(_PATIENCE_SEC) as world:
+    with World.join(_PATIENCE_SEC) as world, short_waits_when_busy():
         options["device"] = device or world.device
         loaded = [load_encoder(e, **options) if isinstance(e, str) else e for e in encoders]
         attributes = _attributes(loaded)
-        parts, keys, faults = world.from_main(lambda: _plan(_find_parts(_find_files(videos), annotations), loaded))
+        parts, keys, faults = world.from_main(lambda: _plan(_find_parts(find_videos(videos), annotations), loaded))
         kept = world.from_main(lambda: _kept(output, dtype, attributes, keys))
         todo = [uid for uid in keys if uid not in kept][world.rank :: world.size]
         bar = tqdm(total=len(todo), bar_format=_BAR, leave=False, disable=None if progress and world.is_main else True)
@@ -139,7 +140,7 @@ def _plan(parts: dict[str, _Part], encoders: Sequence[VideoEncoder]) -> tuple[di
     return parts, keys, faults
 
 
-def _find_files(videos: Sequence[str | Path]) -> dict[str, Path]:
+def find_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
     """By name without ending."""
     files: dict[str, Path] = {}
     findings = Findings("videos", DataError)

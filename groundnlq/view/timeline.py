@@ -80,19 +80,22 @@ def _by_run(given: Any) -> Mapping[str, Any]:
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Losses and, where validated, mean R@1 over the epochs of one run."""
+    """Losses and, where validated, the score that chooses the weights, over the epochs of one run."""
     figure = new_figure(9, 2.8)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    for (color, dash), name in zip(CURVES, ("total", "classification", "regression"), strict=False):
-        left.plot(epochs, [row[f"loss {name}"] for row in history], dash, color=color, label=name, marker=".")
+    losses = sorted((key for key in history[0] if key.startswith("loss ")), key=lambda key: key != "loss total")
+    for (color, dash), name in zip(CURVES, losses, strict=False):
+        label = name.removeprefix("loss ")
+        left.plot(epochs, [row[name] for row in history], dash, color=color, label=label, marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
-    validated = [row for row in history if "raw mean R@1" in row]
+    score = "EgoMCQ mean" if any("raw EgoMCQ mean" in row for row in history) else "mean R@1"
+    validated = [row for row in history if f"raw {score}" in row]
     names = {"raw": "weights", "ema": "averaged weights (EMA)"}
     for (color, dash), (weights, label) in zip(CURVES, names.items(), strict=False):
-        values = [row[f"{weights} mean R@1"] for row in validated]
+        values = [row[f"{weights} {score}"] for row in validated]
         right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
-    right.set(xlabel="epoch", ylabel="val mean R@1 [%]")
+    right.set(xlabel="epoch", ylabel=f"val {score} [%]")
     for axis in (left, right):
         axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots are inside the frame
         axis.legend(fontsize=8, ncols=3, **ABOVE)
