@@ -26,7 +26,6 @@ from torch import Tensor
 
 from groundnlq.data.dataset import Batch
 from groundnlq.engine import predictor
-from groundnlq.engine.optim import Optimizer
 from groundnlq.model.decode import to_segments
 from groundnlq.model.nms import soft_nms
 
@@ -103,20 +102,21 @@ def _measured(setting: Setting, batch: Batch, contexts: list[Change]) -> dict[st
 def optimizers(setting: Setting) -> dict[str, float]:
     """Milliseconds of AdamW's step over all parameters by implementation, and of the average's update."""
     learner, found, device = setting.learner(), {}, setting.device
-    kit = learner.optimizer
-    kit.gradient.fill_(1.0)
+    model, kit = learner.model, learner.optimizer
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
     ways = {"fused": {"fused": True}, "foreach": {"foreach": True}, "one by one": {"foreach": False}}
     if device.type == "cuda":
         ways["fused, capturable"] = {"fused": True, "capturable": True}
     for name, options in ways.items():
         optimizer = torch.optim.AdamW(_groups(kit), lr=1e-9, **options)
         found[name] = milliseconds(optimizer.step, device, 5, 2)
-    found["average"] = milliseconds(lambda: learner.ema.update(), device, 5, 2)
-    return found | {"the kit's": milliseconds(lambda: kit.step(1e-9), device, 5, 2)}
+    found["average"] = milliseconds(lambda: learner.ema.update(model), device, 5, 2)
+    return found | {"the kit's": milliseconds(kit.step, device, 5, 2)}
 
 
-def _groups(kit: Optimizer) -> list[dict[str, Any]]:
-    return [{key: group[key] for key in ("params", "weight_decay")} for group in kit.groups]
+def _groups(kit: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{key: group[key] for key in ("params", "weight_decay")} for group in kit.param_groups]
 
 
 # ---- graphs
@@ -137,11 +137,11 @@ class StaticStep:
             self.kit.network = torch.compile(self.model, dynamic=False)
 
     def __call__(self) -> Tensor:
-        self.kit.optimizer.gradient.zero_()
+        self.optimizer.zero_grad(set_to_none=True)
         sums = self.kit._backward(self.batch)
         self.kit._divide_and_clip(self.kit._divisor(sums[-1], 1))
         self.optimizer.step()
-        self.kit.ema.update()
+        self.kit.ema.update(self.model)
         return sums
 
 

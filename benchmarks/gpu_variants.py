@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest.mock import patch
 
 import gpu_site  # noqa: F401  (first: the import path)
@@ -86,16 +85,11 @@ def window_replaced(act: Callable[..., Tensor]) -> Iterator[None]:
 # ---- layers
 
 
-def _apart(x: Tensor, norms: Any, linears: Any) -> tuple[Tensor, ...]:
-    parts = zip(x.chunk(len(norms), -1), norms, linears, strict=True)
-    return tuple(linear(norm(part)) for part, norm, linear in parts)
-
-
 @contextmanager
 def results_kept() -> Iterator[None]:
     """LayerNorm's and GELU's results are kept for the backward pass, as autograd does by itself."""
     with (
-        patch.object(attention, "normed_linears", _apart),
+        patch.object(attention, "normed_linear", lambda x, norm, linear: linear(norm(x))),
         patch.object(layers, "_gelu_linear", lambda x, linear: linear(F.gelu(x))),
     ):
         yield

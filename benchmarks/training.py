@@ -25,8 +25,7 @@ from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.distributed import World
 from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.optim import Optimizer
-from groundnlq.engine.step import Learner
+from groundnlq.engine.step import Learner, _make_optimizer
 from groundnlq.engine.task import Normaliser, Task
 from groundnlq.model.grounder import Grounder, Outputs
 from groundnlq.model.losses import Criterion
@@ -50,7 +49,7 @@ def our_step(model: Grounder, batch: Batch, precision: str) -> Callable[[], None
 
 def published_step(model: StandIn, batch: Batch) -> Callable[[], None]:
     criterion, average = Criterion(TrainConfig()), copy.deepcopy(model)
-    ours = Optimizer(model, 0.05, own_rate=bool).groups
+    ours = _make_optimizer(model, 0.05, own_rate=bool).param_groups
     groups = [{name: group[name] for name in ("params", "weight_decay")} for group in ours]
     optimizer = torch.optim.AdamW(groups, lr=RATE)
 

@@ -10,7 +10,6 @@ import torch
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.records import Record
-from groundnlq.engine.optim import FlatParameters
 from groundnlq.engine.step import _Ema, learning_rate_at
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
@@ -107,11 +106,11 @@ def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
     # an average over weights that are 1 at first and 0 ever after is the share of the first ones
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(network.weight)
-    average, shares = _Ema(network, FlatParameters([network.weight]), 0.9), []
+    average, shares = _Ema(network, 0.9), []
     torch.nn.init.zeros_(network.weight)
     for _ in range(24):
         shares.append(100 * average.module.weight.item())
-        average.update()
+        average.update(network)
     assert first == pytest.approx(shares, rel=1e-4)
     assert recent[0][-1] == pytest.approx(100 * (1 - 0.9**4))
     assert f"last {np.log(0.5) / np.log(0.9):.0f} steps" in right.get_title()

@@ -4,8 +4,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from groundnlq.config import TrainConfig
-from groundnlq.engine.optim import Optimizer
-from groundnlq.engine.step import learning_rate_at
+from groundnlq.engine.step import _make_optimizer, learning_rate_at
 from groundnlq.model.losses import Criterion
 from tests.golden_inputs import GOLDEN, META, golden_batch, golden_model
 from tests.learner import new_learner
@@ -26,7 +25,7 @@ def test_the_rate_of_every_step_is_the_published_one():
 @pytest.mark.parametrize("name", ["tiny", "tiny_star"])
 def test_only_the_published_weights_decay(name):
     model = golden_model(name)
-    groups = Optimizer(model, 0.05, is_head).groups
+    groups = _make_optimizer(model, 0.05, is_head).param_groups
     decaying = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     ours = {key: p for key, p in model.named_parameters() if id(p) in decaying}
     assert sorted(to_published(ours)) == sorted(META["weight_decay_parameters"][name])
@@ -37,8 +36,7 @@ def test_the_backbone_factor_leaves_the_heads_alone():
     model = golden_model("tiny")
     learner = new_learner(model, TrainConfig(backbone_rate_factor=0.1))
     learner.step([golden_batch("tiny")], 1e-3, seed=0)
-    groups, parts = learner.optimizer.groups, learner.optimizer._adamw.param_groups
-    rates = {id(p): part["lr"] for group, part in zip(groups, parts, strict=True) for p in group["params"]}
+    rates = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.heads.parameters()} == {1e-3}
     assert all(rates[id(p)] == pytest.approx(1e-4) for p in model.video_encoder.parameters())
 

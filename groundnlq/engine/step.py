@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from groundnlq.config import TrainConfig
 from groundnlq.engine.distributed import World
 from groundnlq.engine.graphs import StepGraphs
-from groundnlq.engine.optim import FlatParameters, Optimizer
 from groundnlq.engine.task import Task
 from groundnlq.errors import ConfigError, TrainingFailed
 
@@ -34,8 +34,8 @@ class Learner:
             )
         self.task, self.config, self.world = task, config, world
         self.model = task.model.to(world.device)
-        self.optimizer = Optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)
-        self.ema = _Ema(self.model, self.optimizer.flat, config.ema_decay)
+        self.ema = _Ema(self.model, config.ema_decay)
+        self.optimizer = _make_optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)
         self.network: Any = world.wrap(self.model)
         is_captured = config.cuda_graphs and world.device.type == "cuda"
         self.graphs = StepGraphs(self._backward, world.device) if is_captured else None
@@ -50,7 +50,7 @@ class Learner:
         """
         torch.manual_seed(seed)
         self.network.train()
-        self.optimizer.gradient.zero_()
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they are
         backward = self.graphs or self._backward
         sums = torch.zeros(len(self.loss_names), dtype=torch.float64, device=self.world.device)
         for batch in micro_batches[:-1]:
@@ -63,8 +63,10 @@ class Learner:
         *terms, norm = torch.cat([sums[:-1] / divisor, norms]).tolist()  # the step's one wait for a GPU
         losses = dict(zip(self.loss_names, [*terms, self._total(terms)], strict=True))
         self._require_finite(losses, norm, micro_batches)
-        self.optimizer.step(rate)
-        self.ema.update()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate_factor"]
+        self.optimizer.step()
+        self.ema.update(self.model)
         return losses, norm
 
     def state(self) -> dict[str, Any]:
@@ -115,12 +117,12 @@ class Learner:
 
     def _divide_and_clip(self, divisor: Tensor) -> Tensor:
         """Both with one pass over the gradients; (1,) their norm once divided, before it was clipped."""
-        gradient = self.optimizer.gradient
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         # the gradients exchanged between processes are averages
-        factor = (self.world.size / divisor).to(gradient.dtype)
-        norm = factor * gradient.norm()
+        factor = (self.world.size / divisor).to(gradients[0].dtype)
+        norm = factor * nn.utils.get_total_norm(gradients)
         clipped = ((self.config.clip_grad_norm or math.inf) / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch clips
-        gradient.mul_(factor * clipped)
+        torch._foreach_mul_(gradients, factor * clipped)
         return norm[None]
 
     def _require_finite(self, losses: dict[str, float], norm: float, batches: list[Any]) -> None:
@@ -133,6 +135,22 @@ class Learner:
             f"loss {loss:g}, gradient norm {norm:g}; queries of the batch: {ids} -- nothing was updated "
             "and the last checkpoint is intact; look at these queries' features, or lower train.learning_rate"
         )
+
+
+def _make_optimizer(
+    model: nn.Module, weight_decay: float, own_rate: Callable[[str], bool], backbone_rate_factor: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW; weights of linear and convolution layers decay, biases, norms and scales do not.
+
+    The rate of a group is the step's own times its ``rate_factor``, which is `backbone_rate_factor` for all parameters
+    but those of which `own_rate` says that they keep the full rate.
+    """
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        is_own, decays = own_rate(name), parameter.dim() >= 2
+        settings = {"weight_decay": weight_decay * decays, "rate_factor": 1.0 if is_own else backbone_rate_factor}
+        groups.setdefault((is_own, decays), {"params": []} | settings)["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=0.0, fused=True)
 
 
 def learning_rate_at(step: int, base: float, warmup_steps: int, total_steps: int) -> float:
@@ -150,12 +168,11 @@ def learning_rate_at(step: int, base: float, warmup_steps: int, total_steps: int
 class _Ema:
     """Exponential moving average of a model's weights, itself a model that can predict."""
 
-    def __init__(self, model: nn.Module, source: FlatParameters, decay: float):
-        self.module, parameters = copy.deepcopy((model, source.parameters))
-        self.module.eval().requires_grad_(False)
-        self.decay, self.source, self.average = decay, source, FlatParameters(parameters)
+    def __init__(self, model: nn.Module, decay: float):
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, model: nn.Module) -> None:
         """``average <- decay * average + (1 - decay) * weights``, after every step."""
-        self.average.values.lerp_(self.source.values, 1 - self.decay)
+        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], 1 - self.decay)

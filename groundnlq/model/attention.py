@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from groundnlq.model.layers import Conv, LayerNorm, Linear, convolve, normed_linears
+from groundnlq.model.layers import Conv, LayerNorm, Linear, normed_linear
 
 MASKED_SCORE = -1e4  # added to the score of a masked key; finite, so that a row without valid keys is not NaN
 
@@ -29,82 +26,20 @@ def attend_window(
     Queries are taken in blocks with the `block + window - 1` keys that they can reach, so cost and memory grow
     linearly with T.
     """
-    half = window // 2
-    num_clips, num_steps = mask.shape
-    blocks = _Blocks(num_clips, num_steps, num_heads, half, max(block, 2 * half))
-    return _WindowAttention.apply(query, key, value, mask, blocks)
+    num_steps, half = query.shape[1], window // 2
+    block = max(block, half)
+    extra = -num_steps % block
 
+    def reachable(x: Tensor) -> Tensor:  # (B, H, T, ...) -> (B, H, blocks, half + block + half, ...)
+        x = F.pad(x, (0, 0) * (x.dim() - 3) + (block, block + extra)).unflatten(2, (-1, block))
+        return torch.cat([x[:, :, :-2, block - half :], x[:, :, 1:-1], x[:, :, 2:, :half]], dim=3)
 
-class _Blocks(NamedTuple):
-    """Heads of all clips in rows (R, d), one behind the other, each behind 2 `half` zero rows; zero rows end them all.
-
-    So a block of queries, and of the keys that it can reach, is a view of neighbouring rows. No block that has steps of
-    one head reaches those of another. Queries in zero rows are computed and dropped.
-    """
-
-    num_clips: int
-    num_steps: int
-    num_heads: int
-    half: int
-    block: int
-
-    @property
-    def length(self) -> int:
-        """Rows of a head."""
-        return self.block * -(-(self.num_steps + 2 * self.half) // self.block)
-
-    def to_rows(self, x: Tensor) -> Tensor:
-        """(B, T, H d) -> (R, d)."""
-        heads = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        rows = x.new_zeros(self.num_clips * self.num_heads * self.length + 2 * self.half, heads.shape[-1])
-        inner = rows[: len(rows) - 2 * self.half].view(*heads.shape[:2], self.length, -1)
-        inner[:, :, 2 * self.half : 2 * self.half + self.num_steps] = heads
-        return rows
-
-    def to_steps(self, blocks: Tensor, first: int) -> Tensor:
-        """(blocks, block, d) -> (B, T, H d), from row `first` of every head on."""
-        heads = blocks.reshape(self.num_clips, self.num_heads, self.length, -1)
-        return heads[:, :, first : first + self.num_steps].transpose(1, 2).flatten(2)
-
-    def queries(self, rows: Tensor) -> Tensor:
-        """(R, d) -> (blocks, block, d)."""
-        return rows[self.half : len(rows) - self.half].unflatten(0, (-1, self.block))
-
-    def keys(self, rows: Tensor) -> Tensor:
-        """(R, d) -> (blocks, d, block + 2 half)."""
-        return rows.unfold(0, self.block + 2 * self.half, self.block)
-
-    def add_keys(self, x: Tensor) -> Tensor:
-        """(blocks, block + 2 half, d) -> (B, T, H d): a key's parts of the blocks that reach it added up."""
-        x[1:, : 2 * self.half] += x[:-1, self.block :]
-        return self.to_steps(x[:, : self.block], 2 * self.half)
-
-
-class _WindowAttention(torch.autograd.Function):
-    """With its derivative, which adds up the gradients of keys that two blocks share."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, blocks: _Blocks) -> Tensor:
-        q, k, v = map(blocks.to_rows, (query, key, value))
-        scores = torch.bmm(blocks.queries(q), blocks.keys(k)).mul_(q.shape[-1] ** -0.5)
-        reached = F.pad(mask, (2 * blocks.half, blocks.length - blocks.num_steps))
-        bias = _window_bias(blocks.keys(reached.T).transpose(0, 1)[:, None], blocks.block, blocks.half)
-        scores.view(len(mask), blocks.num_heads, *bias.shape[2:]).add_(bias)
-        weights = scores.softmax(-1).to(v.dtype)
-        ctx.blocks = blocks
-        ctx.save_for_backward(q, k, v, weights)
-        return blocks.to_steps(torch.bmm(weights, blocks.keys(v).transpose(1, 2)), blocks.half)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        blocks, (q, k, v, weights) = ctx.blocks, ctx.saved_tensors
-        out = blocks.queries(blocks.to_rows(grad))
-        scores = torch.ops.aten._softmax_backward_data(torch.bmm(out, blocks.keys(v)), weights, -1, weights.dtype)
-        scores.mul_(q.shape[-1] ** -0.5)
-        of_query = blocks.to_steps(torch.bmm(scores, blocks.keys(k).transpose(1, 2)), blocks.half)
-        of_key = blocks.add_keys(torch.bmm(scores.transpose(1, 2), blocks.queries(q)))
-        return of_query, of_key, blocks.add_keys(torch.bmm(weights.transpose(1, 2), out)), None, None
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    q = F.pad(q, (0, 0, 0, extra)).unflatten(2, (-1, block))  # (B, H, blocks, block, d)
+    scores = (q @ reachable(k).transpose(-1, -2)).mul_(q.shape[-1] ** -0.5)
+    scores = scores.add_(_window_bias(reachable(mask[:, None]), block, half))
+    out = scores.softmax(-1) @ reachable(v)
+    return out.flatten(2, 3)[:, :, :num_steps].transpose(1, 2).flatten(2)
 
 
 def _window_bias(key_mask: Tensor, block: int, half: int) -> Tensor:
@@ -139,13 +74,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, out_mask: Tensor) -> Tensor:
         """(B, T, D) and the mask of the result -> (B, T / stride, D); its invalid rows hold anything."""
-        convs, norms, linears = ([getattr(self, role + part) for role in self.ROLES] for part in ("_conv", "_norm", ""))
-        if torch.is_grad_enabled():  # the three roles at once
-            weight = torch.cat([conv.weight for conv in convs])
-            rows = convolve(x.repeat(1, 1, 3), weight, None, convs[0].stride[0], groups=len(weight))
-            q, k, v = normed_linears(rows, norms, linears)
-        else:
-            q, k, v = (linear(norm(conv(x))) for conv, norm, linear in zip(convs, norms, linears, strict=True))
+        q, k, v = (
+            normed_linear(getattr(self, f"{role}_conv")(x), getattr(self, f"{role}_norm"), getattr(self, role))
+            for role in self.ROLES
+        )
         if self.window:
             return self.out(attend_window(q, k, v, out_mask, self.num_heads, self.window))
         return self.out(_attend(q, k, v, out_mask, self.num_heads))

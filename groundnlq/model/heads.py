@@ -31,14 +31,8 @@ class Neck(nn.Module):
 
     def forward(self, levels: Sequence[Level]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Rows of all levels (Q, R, D), their mask (Q, R), and the number of points of each level."""
-        rows: list[Tensor] = []
-        for norm, level in zip(self.norms, levels, strict=True):
-            normed = norm(level.x)
-            bias = (
-                cast(LayerNorm, norm).bias.to(normed.dtype).expand(len(normed), 1, -1)
-            )  # the LayerNorm of a row of zeros
-            rows += [normed, bias, torch.zeros_like(bias)]
-        x = torch.cat(rows, dim=1)
+        normed = (norm(F.pad(level.x, (0, 0, 0, 1))) for norm, level in zip(self.norms, levels, strict=True))
+        x = torch.cat([F.pad(rows, (0, 0, 0, 1)) for rows in normed], dim=1)
         mask = torch.cat([F.pad(level.mask, (0, 2)) for level in levels], dim=1)
         return x, mask, tuple(level.x.shape[1] for level in levels)
 
@@ -75,10 +69,7 @@ class _Head(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor) -> Tensor:
         """(Q, R, D), (Q, R) and the indices of the gap rows -> (Q, R, out_dim); R rows of all levels."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, mask))
-            with torch.no_grad():  # the ReLU passes no gradient to a zero
-                x.index_fill_(1, gaps, 0.0)
-            x = x.relu_()
+            x = norm(conv(x, mask)).index_fill_(1, gaps, 0.0).relu_()
         return self.out(x, mask)
 
 

@@ -8,7 +8,6 @@ that, so masking more would change every answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -37,14 +36,11 @@ class Conv(nn.Conv1d):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, in_dim) -> (B, ceil(T / stride), out_dim), times the mask of the result if one is given."""
-        out = convolve(x, self.weight, self.bias, self.stride[0], self.groups)
-        return out if mask is None else out.mul_(mask[..., None])
-
-
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: int) -> Tensor:
-    """What `Conv` does, with a weight (out_dim, in_dim / groups, 3)."""
-    out = F.conv2d(_as_image(x), weight.unsqueeze(2), bias, (1, stride), (0, 1), groups=groups)
-    return out.squeeze(2).transpose(1, 2)
+        weight = self.weight.unsqueeze(2)
+        out = F.conv2d(_as_image(x), weight, self.bias, (1, *self.stride), (0, 1), groups=self.groups)
+        if mask is not None:
+            out = out.mul_(mask[:, None, None])
+        return out.squeeze(2).transpose(1, 2)
 
 
 def halve(x: Tensor) -> Tensor:
@@ -125,15 +121,13 @@ class MLP(nn.Sequential):
 # would do the same, costs a twelfth of a bfloat16 step.
 
 
-def normed_linears(x: Tensor, norms: Sequence[nn.LayerNorm], linears: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
-    """`linear(norm(x))` of R parts of (..., R D), each with a norm and a linear map of its own; with gradients only."""
-    dtype = _autocast(x).dtype
+def normed_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
+    """`linear(norm(x))` of (..., D)."""
+    if not torch.is_grad_enabled():
+        return linear(norm(x))
     if x.device.type != "cpu":  # a CPU normalises bfloat16 with float32 parameters; elsewhere both must be the same
-        x = x.to(norms[0].weight.dtype)
-    layers = zip(norms, linears, strict=True)
-    parameters = [p for norm, linear in layers for p in (norm.weight, norm.bias, linear.weight, linear.bias)]
-    outs = _NormedLinears.apply(x.unflatten(-1, (len(norms), -1)).flatten(0, -3), norms[0].eps, dtype, *parameters)
-    return tuple(out.unflatten(0, x.shape[:-1]) for out in outs)
+        x = x.to(norm.weight.dtype)
+    return _NormedLinear.apply(x, norm.weight, norm.bias, _autocast(linear.weight), _autocast(linear.bias), norm.eps)
 
 
 def _gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
@@ -148,43 +142,24 @@ def _autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
-class _NormedLinears(torch.autograd.Function):
-    """Of (N, R, D). One LayerNorm for all R parts: scales and shifts become part of the linear maps."""
-
+class _NormedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
-        unit = torch.ones_like(parameters[0])
-        normed, mean, deviation = torch.native_layer_norm(x, unit.shape, unit, torch.zeros_like(unit), eps)
-        normed = normed.to(dtype)
-        ctx.save_for_backward(normed, mean, deviation, *parameters)
-        ctx.dtype = x.dtype
-        outs = []
-        for part, (scale, shift, weight, bias) in zip(normed.unbind(1), _in_fours(parameters), strict=True):
-            outs.append(F.linear(part, (weight * scale).to(dtype), torch.addmv(bias, weight, shift).to(dtype)))
-        return tuple(outs)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        normed, mean, deviation = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
+        ctx.save_for_backward(x, scale, shift, weight, mean, deviation)
+        ctx.eps = eps
+        return F.linear(normed.to(weight.dtype), weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        normed, mean, deviation, *parameters = ctx.saved_tensors
-        grad_normed, of_parameters = torch.empty_like(normed), []
-        for i, (scale, shift, weight, _) in enumerate(_in_fours(parameters)):
-            torch.mm(grads[i], (weight * scale).to(normed.dtype), out=grad_normed[:, i])
-            folded, total = (x.to(weight.dtype) for x in _parameter_grads(grads[i], normed[:, i]))
-            of_weight = folded * scale + total[:, None] * shift
-            of_parameters += [(folded * weight).sum(0), total @ weight, of_weight, total]
-        # as if the normalised rows had been normalised, whose mean is 0 and deviation 1
-        unit = torch.ones_like(parameters[0])
-        rows = [x.to(ctx.dtype) for x in (grad_normed, normed)]
-        stats = torch.zeros_like(mean), torch.ones_like(deviation)
-        grad, _, _ = torch.ops.aten.native_layer_norm_backward(
-            *rows, unit.shape, *stats, unit, torch.zeros_like(unit), [True, False, False]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, weight, mean, deviation = ctx.saved_tensors
+        normed = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)[0].to(weight.dtype)
+        grad_normed = (grad @ weight).to(x.dtype)
+        grads = torch.ops.aten.native_layer_norm_backward(
+            grad_normed, x, scale.shape, mean, deviation, scale, shift, [True, True, True]
         )
-        return grad.mul_(deviation), None, None, *of_parameters
-
-
-def _in_fours(parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    return (parameters[i : i + 4] for i in range(0, len(parameters), 4))
+        return *grads, *_parameter_grads(grad, normed), None
 
 
 class _GeluLinear(torch.autograd.Function):
