@@ -66,7 +66,7 @@ def _pair(
 
 ARMS: dict[str, Arm] = {
     "scratch": Arm("sample_scratch"),
-    "scratch twice as long": Arm("sample_scratch", ("train.epochs=40",)),
+    "scratch twice as long": Arm("sample_scratch", ("train.epochs=32",)),
     **_pair("finetune"),
     **_pair("quarter of the narrations", narrations=0.25),
     **_pair("quarter of the narrations as often", narrations=0.25, as_often=True),
