@@ -41,12 +41,12 @@ def _diagnosis(folder: Path, path: Path) -> dict[str, Any]:
     from groundnlq.data.schema import read_json
 
     tree = read_json(folder / "provenance.json")
-    if path != folder and (not path.is_file() or path.name not in tree.get("files", ())):
-        return {}
-    own = (
-        {} if path == folder else {"sha256": sha256_of(path), "as written": sha256_of(path) == tree["files"][path.name]}
-    )
-    return {"file": str(path), "kind": f"diagnosis of {tree['diagnosis']}"} | own | {"provenance": tree["provenance"]}
+    if not isinstance(tree, dict) or "diagnosis" not in tree or (path != folder and path.name not in tree["files"]):
+        return {}  # another program's
+    found: dict[str, Any] = {"file": str(path), "kind": f"diagnosis of {tree['diagnosis']}"}
+    if path != folder:
+        found |= {"sha256": sha256_of(path), "as written": sha256_of(path) == tree["files"][path.name]}
+    return found | {"provenance": tree["provenance"]}
 
 
 def _run_directory(path: Path) -> dict[str, Any]:
