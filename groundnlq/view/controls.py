@@ -81,7 +81,7 @@ class Panel:
     def play_videos(self, pieces: Mapping[str, bytes]) -> None:
         """Play these MP4s side by side, each under its title, in place of the last ones."""
         self.player.outputs = ()
-        wide, low = widgets.Layout(width="24em"), widgets.Layout(width="22em", max_height="200px")
+        wide, low = widgets.Layout(width="32em"), widgets.Layout(width="22em", max_height="200px")
         columns = []
         for title, piece in pieces.items():
             video = widgets.Video(value=piece, autoplay=True, loop=False, layout=low)
