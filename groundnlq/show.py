@@ -17,7 +17,10 @@ HDF5_MARK, ZIP_MARK = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 def describe(path: Path) -> str:
     """YAML text: what a file or run directory holds, its hash, and its provenance; KitError for a file
     that is missing, damaged, or not of a kind that the kit writes."""
-    if path.is_dir() and next(path.glob("*.h5"), None):
+    folder = path if path.is_dir() else path.parent
+    if (folder / "provenance.json").is_file() and (found := _diagnosis(folder, path)):
+        tree = found
+    elif path.is_dir() and next(path.glob("*.h5"), None):
         tree = {"folder": str(path)} | _features(path)
     elif path.is_dir():
         tree = _run_directory(path)
@@ -31,6 +34,19 @@ def describe(path: Path) -> str:
         read = _store if start == HDF5_MARK else _checkpoint if start.startswith(ZIP_MARK) else _text
         tree = {"file": str(path), "sha256": sha256_of(path)} | read(path)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120).rstrip()
+
+
+def _diagnosis(folder: Path, path: Path) -> dict[str, Any]:
+    """What ``provenance.json`` says about a folder that `write_report` wrote, or about a file in it."""
+    from groundnlq.data.schema import read_json
+
+    tree = read_json(folder / "provenance.json")
+    if not isinstance(tree, dict) or "diagnosis" not in tree or (path != folder and path.name not in tree["files"]):
+        return {}  # another program's
+    found: dict[str, Any] = {"file": str(path), "kind": f"diagnosis of {tree['diagnosis']}"}
+    if path != folder:
+        found |= {"sha256": sha256_of(path), "as written": sha256_of(path) == tree["files"][path.name]}
+    return found | {"provenance": tree["provenance"]}
 
 
 def _run_directory(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from groundnlq.video.towers import SmallEncoder, Towers
 from groundnlq.view.timeline import loss_curve
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_films import COLOURS, DIRECTIONS, SHAPES, films_config, make_tiny_films
-from tests.tiny_run import same_weights
+from tests.tiny_run import same_weights, weights_of
 
 pytest.importorskip("av", reason="PyAV is not installed")
 GOLDEN = np.load(Path(__file__).parent / "golden" / "video.npz")
@@ -513,6 +513,13 @@ def test_stage_one_learns_what_happens_to_what_in_seconds(trained):
     assert last["raw EgoMCQ inter"] > 55
     assert last["loss total"] < 0.6 * trained.history[0]["loss total"]
     assert last["ema EgoMCQ mean"] == pytest.approx((last["ema EgoMCQ inter"] + last["ema EgoMCQ intra"]) / 2)
+
+
+def test_raw_and_averaged_weights_are_exported_with_the_deviations_of_their_own_features(trained):
+    weights = weights_of(trained.last)
+    raw, averaged = weights["raw video.scale"], weights["ema video.scale"]
+    assert not torch.equal(raw, averaged)
+    assert all((scale != 1).all() for scale in (raw, averaged))
 
 
 def test_shuffled_narrations_teach_nothing(tmp_path):

@@ -120,13 +120,17 @@ def test_a_free_form_query_is_answered_as_the_same_query_and_its_attention_sums_
     assert run.predictor.model.video_encoder.stem[0].cross_attention._forward_pre_hooks == {}
 
 
-def test_right_candidates_depend_on_score_and_cut():
+def test_ranks_of_right_candidates_are_by_score_alone_and_end_at_the_cut():
     records = [Record(f"a_{i}", "c", "?", 64.0, ((10.0, 14.0),)) for i in range(3)]
     right, wrong = (10, 15, 0.2), (30, 35, 0.9)
     run = live_predictions(records, {"a_0": [right, wrong], "a_1": [wrong], "a_2": [wrong, wrong, right]})
-    assert [mask.tolist() for mask in run.right_candidates(0.3, 0.001)] == [[True, False, True]] * 2
-    assert [mask.any() for mask in run.right_candidates(0.3, 0.5)] == [False, True]
-    assert not run.right_candidates(0.9, 0.0)[1].any()
+    rank, found = run.right_ranks(0.3, 0.001)
+    assert rank.tolist() == [2, np.inf, 3]
+    assert found.tolist() == [True, False, True]
+    rank, found = run.right_ranks(0.3, 0.5)
+    assert np.isinf(rank).all()
+    assert found.any()
+    assert not run.right_ranks(0.9, 0.0)[1].any()
 
 
 def test_a_file_has_its_predictions_and_nothing_else():

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from groundnlq.analysis.candidates import FixedPredictions, LivePredictions, levels_reached
-from groundnlq.analysis.diagnosis import Diagnosis, diagnose, outcome_codes
+from groundnlq.analysis.diagnosis import Diagnosis
+from groundnlq.analysis.outcomes import diagnose, outcome_codes
 from groundnlq.config import DecodeConfig, TrainConfig
 from groundnlq.data.dataset import Batch, QueryDataset
 from groundnlq.data.features import FeatureStore
@@ -19,6 +20,7 @@ from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion, sigmoid_focal_loss
 from groundnlq.view.explorer import Explorer
 from notebooks.lessons import inspection, learning, targets
+from notebooks.lessons.levels import level_table
 from tests.stub_network import RANGES, config_of, live_predictions
 from tests.tiny_run import make_tiny_data, small_network, tiny_config
 
@@ -44,7 +46,7 @@ def lit(axis):
 ANALYSES_OF_TARGETS = {
     "levels reached": lambda config: [levels_reached(record, config) for record in RECORDS],
     "outcomes": lambda config: outcome_codes(run_of(config), 0.3, config.decode).tolist(),
-    "levels of a diagnosis": lambda config: Diagnosis("run", run_of(config)).levels["moments"].tolist(),
+    "levels of a diagnosis": lambda config: level_table(Diagnosis("run", run_of(config)))["moments"].tolist(),
     "moments per level": lambda config: [
         bar.get_height() for bar in inspection.moments_per_level(RECORDS, config).axes[0].patches
     ],

@@ -96,6 +96,13 @@ def test_clips_that_hang_together_have_the_design_effect_of_their_size():
     assert effect(evaluate({"a_0": ranked(WRONG)}, [record("a")])) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("effect", "says"), [(0.91, "5 % narrower than"), (1.0, "as wide as"), (4.0, "100 % wider than")]
+)
+def test_the_sentence_about_a_design_effect_follows_from_its_value(effect, says):
+    assert f"is {says} over queries" in scoring.design_effect_text(effect)
+
+
 def test_the_outline_is_as_many_clips_as_there_are(tmp_path):
     figure = scoring.resampling_figure(evaluate(*clustered()))
     left, right = figure.axes

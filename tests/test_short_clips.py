@@ -16,6 +16,7 @@ from groundnlq.data.tokens import write_tokens
 from groundnlq.engine.launch import train
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.view.explorer import Explorer
+from notebooks.lessons.levels import level_table
 from tests.tiny_run import WIDTH, tiny_config
 
 NUM_STEPS = {"c1": 1, "c2": 2, "c3": 3, "c5": 5, "c17": 17, "c64": 64}
@@ -84,7 +85,7 @@ def test_short_clips_are_evaluated_diagnosed_and_drawn(run):
     diagnosis = Diagnosis("run", live)
     recall = evaluate(predictor.predict_dataset(split), RECORDS).strict["R@1 IoU=0.3"]
     assert diagnosis.oracle_gains.loc["as it is", "R@1"] == pytest.approx(recall)
-    assert json.loads(diagnosis.levels.to_json())
+    assert json.loads(level_table(diagnosis).to_json())
     explorer = Explorer({"run": live})
     explorer.attention.value = True
     assert explorer.record.clip_uid == "c1"

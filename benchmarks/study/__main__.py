@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.claims import run_study
-from benchmarks.study.study import AMOUNTS, COMPARED, Study
+from benchmarks.study.study import AMOUNTS, COMPARED, MOST, Study
 from groundnlq.errors import KitError
 
 NAME = "python -m benchmarks.study"
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopped and can be resumed; 130 for Ctrl-C.
     """
     options = parse(argv)
-    study = Study(options.folder, options.scale, options.overrides, num_val_clips=options.val_clips)
+    most = MOST if options.curves else 1
+    study = Study(options.folder, options.scale, options.overrides, most=most, num_val_clips=options.val_clips)
     try:
         table = run_study(study, options.seeds, options.curves, options.compared, options.jobs)
     except KeyboardInterrupt:

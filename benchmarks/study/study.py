@@ -29,6 +29,8 @@ from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.errors import Preempted
 from groundnlq.sample.make import make_sample, prepare_sample
 from groundnlq.sample.world import WorldConfig
+from groundnlq.video.encoders import LITE
+from groundnlq.video.extract import extract_features
 from notebooks.lessons.word_oracles import WordOracles
 
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
@@ -41,7 +43,8 @@ class Arm:
 
     `narrations` is the share of the usual number of narrated clips that it reads. It takes the usual number
     of steps, so that what differs is how much there is to learn from and not for how long; or, `as_often`, it
-    reads each narration as often as is usual, which takes as many times the steps.
+    reads each narration as often as is usual, which takes as many times the steps. `encoder` made its features: one of
+    `ENCODERS`.
     """
 
     preset: str
@@ -49,18 +52,21 @@ class Arm:
     start: str | None = None
     narrations: float = 1.0
     as_often: bool = False
+    encoder: str = "align"
 
 
 def _pair(
-    name: str, *both: str, narrations: float = 1.0, as_often: bool = False, pretrain: tuple[str, ...] = ()
-) -> dict[str, Arm]:
-    first = Arm("sample_pretrain", (*both, *pretrain), narrations=narrations, as_often=as_often)
-    return {f"{name} pretrain": first, name: Arm("sample_finetune", both, start=f"{name} pretrain")}
+    name: str, *both: str, narrations: float = 1.0, as_often: bool = False, pretrain: tuple[str, ...] = (),
+    encoder: str = "align",
+) -> dict[str, Arm]:  # fmt: skip
+    first = Arm("sample_pretrain", (*both, *pretrain), narrations=narrations, as_often=as_often, encoder=encoder)
+    second = Arm("sample_finetune", both, start=f"{name} pretrain", encoder=encoder)
+    return {f"{name} pretrain": first, name: second}
 
 
 ARMS: dict[str, Arm] = {
     "scratch": Arm("sample_scratch"),
-    "scratch twice as long": Arm("sample_scratch", ("train.epochs=40",)),
+    "scratch twice as long": Arm("sample_scratch", ("train.epochs=32",)),
     **_pair("finetune"),
     **_pair("quarter of the narrations", narrations=0.25),
     **_pair("quarter of the narrations as often", narrations=0.25, as_often=True),
@@ -69,6 +75,15 @@ ARMS: dict[str, Arm] = {
     **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
     **_pair("star", "model.num_cross_levels=4", "model.num_self_levels=0"),
     **_pair("legacy half window", "data.half_window=legacy"),
+    **_pair("random encoder", encoder="random"),
+    **_pair("image encoder", "model.video_dim=1280", encoder=LITE),
+}
+# what makes features of the films -> changes of stage one; None: not trained here
+ENCODERS: dict[str, tuple[str, ...] | None] = {
+    "align": (),
+    "random": ("train.learning_rate=1e-12",),  # features are still brought to unit variance
+    "scene negatives": ("align.scene_negatives=true",),
+    LITE: None,
 }
 FROM_SCRATCH = ("scratch", "scratch twice as long")  # the better one is what pretraining has to beat
 COMPARED = {  # what is held against `finetune`, paired -> arm, weights
@@ -76,6 +91,8 @@ COMPARED = {  # what is held against `finetune`, paired -> arm, weights
     "star": ("star", "ema"),
     "half-window": ("legacy half window", "ema"),
     "raw": ("finetune", "raw"),
+    "random-encoder": ("random encoder", "ema"),
+    "image-encoder": ("image encoder", "ema"),
 }
 AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -> arm
     "steps": {0.0: "scratch", 0.25: "quarter of the narrations", 1.0: "finetune", 4.0: "four times the narrations"},
@@ -95,6 +112,7 @@ class Study:
         folder: where worlds (``world-SEED``) and runs (``run-SEED``) go.
         scale, changes: of the world (see `make_sample`).
         overrides: changes of every network's configuration, such as ``train.epochs=2``.
+        most: times the usual number of narrated clips, of the amounts to come (`MOST` for all of them).
     """
 
     def __init__(
@@ -103,24 +121,39 @@ class Study:
         scale: str = "demo",
         overrides: Iterable[str] = (),
         progress: bool = True,
+        most: float = 1,
         **changes: float,
     ):
+        self.most = most
         self.folder, self.scale, self.overrides = Path(folder), scale, tuple(overrides)
         self.changes, self.progress = changes, progress
 
     def world(self, seed: int) -> Path:
         """The prepared world of a seed, with enough narrated clips for the largest amount."""
         usual = WorldConfig.of_scale(self.scale, seed=seed, **self.changes)
-        clips = MOST * (usual.num_train_clips + usual.num_narrated_clips) - usual.num_train_clips
+        clips = round(self.most * (usual.num_train_clips + usual.num_narrated_clips)) - usual.num_train_clips
         folder = self.folder / f"world-{seed}"
         changes = {**self.changes, "num_narrated_clips": clips}
         make_sample(folder, seed=seed, scale=self.scale, progress=self.progress, **changes)
-        prepare_sample(folder, progress=self.progress)
-        for share in {arm.narrations for arm in ARMS.values()}:
+        prepare_sample(folder, encoder="", progress=self.progress)
+        for share in {arm.narrations for arm in ARMS.values() if arm.narrations <= self.most}:
             path = folder / _narrations(share)
             if not path.exists():
-                write_records(path, _share(read_records(folder / "narrations.jsonl"), share / MOST))
+                write_records(path, _share(read_records(folder / "narrations.jsonl"), share / self.most))
         return folder
+
+    def features(self, seed: int, encoder: str = "align") -> Path:
+        """Features of all films of a seed, by one of `ENCODERS`; stage one is trained on the usual narrations."""
+        world, changes = self.world(seed), ENCODERS[encoder]
+        output, run = world / f"features-{encoder.replace(' ', '_')}.h5", self.folder / f"run-{seed}" / encoder
+        if not output.exists():
+            if changes is not None:
+                usual = [f"data.folder={world}", f"train.seed={seed}", f"data.train_records=[{_narrations(1)}]"]
+                config = load_config("sample_align", [*usual, *self.overrides, *changes])
+                train(config, run, reporter=self._reporter())
+            spec = encoder if changes is None else str(run)
+            extract_features([world / "official" / "clips"], [spec], output, batch_size=64, progress=self.progress)
+        return output
 
     def evaluation(self, seed: int, name: str, weights: str = "ema") -> Evaluation:
         """A trained arm on the val split, with its ``ema`` or ``raw`` weights."""
@@ -142,9 +175,9 @@ class Study:
         many threads each.
         """
         context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // jobs)
-        quiet = Study(self.folder, self.scale, self.overrides, progress=False, **self.changes)
+        quiet = Study(self.folder, self.scale, self.overrides, progress=False, most=self.most, **self.changes)
         with ProcessPoolExecutor(jobs, context, _start_job, (threads,)) as pool:
-            list(pool.map(quiet.world, seeds))
+            list(pool.map(quiet.features, seeds))
             waiting = [pool.submit(_answer, quiet, seed, name) for name in names for seed in seeds]
             shown = {"desc": "networks", "total": len(waiting), "disable": None if self.progress else True}
             try:
@@ -160,6 +193,7 @@ class Study:
         """Train an arm, after the one that it starts from; the run folder."""
         arm, folder = ARMS[name], self.folder / f"run-{seed}" / name.replace(" ", "_")
         changes = [f"data.folder={self.world(seed)}", f"train.seed={seed}"]
+        changes.append(f"data.features={self.features(seed, arm.encoder).name}")
         changes.append(f"train.validate_every_epochs={NEVER}")
         if arm.preset == "sample_pretrain":
             usual, times = load_config(arm.preset).train, 1 if arm.as_often else 1 / arm.narrations
@@ -180,7 +214,7 @@ class Study:
             # the weights of the last epoch: nothing was chosen by looking at the val split
             predictor = Predictor.load(run / "last.pt", weights=weights, top_k=10)
             predictor.reporter = self._reporter()
-            ranked = predictor.predict(questions, world / "features.h5", world / text)
+            ranked = predictor.predict(questions, self.features(seed, ARMS[name].encoder), world / text)
             write_submission(path, ranked, questions)
         return read_submission(path)
 

@@ -76,6 +76,12 @@ class FixedPredictions:
         """The predictions of the file, whatever the settings."""
         return self._decoded
 
+    def right_ranks(self, threshold: float, min_score: float) -> tuple[np.ndarray, np.ndarray]:
+        """(Q,) rank of the first right prediction, inf without any; (Q,) is there any?"""
+        is_right = self._decoded.overlaps > threshold
+        found: np.ndarray = np.asarray(is_right.any(axis=1))
+        return np.where(found, 1.0 + is_right.argmax(axis=1), np.inf), found
+
 
 class LivePredictions:
     """Network outputs of a split, cached so that decoding can be re-run interactively.
@@ -102,7 +108,7 @@ class LivePredictions:
         self._first = torch.tensor([0, *np.cumsum(lengths)])
         self._scores, self._segments, self._is_candidate, self._level, order = map(torch.cat, parts)
         self._order = order + self._first[:-1].repeat_interleave(torch.tensor(lengths))
-        self._decoded = lru_cache(maxsize=4)(self._decode)
+        self._decoded = lru_cache(maxsize=6)(self._decode)
         every = torch.arange(len(self.records))
         self._best_of_all = lru_cache(maxsize=2)(partial(self._best_candidates, every))
 
@@ -177,22 +183,25 @@ class LivePredictions:
         return torch.stack([a + self._scores[a:b].argmax() for a, b in self._first.unfold(0, 2, 1)])
 
     @cached_property
-    def _near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Query, tIoU and score as a candidate of the few points whose segment overlaps a moment."""
+    def _near(self) -> tuple[np.ndarray, ...]:
+        """Query, tIoU, score and rank as a candidate of the few points whose segment overlaps a moment."""
         query = torch.arange(len(self.records)).repeat_interleave(self._first.diff())
         seconds = self._to_sec(self._segments, query).numpy()
         overlaps = np.nan_to_num(tiou(seconds[:, None], self._moments[query])).max(axis=1, initial=0)
-        near = np.flatnonzero(overlaps)
-        return query.numpy()[near], overlaps[near], (self._scores * self._is_candidate).numpy()[near]
+        near, rank = np.flatnonzero(overlaps), np.empty(len(overlaps))
+        rank[self._order.numpy()] = 1 + np.arange(len(overlaps)) - self._first[query].numpy()
+        return query.numpy()[near], overlaps[near], (self._scores * self._is_candidate).numpy()[near], rank[near]
 
-    def right_candidates(self, threshold: float, min_score: float) -> tuple[np.ndarray, np.ndarray]:
-        """(Q,) is any candidate above the minimum score right; (Q,) is the segment of any point right?"""
-        query, overlaps, scores = self._near
+    def right_ranks(self, threshold: float, min_score: float) -> tuple[np.ndarray, np.ndarray]:
+        """(Q,) rank of the best right candidate above the minimum score, by score alone, without NMS; inf without any.
+        (Q,) is the segment of any point right?"""
+        query, overlaps, scores, rank = self._near
         is_right = overlaps > threshold
-        found = np.zeros((2, len(self.records)), bool)
-        found[0, query[is_right & (scores > min_score)]] = True
-        found[1, query[is_right]] = True
-        return found[0], found[1]
+        ranks, found = np.full(len(self.records), np.inf), np.zeros(len(self.records), bool)
+        is_found = is_right & (scores > min_score)
+        np.minimum.at(ranks, query[is_found], rank[is_found])
+        found[query[is_right]] = True
+        return ranks, found
 
     def candidates(self, index: int) -> np.ndarray:
         """(N, 4) of all points of one query: start_sec, end_sec, score, level."""

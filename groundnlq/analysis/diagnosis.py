@@ -1,155 +1,171 @@
-"""Diagnosis of a run: the outcome of every query, and the gain of an oracle for each outcome.
-
-In the manner of detection error analysis (Hoiem et al. 2012; Alwassel et al. 2018, for actions in time).
-"""
+"""Diagnosis of a run: all tables about its outcomes, beside any number of other runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.candidates import LivePredictions, SplitPredictions
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap
+from groundnlq.analysis.candidates import SplitPredictions
+from groundnlq.analysis.events import SHOWN, Events, Meaning, random_segments_like
+from groundnlq.analysis.intervals import HIGH, LOW, p_text, share_summary
+from groundnlq.analysis.outcomes import OUTCOMES, RIGHT, check_threshold, diagnose, outcome_codes
 from groundnlq.analysis.sensitivity import kinds_of_query, paired_difference, sensitivity
 from groundnlq.config import DecodeConfig
-from groundnlq.data.dataset import clip_batches
 from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
 
-OUTCOMES = {  # the first that applies
-    "hit": "the first prediction is correct",
-    "ranking": "a later one of the top k is correct",
-    "localisation": "a prediction overlaps the moment, tIoU too low",
-    "suppressed": "a candidate is correct, but not in the top k",
-    "scored out": "correct candidates only below the minimum score",
-    "unreachable": "no point of the pyramid could be positive",
-    "missed": "no candidate is correct, no prediction overlaps",
-}
-NO_MOMENT = -1
 AS_IT_IS = "as it is"  # the first row of `oracle_gains`
 NUM_BINS = 8  # of calibration
-
-
-def outcome_codes(run: SplitPredictions, threshold: float, settings: DecodeConfig) -> np.ndarray:
-    """(Q,) the outcome of every query as a place in `OUTCOMES`; `NO_MOMENT` where it is not annotated.
-
-    Of `FixedPredictions` neither candidates nor pyramid are known: what is not a hit and overlaps nothing is
-    "missed".
-    """
-    overlaps = run.decode(settings).overlaps[:, : settings.top_k]
-    found = right = unreachable = nothing = np.zeros(len(overlaps), bool)
-    if isinstance(run, LivePredictions):
-        found, right = run.right_candidates(threshold, settings.min_score)
-        unreachable = np.array([not levels for levels in run.levels_reached])
-    tests = [
-        (overlaps[:, :1] > threshold).any(axis=1),
-        (overlaps > threshold).any(axis=1),
-        (overlaps > 0).any(axis=1),
-        *(found, right, unreachable, ~nothing),
-    ]
-    is_annotated = np.array([bool(record.moments_sec) for record in run.records])
-    return np.where(is_annotated, np.argmax(tests, axis=0), NO_MOMENT)
-
-
-def diagnose(
-    run: SplitPredictions, threshold: float = THRESHOLDS[0], settings: DecodeConfig | None = None
-) -> pd.DataFrame:
-    """One row an annotated query: its outcome, the overlaps of its predictions, and what kind of query it is.
-
-    ``answers_other`` says whether the first prediction of a missed query hits another query of its clip;
-    ``level`` is the pyramid level of the first prediction, ``found by`` that of the first hit.
-
-    Args:
-        settings: of decoding; by default the run's own.
-    """
-    settings = settings or run.settings
-    decoded, codes = run.decode(settings), outcome_codes(run, threshold, settings)
-    overlaps, first = decoded.overlaps[:, : settings.top_k], decoded.ranked[:, 0]
-    frame = pd.DataFrame(
-        {
-            "query_id": [record.query_id for record in run.records],
-            "clip_uid": [record.clip_uid for record in run.records],
-            "query": [record.query for record in run.records],
-            "template": [record.template or "(none)" for record in run.records],
-            "outcome": pd.Categorical.from_codes(codes, list(OUTCOMES), ordered=True),
-            "first tIoU": overlaps[:, 0],
-            "best tIoU": overlaps.max(axis=1),
-            "score": first[:, 2],
-            "moment_sec": [r.moments_sec[0][1] - r.moments_sec[0][0] if r.moments_sec else np.nan
-                           for r in run.records],
-            "answers_other": _hits_other_query(run.records, first, threshold) & (codes != 0),
-        }
-    )  # fmt: skip
-    if isinstance(run, LivePredictions):
-        right = np.argmax(overlaps > threshold, axis=1)
-        frame["level"] = [run.level_of(i, segment) for i, segment in enumerate(first)]
-        frame["found by"] = [run.level_of(i, decoded.ranked[i, k]) for i, k in enumerate(right)]
-        frame.loc[~frame["outcome"].isin(["hit", "ranking"]), "found by"] = NO_MOMENT
-    return frame[codes != NO_MOMENT].reset_index(drop=True)
+WITHIN_SEC = (2, 5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All tables about a run, and beside a baseline if there is one; shares in percent, gains in points.
+    """All tables about a run, and beside any number of others; shares in percent, gains in points.
 
     Args:
-        run, baseline: over the same records.
-        train: records of the train split, for unseen words.
+        run, others: over the same records.
+        train: records of the train split, for words and how often they occur there.
         threshold: tIoU above which a prediction is right.
         settings: of decoding; by default each run's own.
+        events: of the clips, to see what answers show (see `events.read_events`).
+        data, inputs: name of the split and provenance of the files, for the report.
     """
 
     name: str
     run: SplitPredictions
-    baseline_name: str = ""
-    baseline: SplitPredictions | None = None
+    others: Mapping[str, SplitPredictions] = field(default_factory=dict)
     train: Sequence[Record] = ()
     threshold: float = THRESHOLDS[0]
     settings: DecodeConfig | None = None
+    events: Events = field(default_factory=dict)
+    data: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    @property
     def table(self) -> pd.DataFrame:
         """One row a query (see `diagnose`)."""
-        return diagnose(self.run, self.threshold, self.settings)
+        return self.tables[self.name]
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """`table` of the baseline, where there is one, and of the run."""
-        runs = {self.baseline_name: self.baseline} if self.baseline else {}
-        others = {name: diagnose(run, self.threshold, self.settings) for name, run in runs.items()}
-        return others | {self.name: self.table}
+        """`table` of the run and of the others."""
+        runs = {self.name: self.run, **self.others}
+        return {name: diagnose(run, self.threshold, self.settings, self.events) for name, run in runs.items()}
+
+    @cached_property
+    def queries(self) -> pd.DataFrame:
+        """`table` with the groups of each query and the columns of the other runs, for a file."""
+        frame = self.table.join(self.kinds.drop(columns="template"), on="query_id")
+        for name in self.others:
+            own = self.tables[name][["query_id", "outcome", "first_start_sec", "first_end_sec", "first tIoU", "shows"]]
+            frame = frame.merge(own.rename(columns=lambda c, n=name: c if c == "query_id" else f"{n}: {c}"), how="left")
+        return frame
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row a run: recalls, and the share of queries that this run alone hits; and what any and every run hits."""
+        hits = pd.DataFrame({n: t.set_index("query_id")["outcome"].eq("hit") for n, t in self.tables.items()})
+        means = {**hits, "any run": hits.any(axis=1), "every run": hits.all(axis=1)}
+        rows = {name: share_summary("R@1", self.table["clip_uid"], means[name]) for name in means}
+        for name, table in self.tables.items():
+            alone = hits[name] & (hits.sum(axis=1) == 1)
+            rows[name] |= {"R@k": 100 * table["outcome"].isin(RIGHT).mean(), "only this run": 100 * alone.mean()}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    @cached_property
+    def shown(self) -> dict[str, pd.DataFrame]:
+        """For each run what its wrong first answers show, as far as the events tell: share of these answers with its
+        interval, and the share that chance gives (see `Meaning.shown_by_chance`). Empty without events."""
+        tables: dict[str, pd.DataFrame] = {}
+        for name, table in self.tables.items():
+            wrong = table[table["shows"].notna() & (table["shows"] != "hit")]
+            chance = [Meaning.of(record, self.events).shown_by_chance(record, answer, self.threshold)
+                      for record, answer in self._answers(wrong)]  # fmt: skip
+            rows = {}
+            means = pd.DataFrame(map(np.ravel, chance)).mean().to_numpy()  # without NaN
+            for place, kind in enumerate(SHOWN) if chance else ():
+                event, segment = 100 * means[place :: len(SHOWN)]
+                share = share_summary("wrong answers", wrong["clip_uid"], wrong["shows"] == kind)
+                by_chance = {"random event": event, "random segment": segment}
+                rows[kind] = share | by_chance | {"queries": int((wrong["shows"] == kind).sum())}
+            tables |= {name: pd.DataFrame.from_dict(rows, orient="index").drop("hit")} if rows else {}
+        return tables
+
+    @cached_property
+    def confusion(self) -> pd.DataFrame:
+        """Template of the query by the template of the query of its clip that a wrong first answer hits: how many,
+        and how many a segment as long as the answer, anywhere in the clip, would hit. The first row is all."""
+        of_clip, counts = defaultdict[str, list](list), {("(all)", "(all)"): np.zeros(2)}
+        for record in self.run.records:
+            of_clip[record.clip_uid] += [record] if record.moments_sec else []
+        for record, answer in self._answers(self.table):
+            moments = defaultdict[str, list](list)
+            for other in (other for other in of_clip[record.clip_uid] if other is not record):
+                moments[other.template or "(none)"] += other.moments_sec
+            moments["(all)"] = [moment for own in moments.values() for moment in own]
+            places = np.vstack([answer, random_segments_like(answer, record, self.threshold)])
+            for template, own in moments.items():
+                is_hit = best_tiou(places, own) > self.threshold
+                pair = ("(all)" if template == "(all)" else record.template or "(none)", template)
+                counts[pair] = counts.get(pair, 0) + np.array([is_hit[0], is_hit[1:].mean() if len(is_hit) > 1 else 0])
+        frame = pd.DataFrame(counts, index=["wrong answers", "by chance"]).T.rename_axis(["asked", "answered"])
+        return frame.sort_values("wrong answers", ascending=False, kind="stable")
+
+    @cached_property
+    def distances(self) -> pd.DataFrame:
+        """Share of the wrong first answers whose middle lies within some seconds of the moment's: as it is, and for
+        segments as long, anywhere in the clip."""
+        rows = []
+        for record, answer in self._answers(self.table):
+            places = np.vstack([answer, random_segments_like(answer, record, self.threshold)]).mean(axis=1)
+            near = np.abs(places - np.mean(record.moments_sec[0]))[:, None] <= WITHIN_SEC
+            rows.append([near[0], near[1:].mean(axis=0) if len(near) > 1 else near[0]])
+        shares = 100 * np.mean(rows, axis=0) if rows else np.full((2, len(WITHIN_SEC)), np.nan)
+        index = [f"within {seconds} s" for seconds in WITHIN_SEC]
+        return pd.DataFrame(shares.T, index=index, columns=["wrong answers", "by chance"])
+
+    def _answers(self, table: pd.DataFrame) -> list[tuple[Record, np.ndarray]]:
+        """Records and first answers (2,) in seconds of the wrong ones of a table."""
+        wrong = table[(table["outcome"] != "hit") & table["first_start_sec"].notna()]
+        answers = dict(zip(wrong["query_id"], wrong[["first_start_sec", "first_end_sec"]].to_numpy(), strict=True))
+        return [(record, answers[record.query_id]) for record in self.run.records if record.query_id in answers]
+
+    @cached_property
+    def by_threshold(self) -> pd.DataFrame:
+        """Shares of the outcomes at several tIoU thresholds."""
+        settings, shares = self.settings or self.run.settings, {}
+        for threshold in sorted({0.1, *THRESHOLDS, 0.7, self.threshold}):
+            codes = outcome_codes(self.run, threshold, settings, self.events)
+            shares[f"tIoU > {threshold:g}"] = [100 * np.mean(codes[codes >= 0] == n) for n in range(len(OUTCOMES))]
+        return pd.DataFrame(shares, index=list(OUTCOMES))
 
     @cached_property
     def oracle_gains(self) -> pd.DataFrame:
-        """Recalls if an oracle corrected one outcome and nothing else.
+        """Recalls if an oracle corrected one outcome and nothing else, and the gain at rank 1 with its 95 % interval.
 
-        The outcomes exclude each other, so R@1 and their gains add up to 100. Two other oracles follow:
-        *boundaries* gives every prediction that overlaps the moment the true start and end, *order* puts the
-        best of the top k first.
-
-        Returns:
-            a row an outcome: share of the queries, ``R@1`` and ``R@k`` with the oracle, gain at rank 1 with
-            its 95 % interval (bootstrap over clips).
+        The outcomes exclude each other, so R@1 and their gains add up to 100. Two other oracles follow: *boundaries*
+        gives predictions that lie on the moment the true start and end, *order* puts the best of the top k first.
         """
-        outcome = self.table["outcome"]
-        is_outcome = {name: (outcome == name).to_numpy() for name in OUTCOMES}
-        hit = is_outcome.pop("hit")
-        right = hit | is_outcome["ranking"]
-        recalls = {AS_IT_IS: (hit, right)} | {n: (hit | mask, right | mask) for n, mask in is_outcome.items()}
-        overlaps = [(self.table[name] > 0).to_numpy() for name in ("first tIoU", "best tIoU")]
-        recalls |= {"oracle: boundaries": tuple(overlaps), "oracle: order": (right, right)}
-        at_1, at_k = np.array(list(recalls.values())).swapaxes(0, 1)  # (oracles, Q) each
-        gains = 100 * (at_1.astype(float) - hit).T
-        low, high = ClipBootstrap(self.table["clip_uid"]).interval(gains)
-        shares = pd.Series({name: 100 * mask.mean() for name, mask in ({AS_IT_IS: hit} | is_outcome).items()})
-        columns = {"R@1": 100 * at_1.mean(axis=1), "R@k": 100 * at_k.mean(axis=1), "gain": gains.mean(axis=0)}
-        frame = pd.DataFrame({**columns, LOW: low, HIGH: high}, index=list(recalls))
-        frame.insert(0, "queries", shares)
-        return frame
+        corrected = {name: (self.table["outcome"] == name).to_numpy() for name in OUTCOMES}
+        hit = corrected.pop("hit")
+        right, on_moment = hit | corrected["ranking within k"], self.table["any on moment"].to_numpy(bool)
+        corrected |= {"oracle: boundaries": self.table["first on moment"].to_numpy(bool), "oracle: order": right}
+        rows = {AS_IT_IS: {"R@1": 100 * hit.mean(), "R@k": 100 * right.mean(), "gain": 0.0, LOW: 0.0, HIGH: 0.0}}
+        for name, mask in corrected.items():
+            at_k = right | (on_moment if name == "oracle: boundaries" else mask)
+            recalls = {"R@1": 100 * (hit | mask).mean(), "R@k": 100 * at_k.mean()}
+            rows[name] = recalls | share_summary("gain", self.table["clip_uid"], mask & ~hit)
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
@@ -160,7 +176,7 @@ class Diagnosis:
         rows, ordered = [], self.table.sort_values("score", kind="stable")
         for places in np.array_split(np.arange(len(ordered)), max(1, min(NUM_BINS, len(ordered)))):
             part = ordered.iloc[places]
-            rate = ClipBootstrap(part["clip_uid"]).summary("hit rate", 100 * (part["outcome"] == "hit"))
+            rate = share_summary("hit rate", part["clip_uid"], part["outcome"] == "hit")
             rows.append({"score": part["score"].mean(), **rate, "queries": len(part)})
         frame = pd.DataFrame(rows)
         gap = (100 * frame["score"] - frame["hit rate"]).abs()
@@ -168,28 +184,9 @@ class Diagnosis:
         return frame
 
     @cached_property
-    def levels(self) -> pd.DataFrame | None:
-        """For each pyramid level the moments with positive points on it, the first predictions that come from it
-        and how many of them are correct, and the first hits that come from it; None for predictions of a file."""
-        if not isinstance(self.run, LivePredictions):
-            return None
-        run, table, rows = self.run, self.table, {}
-        reached = dict(zip((r.query_id for r in run.records), run.levels_reached, strict=True))
-        for level in range(run.config.model.num_levels):
-            is_first, is_found = table["level"] == level, table["found by"] == level
-            rows[f"stride {2**level}"] = {
-                "moments": 100 * np.mean([level in reached[query_id] for query_id in table["query_id"]]),
-                "first predictions": 100 * is_first.mean(),
-                "of these correct": 100 * (table.loc[is_first, "outcome"] == "hit").mean(),
-                "first hits": 100 * is_found.mean(),
-                "median moment [s]": table.loc[is_found, "moment_sec"].median(),
-            }
-        return pd.DataFrame.from_dict(rows, orient="index")
-
-    @cached_property
     def kinds(self) -> pd.DataFrame:
         """The group of every query under each kind (see `kinds_of_query`)."""
-        return kinds_of_query(self.run.records, self.train)
+        return kinds_of_query(self.run.records, self.train, self.events)
 
     @cached_property
     def sensitivity(self) -> pd.DataFrame:
@@ -197,50 +194,47 @@ class Diagnosis:
         return sensitivity(self.table, self.kinds)
 
     @cached_property
-    def differences(self) -> pd.DataFrame | None:
-        """R@1 of the run minus the baseline's, over all queries and in each group."""
-        one = self.tables.get(self.baseline_name)
-        return None if one is None else paired_difference(one, self.table, self.kinds)
-
-    @cached_property
-    def changes(self) -> pd.DataFrame | None:
-        """How many queries went from which outcome (rows, the baseline's) to which (columns, the run's)."""
-        one = self.tables.get(self.baseline_name)
-        if one is None:
-            return None
-        after = self.table.set_index("query_id")["outcome"].reindex(one["query_id"])
-        return pd.crosstab(one["outcome"].to_numpy(), after.to_numpy(), rownames=["from"], colnames=["to"])
+    def differences(self) -> dict[str, pd.DataFrame]:
+        """For each other run, R@1 of the run minus its own, over all queries and in each group."""
+        return {name: paired_difference(self.tables[name], self.table, self.kinds) for name in self.others}
 
     def summary(self) -> str:
         """The most important numbers, in one sentence each."""
         now = self.oracle_gains.loc[AS_IT_IS]
         gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(ascending=False)
         largest = ", ".join(f"{name} {gain:.1f}" for name, gain in gains[:2].items())
-        missed, top_k = self.table[self.table["outcome"] != "hit"], (self.settings or self.run.settings).top_k
-        of_other = 100 * missed["answers_other"].mean() if len(missed) else 0.0
+        top_k = (self.settings or self.run.settings).top_k
         lines = [
             f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{top_k} {now['R@k']:.1f} "
             f"%, over {len(self.table)} queries of {self.table['clip_uid'].nunique()} clips.",
+            *(self._what_is_shown() if self.name in self.shown else []),
             f"Largest oracle gains [points]: {largest}.",
-            f"In {of_other:.0f} % of the missed queries, the first prediction hits the moment of another query.",
-            f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.",
         ]
-        if self.differences is not None:
-            row = self.differences.iloc[0]
+        if wrong := len(self._answers(self.table)):
+            others = 100 * self.confusion.loc[("(all)", "(all)")] / wrong
             lines.append(
-                f"Against {self.baseline_name}: {row['difference']:+.1f} points at rank 1 "
+                f"{others['wrong answers']:.0f} % of the wrong answers hit another query's moment; segments of their "
+                f"length, anywhere in the clip, would in {others['by chance']:.0f} %."
+            )
+        lines.append(f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.")
+        for name, differences in self.differences.items():
+            row = differences.iloc[0]
+            lines.append(
+                f"Against {name}: {row['difference']:+.1f} points at rank 1 "
                 f"[{row[LOW]:+.1f}, {row[HIGH]:+.1f}], {row['won']:.0f} queries won, {row['lost']:.0f} lost, "
-                f"p = {row['p']:.4f}."
+                f"{p_text(row['p'])}; these queries can show a difference of {row['detectable']:.1f}."
             )
         return "\n".join(lines)
 
-
-def _hits_other_query(records: Sequence[Record], first: np.ndarray, threshold: float) -> np.ndarray:
-    """(Q,) does the first answer hit the moment of another query of its clip?"""
-    found = np.zeros(len(records), bool)
-    for clip in clip_batches(records, max(1, len(records))):
-        for index in clip:
-            moments = [m for other in clip if other != index for m in records[other].moments_sec]
-            is_right = (best_tiou(first[index][None], moments) > threshold).any()
-            found[index] = first[index, 2] > 0 and bool(is_right)
-    return found
+    def _what_is_shown(self) -> list[str]:
+        """The most frequent thing that wrong answers show, and whether chance explains it."""
+        table = self.shown[self.name]
+        row, kind = table.loc[table["wrong answers"].idxmax()], table["wrong answers"].idxmax()
+        by_chance = row[["random event", "random segment"]]
+        verdict = "less than" if row[HIGH] < by_chance.min() else "about as often as"
+        verdict = "more than" if row[LOW] > by_chance.max() else verdict
+        return [
+            f"{row['wrong answers']:.0f} % of the {table['queries'].sum():.0f} wrong answers show: {SHOWN[str(kind)]}, "
+            f"{verdict} chance gives (another event of the clip {by_chance.iloc[0]:.0f} %, a segment of that length "
+            f"{by_chance.iloc[1]:.0f} %)."
+        ]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, sign_flip_p
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, detectable, share_summary, sign_flip_p
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
 from groundnlq.data.records import Record, identity_of, odd_moments
@@ -62,11 +62,14 @@ class Evaluation:
         return {name: count for name, count in counts.items() if count}
 
     def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the strict recalls, by bootstrap over clips."""
+        """95 % intervals of the strict recalls, by bootstrap over clips; `share_summary` where all are equal."""
         keys = [*self.keys, "mean R@1"]
         first = self.hits[[recall_key(1, t) for t in THRESHOLDS]].mean(axis=1)
         values = 100 * self.hits.assign(**{"mean R@1": first})[keys]
         low, high = ClipBootstrap(self.hits["clip_uid"], seed).interval(values)
+        for place in np.flatnonzero(low == high):
+            found = share_summary("share", self.hits["clip_uid"], values.iloc[:, place] / 100)
+            low[place], high[place] = found[LOW], found[HIGH]
         return {key: (float(a), float(b)) for key, a, b in zip(keys, low, high, strict=True)}
 
     def table(self) -> pd.DataFrame:
@@ -87,7 +90,7 @@ class Evaluation:
             parts.append(f"no R@10: {self.num_kept} moments per query were kept -- predict with --top-k 10")
         return "\n\n".join(parts)
 
-    def by(self, group: str | pd.Series, key: str = KEY, seed: int = 0) -> pd.DataFrame:
+    def by(self, group: str | pd.Series, key: str = KEY) -> pd.DataFrame:
         """Strict recall (percent) with its interval, and the number of queries, one row a group.
 
         Args:
@@ -95,8 +98,7 @@ class Evaluation:
         """
         rows = {}
         for name, part in self.hits.groupby(group, observed=True):
-            recall = ClipBootstrap(part["clip_uid"], seed).summary(key, 100 * part[key])
-            rows[name] = recall | {"queries": len(part)}
+            rows[name] = share_summary(key, part["clip_uid"], part[key]) | {"queries": len(part)}
         return pd.DataFrame.from_dict(rows, orient="index", columns=[key, LOW, HIGH, "queries"])
 
     def difference(self, other: Evaluation, key: str = KEY) -> np.ndarray:
@@ -142,22 +144,23 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
     if not annotated or not ranked:
         lacking = "predictions" if annotated else "records with moments"
         raise DataError(f"there are no {lacking} to score -- predict a split that has ground truth")
-    origin, ranked = Predictions.origin_of(ranked), _by_ids_of(records, ranked)
+    origin, ranked = Predictions.origin_of(ranked), by_record(records, ranked)
     ks, num_kept = kept_ks(ranked), max(len(segments) for segments in ranked.values())
     hits = pd.DataFrame([_row(record, ranked, ks) for record in annotated])
     return Evaluation(hits, num_kept, made_by(predictions=origin, truth=identity_of(records)), odd_moments(annotated))
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:
-    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, and how likely one so
-    far from 0 is if the two are equally good (`sign_flip_p`); a DataError where they are not about the same queries."""
+    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, how likely one so far
+    from 0 is if the two are equally good (`sign_flip_p`), and the smallest difference that these queries can show
+    (`detectable`); a DataError where they are not about the same queries."""
     clips, difference = one.hits["clip_uid"], one.difference(other, key)
     interval = ClipBootstrap(clips, seed).summary("difference", difference)
-    return interval | {"p": sign_flip_p(clips, difference, seed)}
+    return interval | {"p": sign_flip_p(clips, difference, seed), "detectable": detectable(clips, difference)}
 
 
-def _by_ids_of(records: Sequence[Record], ranked: Ranked) -> Ranked:
-    """The predictions by the records' query ids; those of a submission are looked up by clip and annotation, as in the
+def by_record(records: Sequence[Record], ranked: Ranked) -> Ranked:
+    """Predictions by the records' query ids; those of a submission are looked up by clip and annotation, as in the
     official script. A DataError names the ones that are not found."""
     ids = {record.place: record.query_id for record in records}
     clips = {name: clip_uid for clip_uid, name in ids}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-NUM_BOOTSTRAP = 1000
+NUM_BOOTSTRAP, NUM_SIGNS = 1000, 5000
+Z, Z_POWER = 1.96, 0.8416  # normal quantiles of a 95 % interval, of a power of 80 %
 LOW, HIGH = "95 % low", "95 % high"
 
 
@@ -45,7 +46,30 @@ class ClipBootstrap:
         return {name: float(np.asarray(values, float).mean()), LOW: float(low), HIGH: float(high)}
 
 
-def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int = 5000) -> float:
+def share_summary(name: str, clips: ArrayLike, is_so: ArrayLike) -> dict[str, float]:
+    """A percentage of queries (Q,) bool, called `name`, with its 95 % interval, `LOW` and `HIGH`.
+
+    Wilson's interval (1927) for the effective number of queries (Korn and Graubard 1998), the number divided by the
+    design effect. That is at least 1, and shrunk to one independent query a clip as if one more clip had the rarer
+    result: with few such clips it cannot be measured, and at 0 and 100 % there is none.
+    """
+    values, (_, clip) = np.asarray(is_so, float), np.unique(clips, return_inverse=True)
+    share, num_clips, sums = values.mean(), clip.max() + 1, np.bincount(clip, weights=values)
+    variance = (np.bincount(clip, weights=values - share) ** 2).sum() / max(1, num_clips - 1) * num_clips
+    effect = max(1.0, variance / max(len(values) * share * (1 - share), 1e-12))
+    num_rare = ((sums > 0) if share <= 0.5 else (sums < np.bincount(clip))).sum() if num_clips > 1 else 0
+    num = len(values) / ((num_rare * effect + len(values) / num_clips) / (num_rare + 1))
+    centre, half = (share + Z**2 / (2 * num)), Z * np.sqrt(share * (1 - share) / num + (Z / (2 * num)) ** 2)
+    low, high = 100 * np.clip(np.array([centre - half, centre + half]) / (1 + Z**2 / num), 0, 1)
+    return {name: 100 * float(share), LOW: float(low), HIGH: float(high)}
+
+
+def detectable(clips: ArrayLike, difference: ArrayLike) -> float:
+    """The smallest true difference that queries (Q,) with this spread show at 95 % in four of five repetitions."""
+    return (Z + Z_POWER) * float(ClipBootstrap(clips).means(difference).std())
+
+
+def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int = NUM_SIGNS) -> float:
     """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum.
 
     If two runs are equally good, either could have been named first, clip by clip (Fisher's randomisation).
@@ -58,6 +82,16 @@ def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num, len(sums)))
     num_as_far = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum()
     return float((1 + num_as_far) / (1 + num))
+
+
+def p_text(p: float, num: int = NUM_SIGNS) -> str:
+    """A p of `num` random draws, which cannot show less than one in ``num + 1``.
+
+    >>> p_text(1 / 5001), p_text(0.0421)
+    ('p ≤ 0.0002', 'p = 0.042')
+    """
+    floor = 1 / (num + 1)
+    return f"p ≤ {floor:.1g}" if p <= floor * (1 + 1e-9) else f"p = {p:.3f}" if p >= 0.001 else f"p = {p:.4f}"
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -11,17 +11,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from groundnlq.analysis.intervals import ClipBootstrap, holm, sign_flip_p
+from groundnlq.analysis.events import Events, Meaning, stem
+from groundnlq.analysis.intervals import ClipBootstrap, detectable, holm, share_summary, sign_flip_p
+from groundnlq.analysis.outcomes import RIGHT
 from groundnlq.data.annotations import clean_query
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 
+RELATIONS = ("last", "first", "before", "after", "how many")
+QUESTIONS = ("how many", "who", "whom", "what", "where", "when", "which", "how", "did")
+MOST_GROUPS, SMALLEST = 12, 10  # of a kind with one group for each word: number of groups, queries of one
 
-def kinds_of_query(records: Sequence[Record], train: Sequence[Record] = ()) -> pd.DataFrame:
+
+def kinds_of_query(
+    records: Sequence[Record], train: Sequence[Record] = (), events: Events | None = None
+) -> pd.DataFrame:
     """For each annotated query, by its id, the group that it belongs to under each kind; groups in order.
 
     Args:
-        train: records of the train split; without them the kind ``words`` is left out.
+        train: records of the train split; without them the kinds about training are left out.
+        events: of the clips; without them the kinds about look-alikes are left out.
     """
     annotated = [record for record in records if record.moments_sec]
     moments = np.array([record.moments_sec[0] for record in annotated]).reshape(-1, 2)
@@ -44,34 +53,54 @@ def kinds_of_query(records: Sequence[Record], train: Sequence[Record] = ()) -> p
             [_has_prefix(r.raw_query or r.query) for r in annotated], "with a stray prefix", "without prefix"
         ),
     }  # fmt: skip
+    texts = [f" {' '.join(re.findall(r'[a-z]+', record.query.lower()))} " for record in annotated]
+    for kind, known in (("question word", QUESTIONS), ("relation", RELATIONS)):
+        found = [next((word for word in known if f" {word} " in text), "(none)") for text in texts]
+        kinds[kind] = pd.Categorical(found, [*known, "(none)"])
+    meanings = [Meaning.of(record, events or {}) for record in annotated]
+    counts = Counter(stem(word) for record in train for word in _words_of(record.query))
+    for kind, alike in (("verb", "has_verb"), ("noun", "has_noun")):
+        label = {stem(getattr(m, kind)): getattr(m, kind).lower() for m in meanings}  # one form of each word
+        words = [label[stem(getattr(meaning, kind))] for meaning in meanings]
+        if any(words):
+            often = [word for word, n in Counter(words).most_common(MOST_GROUPS) if word and n >= SMALLEST]
+            kinds[kind] = pd.Categorical([w if w in often else "(other)" for w in words], [*often, "(other)"])
+            if train:
+                kinds[f"{kind} in training"] = _cut([counts[stem(w)] for w in words], (1, 5, 20, 80), "queries", 1)
+            if events:
+                others = [int((getattr(m, alike) & ~m.is_true).sum()) for m in meanings]
+                kinds[f"other events of this {kind}"] = _cut(others, (1, 2, 3, 6), "", 1)
     if train:
-        known = {word for record in train for word in _words_of(record.query)}
-        kinds["words"] = _one_of(
-            [not _words_of(r.query) <= known for r in annotated], "one unseen in training", "all known"
-        )
+        seen = {word for record in train for word in _words_of(record.query)}
+        is_new = [not _words_of(record.query) <= seen for record in annotated]
+        kinds["words"] = _one_of(is_new, "one unseen in training", "all known")
     return pd.DataFrame(kinds, index=[record.query_id for record in annotated])
 
 
 def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
-    """R@1 [%] of each group of each kind with its 95 % interval (bootstrap over clips), and R@k.
+    """R@1 [%] of each group of each kind with its 95 % interval, and R@k.
+
+    ``p`` is for no difference from the rest of the split: a score test with random signs of clips (Kline and Santos
+    2012); ``p (Holm)`` is corrected for the number of groups.
 
     Args:
-        table: what `diagnosis.diagnose` gives.
+        table: what `outcomes.diagnose` gives.
     """
-    rows = {}
+    rows, hit = {}, table["outcome"] == "hit"
     for key, part in _groups(table, kinds):
-        recall = ClipBootstrap(part["clip_uid"]).summary("R@1", 100 * (part["outcome"] == "hit"))
-        found = 100 * part["outcome"].isin(["hit", "ranking"]).mean()
-        rows[key] = recall | {"R@k": found, "queries": len(part)}
-    return _frame(rows)
+        score = (table.index.isin(part.index) - len(part) / len(table)) * (hit - hit.mean())
+        recall = share_summary("R@1", part["clip_uid"], part["outcome"] == "hit")
+        found = 100 * part["outcome"].isin(RIGHT).mean()
+        rows[key] = recall | {"R@k": found, "queries": len(part), "p": sign_flip_p(table["clip_uid"], score)}
+    return _with_holm(_frame(rows))
 
 
 def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """R@1 of `other` minus `one` in points, over all queries and in each group, compared query by query.
 
     Returns:
-        difference with its 95 % interval (bootstrap over clips), queries won and lost, ``p`` by random signs
-        of clips and ``p (Holm)``, corrected for as many groups as there are rows.
+        difference with its 95 % interval (bootstrap over clips), the smallest that is `detectable`, queries won
+        and lost, ``p`` by random signs of clips and ``p (Holm)``, corrected for as many groups as there are rows.
 
     Raises:
         DataError: the two are not about the same queries.
@@ -85,14 +114,19 @@ def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFram
         clips, change = part["clip_uid"], part["difference"]
         counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(part)}
         interval = ClipBootstrap(clips).summary("difference", change)
-        rows[key] = interval | counts | {"p": sign_flip_p(clips, change)}
-    frame = _frame(rows)
+        rows[key] = interval | {"detectable": detectable(clips, change)} | counts | {"p": sign_flip_p(clips, change)}
+    return _with_holm(_frame(rows))
+
+
+def _with_holm(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
 
 
 def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     for kind in kinds:
         of_query = kinds[kind].reindex(table["query_id"]).set_axis(table.index)
+        if of_query.nunique() < 2:  # the whole split again
+            continue
         for group, part in table.groupby(of_query, observed=True):
             yield (kind, str(group)), part
 
@@ -105,7 +139,8 @@ def _frame(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
 def _cut(values: ArrayLike, edges: Sequence[float], unit: str, whole: int = 0) -> pd.Categorical:
     """Groups from edge to edge, the upper one excluded; of `whole` numbers the last one in is named."""
     names = [f"{a:g} – {b - whole:g} {unit}" if b - whole > a else f"{a:g} {unit}" for a, b in pairwise(edges)]
-    names = [f"under {edges[0]:g} {unit}", *names, f"{edges[-1]:g} {unit} or more"]
+    lowest = f"0 {unit}" if whole and edges[0] == 1 else f"under {edges[0]:g} {unit}"
+    names = [" ".join(name.split()) for name in (lowest, *names, f"{edges[-1]:g} {unit} or more")]
     return pd.cut(np.asarray(values, float), [-np.inf, *edges, np.inf], labels=names, right=False)
 
 

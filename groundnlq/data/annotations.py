@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from groundnlq.data.records import Record, read_records, with_unique_ids
+from groundnlq.data.records import SLOTS, Record, read_records, with_unique_ids
 from groundnlq.data.schema import LENIENT, Bounded, Id, Number, Text, entries, expected, read_json
 from groundnlq.errors import DataError, Findings, sample_of
 
@@ -70,6 +70,9 @@ class _Annotation(BaseModel, frozen=True):
 class _Query(BaseModel, frozen=True):
     query: Annotated[Text | None, LENIENT] = None
     template: Annotated[Text | None, LENIENT] = None
+    slot_x: Annotated[Text | None, LENIENT] = None
+    verb_x: Annotated[Text | None, LENIENT] = None
+    slot_y: Annotated[Text | None, LENIENT] = None
     clip_start_sec: Annotated[Number | None, LENIENT] = None
     clip_end_sec: Annotated[Number | None, LENIENT] = None
 
@@ -188,7 +191,9 @@ class _NlqReader:
         times = [time for time in (query.clip_start_sec, query.clip_end_sec) if time is not None]
         moments = ((times[0], times[-1]),) if times else ()
         asked = query_id, clip.clip_uid, text, clip.duration_sec, moments
-        self.records.append(Record(*asked, template=query.template, raw_query=raw, video_uid=clip.video_uid))
+        more: dict[str, Any] = {name: getattr(query, name) or None for name in SLOTS}
+        more |= {"template": query.template, "raw_query": raw, "video_uid": clip.video_uid}
+        self.records.append(Record(*asked, **more))
         if kind := self.records[-1].oddity if len(times) == 2 else NO_TIMES:
             self.odd[kind].append(query_id)
         else:

@@ -18,6 +18,7 @@ from groundnlq.files import write_text
 _Moments = Annotated[tuple[tuple[Number, Number], ...], expected("[[start, end], ...] in seconds")]
 _Class = Annotated[int, Field(strict=True, ge=0, lt=1 << 20)]
 _Duration = Annotated[Number, Field(gt=0), expected("a positive number of seconds")]
+SLOTS = ("slot_x", "verb_x", "slot_y")
 _Classes = Annotated[tuple[_Class, ...], expected("[class number, ...]")]
 OF_CLIP = "--"  # between a clip_uid and an id that occurs in several clips
 _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empty")]
@@ -27,8 +28,8 @@ _Query = Annotated[Text, Field(pattern=r"\S"), expected("a text that is not empt
 class Record:
     """One query about one clip; `moments_sec` is empty in a test file, and as annotated elsewhere (see `oddity`).
 
-    Aliases are the keys of the JSON lines; `template`, `raw_query` and `video_uid` are keys of this kit, which the
-    published loader ignores.
+    Aliases are the keys of the JSON lines; from `template` on they are keys of this kit, which the published loader
+    ignores. `slot_x`, `verb_x` and `slot_y` are the words that fill the template, as the official files have them.
     """
 
     query_id: Id
@@ -40,6 +41,9 @@ class Record:
     template: Text | None = None
     raw_query: Text | None = None  # the text as annotated, where the official file was read
     video_uid: Text | None = None  # of the whole recording
+    slot_x: Text | None = None
+    verb_x: Text | None = None
+    slot_y: Text | None = None
     verbs: _Classes = ()  # of a narration: numbers of the classes of its verbs and nouns, as EgoClip tags them
     nouns: _Classes = ()
 
@@ -121,7 +125,7 @@ def _row(record: Record) -> dict[str, Any]:
         "timestamps": record.moments_sec or None,
         "template": record.template,
         "raw_query": record.raw_query,
-        "video_uid": record.video_uid,
+        **{name: getattr(record, name) for name in ("video_uid", *SLOTS)},
         "verbs": record.verbs or None,
         "nouns": record.nouns or None,
     }

@@ -96,7 +96,8 @@ class _VideoFeatures:
         """The encoder of the training, where its name is all that is needed."""
         if trained and trained.startswith(f"{LITE} ") and " + " not in trained:
             return [LITE]
-        beside = RunDirectory.weights_of(self.model.path).parent.parent / "align"  # where notebook 2 trains one
+        run = RunDirectory.weights_of(self.model.path or "").parent
+        beside = run.parent / "align"  # where notebook 2 trains one
         for spec in (str(READY), str(beside / "best.pt")):
             if Path(spec).is_file() and load_encoder(spec, **self.options).name == trained:
                 return [spec]

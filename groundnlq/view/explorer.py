@@ -19,8 +19,8 @@ from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.candidates import MANY, FixedPredictions, LivePredictions, SplitPredictions
-from groundnlq.analysis.diagnosis import NO_MOMENT, OUTCOMES, outcome_codes
 from groundnlq.analysis.free_form import ask_about_clip, words_of_query
+from groundnlq.analysis.outcomes import NO_MOMENT, OUTCOMES, outcome_codes
 from groundnlq.config import DecodeConfig
 from groundnlq.data.dataset import clip_batches
 from groundnlq.data.recall import best_tiou, recall_key

@@ -71,19 +71,22 @@ def recall_by(tables: Mapping[str, pd.DataFrame], key: str = KEY, title: str = "
     """One recall with its interval for each group (template, moment length ...), a mark for each run.
 
     Args:
-        tables: for each run what `Evaluation.by` gives.
+        tables: for each run what `Evaluation.by` gives. With a column ``p (Holm)``, only marks of groups that differ
+            from the rest of the split are filled (p < 0.05).
     """
     first = next(iter(tables.values()))
-    figure = new_figure(9, 1.0 + 0.34 * len(first))
+    figure = new_figure(9, 1.0 + (0.2 + 0.07 * len(tables)) * len(first))
     axis = figure.subplots()
     runs = zip(tables.items(), _dodge(len(tables)) / 2, MARKS, strict=False)
     for (name, table), shift, (color, marker) in runs:
         table = table.reindex(first.index)
         errors = error_ends(table[key], table[LOW], table[HIGH])
-        axis.errorbar(table[key], np.arange(len(first)) + shift, xerr=errors, fmt=marker, color=color,
-                      markersize=5, linewidth=1, label=plain(name))  # fmt: skip
+        places, differs = np.arange(len(first)) + shift, table.get("p (Holm)", pd.Series(0.0, table.index)) < 0.05
+        axis.errorbar(table[key], places, xerr=errors, fmt=marker, color=color, mfc="white", markersize=5,
+                      linewidth=1)  # fmt: skip
+        axis.plot(table[key][differs], places[differs], marker, color=color, markersize=5, zorder=3, label=plain(name))
     labels = [f"{plain(str(group), 70)}  ({n:.0f})" for group, n in first["queries"].items()]
-    axis.set_yticks(range(len(first)), labels, fontsize=8)
+    axis.set_yticks(range(len(first)), labels, fontsize=9)
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
     axis.set(xlabel=f"{key} [%]", ylim=(len(first) - 0.4, -0.6), xlim=(-1, None))

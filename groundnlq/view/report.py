@@ -1,10 +1,12 @@
-"""Figures of a diagnosis, and the report: all figures and tables on one page."""
+"""Figures of a diagnosis, and the report: all figures and tables on one page and as files of their own."""
 
 from __future__ import annotations
 
 import base64
+import json
+import re
 from collections.abc import Mapping
-from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,98 +14,182 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 
-from groundnlq.analysis.diagnosis import AS_IT_IS, OUTCOMES, Diagnosis
-from groundnlq.analysis.intervals import HIGH, LOW
-from groundnlq.files import write_text
-from groundnlq.view.style import ABOVE, BLACK, BLUE, GREEN, GREY, SEVEN, SKY, error_ends, new_figure, plain
+from groundnlq.analysis.diagnosis import Diagnosis
+from groundnlq.analysis.events import SHOWN
+from groundnlq.analysis.intervals import HIGH, LOW, p_text
+from groundnlq.analysis.outcomes import OUTCOMES
+from groundnlq.data.schema import read_json
+from groundnlq.files import sha256_of, write_json, write_text
+from groundnlq.provenance import made_by
+from groundnlq.view.plots import BARS, recall_by
+from groundnlq.view.style import (
+    ABOVE,
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    error_ends,
+    new_figure,
+    plain,
+)  # fmt: skip
 
-COLORS = dict(zip(OUTCOMES, SEVEN, strict=True))
-HATCHES = dict(zip(OUTCOMES, ("", "//", "", "..", "xx", "", "\\\\"), strict=True))  # for greyscale
+NINE = (GREEN, BLUE, YELLOW, PURPLE, ORANGE, SKY, GREY, BLACK, VERMILION)
+COLORS = dict(zip(OUTCOMES, NINE, strict=True))
+HATCHES = dict(zip(OUTCOMES, ("", "//", "\\\\", "oo", "", "..", "--", "", "xx"), strict=True))  # for greyscale
+CHANCE = {
+    "random event": "by chance: any other event of the clip",
+    "random segment": "by chance: a segment as long, anywhere in the clip",
+}
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
-<title>{{ name }}</title>
+<title>Diagnosis of {{ title }}</title>
 <style>
-body { font: 14px sans-serif; max-width: 60em; margin: 2em auto; background: #fff; color: #111 }
-td, th { padding: 2px 8px; text-align: right } img { max-width: 100% }
+body { font: 14px sans-serif; max-width: 64em; margin: 2em auto; background: #fff; color: #111 }
+td, th { padding: 2px 8px; text-align: right } img { max-width: 100% } pre { white-space: pre-wrap }
 tbody th { text-align: left; font-weight: normal }
 </style>
-<h1>Diagnosis of {{ name }}</h1>
-{% for line in summary %}{{ line }}<br>{% endfor %}
-<p><img alt="the figures of this page" src="data:image/png;base64,{{ picture }}"></p>
-{% for title, table in tables.items() %}
-<h2>{{ title }}</h2>
+<h1>Diagnosis of {{ title }}</h1>
+{% for line in summary %}<p>{{ line }}</p>{% endfor %}
+{% for name, picture in figures.items() %}
+<h2>{{ name }}</h2>
+<p><img alt="{{ name }}" src="data:image/svg+xml;base64,{{ picture }}"></p>
+{% endfor %}
+{% for name, table in tables.items() %}
+<h2>{{ name }}</h2>
 {{ table }}
 {% endfor %}
+<h2>Provenance</h2>
+<pre>{{ provenance }}</pre>
 </html>
 """
+DIFFERS = "filled: differs from the rest of the split (p < 0.05 after Holm's correction)"
+SURE = ["query", "outcome", "start_sec", "end_sec", "first_start_sec", "first_end_sec", "score", "shows"]
 
 
 def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
-    """Write ``report.html`` (one file with its pictures), ``report.png``, ``report.pdf``, and ``queries.csv``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure, picture = _page(diagnosis), BytesIO()
-    figure.savefig(folder / "report.pdf")
-    figure.savefig(picture, format="png", dpi=110)
-    (folder / "report.png").write_bytes(picture.getvalue())
-    write_text(folder / "queries.csv", diagnosis.table.to_csv(index=False))
-    tables = {
-        "Oracle gains": diagnosis.oracle_gains,
-        "By pyramid level": diagnosis.levels,
-        f"{diagnosis.name} against {diagnosis.baseline_name}, paired": diagnosis.differences,
-        "Changes of the outcome": diagnosis.changes,
-        "By kind of query": diagnosis.sensitivity,
-    }
+    """Write a diagnosis into a folder of its own, ``RUN-on-DATA``, below `folder`: a page, figures as SVG and PDF,
+    tables as CSV and LaTeX, a table of all queries, and ``provenance.json`` with the hash of each file.
+
+    A diagnosis of other files that has the same names gets ``RUN-on-DATA-2`` and so on.
+
+    Returns:
+        all files, the page first.
+    """
+    origin = made_by(**diagnosis.inputs, threshold=diagnosis.threshold, runs=[*diagnosis.tables])
+    title, provenance = f"{diagnosis.name} on {diagnosis.data or 'some queries'}", json.dumps(origin, indent=1)
+    folder, tables = _own_folder(Path(folder), title, origin), _tables(diagnosis)
+    pictures = {name: _picture(figure, folder, name, title, provenance) for name, figure in _figures(diagnosis).items()}
+    for name, table in tables.items():
+        write_text(folder / f"{_slug(name)}.csv", table.to_csv())
+        latex = readable(table).to_latex(escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", f"{name}: {title}"))
+        latex = latex.replace("≤", r"$\leq$").replace("–", "--")
+        write_text(folder / f"{_slug(name)}.tex", re.sub("(?m)^", "% ", provenance) + "\n" + latex)
+    write_text(folder / "queries.csv", diagnosis.queries.to_csv(index=False))
     page = Environment(autoescape=True).from_string(PAGE)
-    html = page.render(
-        name=diagnosis.name,
-        summary=diagnosis.summary().splitlines(),
-        picture=base64.b64encode(picture.getvalue()).decode(),
-        tables={title: _html(table) for title, table in tables.items() if table is not None},
-    )
-    write_text(folder / "report.html", html)
-    return [folder / name for name in ("report.html", "report.png", "report.pdf", "queries.csv")]
+    html = {name: Markup(readable(table).to_html(escape=True, border=0)) for name, table in tables.items()}
+    summary = diagnosis.summary().splitlines()
+    written = page.render(title=title, summary=summary, figures=pictures, tables=html, provenance=provenance)
+    write_text(folder / "report.html", written)
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "provenance.json"}
+    write_json(folder / "provenance.json", {"diagnosis": title, "provenance": origin, "files": files}, indent=1)
+    return sorted((folder / name for name in files), key=lambda path: path.name != "report.html")
 
 
-def _html(table: pd.DataFrame) -> Markup:
-    """HTML of a table with escaped texts; p values have more digits."""
-    digits = {name: 4 if str(name).startswith("p") else 2 for name in table}
-    return Markup(table.round(digits).to_html(escape=True, border=0, na_rep="–"))
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name)
 
 
-def _page(diagnosis: Diagnosis) -> Figure:
-    """All figures on one page (A4, upright)."""
-    figure = new_figure(8.3, 11.7)
-    rows: Any = figure.subfigures(5, 1, height_ratios=[0.9, 1.5, 2.0, 2.0, 5.3])
-    head, outcomes, gains, trust, kinds = rows
-    head.text(0.02, 0.9, "\n".join(plain(line, 140) for line in diagnosis.summary().splitlines()),
-              fontsize=8.5, va="top", linespacing=1.4)  # fmt: skip
-    outcome_bars(diagnosis.tables, outcomes.subplots())
-    gain_bars(diagnosis.oracle_gains, gains.subplots())
-    left, right = trust.subplots(1, 2)
-    calibration_curve(diagnosis.calibration, left)
-    right.set_axis_off() if diagnosis.levels is None else level_bars(diagnosis.levels, right)
-    overall, table = diagnosis.oracle_gains.loc[AS_IT_IS, "R@1"], diagnosis.sensitivity
-    for axis, names in zip(kinds.subplots(1, 2), _halves(table), strict=True):
-        sensitivity_marks(table.loc[names], overall, axis, 34)
+def _own_folder(parent: Path, title: str, origin: Mapping[str, Any]) -> Path:
+    """A new folder, or the one of the same inputs."""
+    for number in count(1):
+        folder = parent / (_slug(title) + f"-{number}" * (number > 1))
+        known = folder / "provenance.json"
+        if not folder.exists() or (known.exists() and read_json(known)["provenance"].get("inputs") == origin["inputs"]):
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+    raise AssertionError
+
+
+def _picture(figure: Figure, folder: Path, name: str, title: str, provenance: str) -> str:
+    """Write a figure as SVG and PDF; the SVG in base 64."""
+    figure.text(0.995, 0.995, plain(title), fontsize=8, color="0.4", ha="right", va="top")
+    figure.savefig(folder / f"{_slug(name)}.pdf", metadata={"Title": f"{name}: {title}", "Subject": provenance})
+    path = folder / f"{_slug(name)}.svg"
+    figure.savefig(path, metadata={"Title": f"{name}: {title}", "Description": provenance})
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _figures(diagnosis: Diagnosis) -> dict[str, Figure]:
+    kinds = diagnosis.sensitivity.set_axis([": ".join(key) for key in diagnosis.sensitivity.index])
+    figures = {"what wrong answers show": shown_bars(diagnosis.shown)} if diagnosis.shown else {}
+    return figures | {
+        "outcomes": outcome_bars(diagnosis.tables),
+        "calibration": calibration_curve(diagnosis.calibration),
+        "kinds of query": recall_by({diagnosis.name: kinds}, "R@1", DIFFERS),
+    }
+
+
+def _tables(diagnosis: Diagnosis) -> dict[str, pd.DataFrame]:
+    wrong = diagnosis.table[diagnosis.table["outcome"] != "hit"].sort_values("score", ascending=False)
+    tables = {
+        "runs": diagnosis.runs,
+        **{f"what wrong answers of {name} show": table for name, table in diagnosis.shown.items()},
+        "oracle gains": diagnosis.oracle_gains,
+        "outcomes by threshold": diagnosis.by_threshold,
+        "distance of wrong answers": diagnosis.distances,
+        "other queries answered": diagnosis.confusion[diagnosis.confusion["wrong answers"] > 0],
+        **{f"{diagnosis.name} against {name}": table for name, table in diagnosis.differences.items()},
+        "kinds of query": diagnosis.sensitivity,
+        "wrong with the highest scores": wrong[SURE].head(20).set_index("query"),
+    }
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of texts: one decimal, two of scores, p values as `p_text` has them."""
+    shown = table.astype(object)
+    for name, column in table.select_dtypes("number").items():
+        digits = 0 if column.dtype.kind == "i" else 2 if name == "score" else 1
+        is_p = str(name).startswith("p")
+        texts = [
+            p_text(value).removeprefix("p").removeprefix(" = ") if is_p else f"{value:.{digits}f}" for value in column
+        ]
+        shown[name] = np.where(column.isna(), "–", texts)
+    return shown
+
+
+def shown_bars(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What the wrong first answers of each run show, with 95 % intervals, and what chance gives."""
+    kinds = [kind for kind in SHOWN if kind != "hit"]
+    figure = new_figure(9, 1.4 + (0.18 + 0.2 * len(tables)) * len(kinds))
+    axis, height = figure.subplots(), 0.8 / len(tables)
+    for number, (name, table) in enumerate(tables.items()):
+        table, (color, hatch) = table.loc[kinds], BARS[number % len(BARS)]
+        places, label = np.arange(len(kinds)) + (number + 0.5) * height - 0.4, f"{plain(name, 24)}: "
+        errors = error_ends(table["wrong answers"], table[LOW], table[HIGH])
+        axis.barh(places, table["wrong answers"], height * 0.9, xerr=errors, capsize=2, color=color, hatch=hatch,
+                  edgecolor="white", label=f"{label}{table['queries'].sum()} wrong answers")  # fmt: skip
+        for chance, mark in zip(CHANCE, "Do", strict=True):
+            axis.plot(table[chance], places, mark, color="white", markeredgecolor=BLACK, markersize=5.5,
+                      label=None if number else CHANCE[chance])  # fmt: skip
+    axis.set_yticks(range(len(kinds)), [SHOWN[kind] for kind in kinds], fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xlabel="share of the wrong first answers [%]", xlim=(0, None))
+    axis.legend(fontsize=9, **ABOVE)
     return figure
 
 
-def _halves(sensitivity: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The kinds of query in two columns of similar length."""
-    kinds = list(dict.fromkeys(sensitivity.index.get_level_values(0)))
-    rows = np.cumsum([len(sensitivity.loc[kind]) + 1.2 for kind in kinds])
-    middle = int(np.abs(rows - rows[-1] / 2).argmin()) + 1
-    return kinds[:middle], kinds[middle:]
-
-
-def outcome_bars(tables: Mapping[str, pd.DataFrame], axis: Axes | None = None) -> FigureBase:
+def outcome_bars(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Shares of the outcomes, one bar for each run; outcomes that do not occur are left out."""
-    axis = axis or new_figure(9, 1.7 + 0.5 * len(tables)).subplots()
+    axis = (figure := new_figure(9, 2.7 + 0.5 * len(tables))).subplots()
     names, left = [plain(name, 20) for name in tables], np.zeros(len(tables))
     for outcome, meaning in OUTCOMES.items():
         shares = np.array([100 * (table["outcome"] == outcome).mean() for table in tables.values()])
@@ -117,74 +203,17 @@ def outcome_bars(tables: Mapping[str, pd.DataFrame], axis: Axes | None = None) -
         left += shares
     axis.invert_yaxis()
     axis.set(xlabel="queries [%]", xlim=(0, 100))
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=7.5, frameon=False)
-    return axis.figure
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1, fontsize=9, frameon=False)
+    return figure
 
 
-def gain_bars(gains: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
-    """R@1, and the gain of each oracle, with 95 % intervals."""
-    axis = axis or new_figure(9, 3).subplots()
-    now, rows = gains.loc[AS_IT_IS, "R@1"], gains.drop(AS_IT_IS)
-    errors = error_ends(rows["gain"], rows[LOW], rows[HIGH])
-    places = np.arange(len(rows)) + 0.4 * rows.index.str.startswith("oracle")
-    bars = axis.barh(places, rows["gain"], left=now, xerr=errors, capsize=3, edgecolor=BLACK, linewidth=0.7)
-    for name, bar in zip(rows.index, bars, strict=True):
-        bar.set(facecolor=COLORS.get(name, "white"), hatch=HATCHES.get(name, ""))
-    for place, (gain, high) in zip(places, rows[["gain", HIGH]].to_numpy(), strict=True):
-        axis.text(now + high + 1, place, f"+{gain:.1f}", va="center", fontsize=8)
-    axis.axvline(now, color=GREY, linestyle=":")
-    axis.set_yticks(places, rows.index, fontsize=8)
-    axis.invert_yaxis()
-    axis.set(xlabel=f"R@1 [%] if only this were corrected (now: {now:.1f})", xlim=(0, 100))
-    return axis.figure
-
-
-def calibration_curve(bins: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
+def calibration_curve(bins: pd.DataFrame) -> Figure:
     """Score of the first prediction and its hit rate, with 95 % intervals."""
-    axis = axis or new_figure(4.5, 3.2).subplots()
+    axis = (figure := new_figure(5, 3.4)).subplots()
     errors = error_ends(bins["hit rate"], bins[LOW], bins[HIGH])
     axis.plot([0, 1], [0, 100], color=GREY, linestyle=":", label="score = hit rate")
     axis.errorbar(bins["score"], bins["hit rate"], yerr=errors, fmt="o-", color=BLUE, markersize=4, capsize=2,
                   linewidth=1, label=f"{len(bins)} bins of queries")  # fmt: skip
     axis.set(xlabel="score of the first prediction", ylabel="hit rate [%]", xlim=(0, 1), ylim=(0, 100))
     axis.legend(fontsize=8, loc="upper left")
-    return axis.figure
-
-
-def level_bars(levels: pd.DataFrame, axis: Axes | None = None) -> FigureBase:
-    """For each pyramid level: moments with positive points on it, its first predictions and its first hits."""
-    axis = axis or new_figure(6, 3.2).subplots()
-    marks = (("moments", "0.8", ""), ("first predictions", SKY, ".."), ("first hits", GREEN, "//"))
-    for shift, (name, color, hatch) in zip((-0.27, 0, 0.27), marks, strict=True):
-        axis.bar(np.arange(len(levels)) + shift, levels[name], 0.26, color=color, hatch=hatch,
-                 edgecolor=BLACK, linewidth=0.5, label=name)  # fmt: skip
-    axis.set_xticks(range(len(levels)), [name.removeprefix("stride ") for name in levels.index])
-    axis.set(xlabel="stride of the pyramid level", ylabel="queries [%]")
-    axis.legend(fontsize=7, ncols=3, **ABOVE)
-    return axis.figure
-
-
-def sensitivity_marks(
-    table: pd.DataFrame, overall: float, axis: Axes | None = None, max_letters: int = 70
-) -> FigureBase:
-    """R@1 of every group with its 95 % interval; the dotted line is the whole split."""
-    num_kinds = table.index.get_level_values(0).nunique()
-    axis = axis or new_figure(9, 1 + 0.2 * (len(table) + num_kinds)).subplots()
-    names: list[str] = []
-    places: list[float] = []
-    place = 0.0
-    for kind, part in table.groupby(level="kind", sort=False):
-        own = place + 1 + np.arange(len(part))
-        errors = error_ends(part["R@1"], part[LOW], part[HIGH])
-        axis.errorbar(part["R@1"], own, xerr=errors, fmt="o", color=BLUE, markersize=3.5, linewidth=1)
-        groups = zip(part.index.get_level_values(1), part["queries"], strict=True)
-        names += [plain(kind).upper(), *(f"{plain(group, max_letters)}  ({n})" for group, n in groups)]
-        places += [place, *own]
-        place = own[-1] + 1.2
-    axis.axvline(overall, color=GREY, linestyle=":")
-    axis.set_yticks(places, names, fontsize=6.5)
-    axis.tick_params(axis="y", length=0)
-    axis.set(xlabel="R@1 [%], 95 % interval", ylim=(place - 0.5, -0.8), xlim=(-1, None))
-    axis.grid(axis="x", color="0.92")
-    axis.set_axisbelow(True)
-    return axis.figure
+    return figure

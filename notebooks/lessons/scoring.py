@@ -123,10 +123,21 @@ def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> 
         right.hist(draws[name], edges, label=f"{name}: [{low:.1f}, {high:.1f}]", **style)
     right.set(xlabel=f"{key} [%] of resampled splits", ylabel="resampled splits")
     effect = design_effect(clips, query_ids, values, seed)
-    right.set_title(f"design effect (ratio of the variances): {effect:.2f}", fontsize=9)
+    right.set_title(design_effect_text(effect), fontsize=9)
     right.legend(fontsize=8, title="95 % interval, resampling", title_fontsize=8, loc="upper right")
     right.set_ylim(top=1.5 * right.get_ylim()[1])  # space for the legend
     return figure
+
+
+def design_effect_text(effect: float) -> str:
+    """What a design effect says about intervals.
+
+    >>> design_effect_text(0.91)
+    'design effect 0.91: an interval over clips is 5 % narrower than over queries'
+    """
+    percent = round(100 * (effect**0.5 - 1))
+    change = f"{abs(percent)} % {'wider than' if percent > 0 else 'narrower than'}" if percent else "as wide as"
+    return f"design effect {effect:.2f}: an interval over clips is {change} over queries"
 
 
 def oracle_table(oracles: WordOracles, evaluations: Mapping[str, Evaluation], key: str = KEY) -> pd.DataFrame:
