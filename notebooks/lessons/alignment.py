@@ -56,9 +56,9 @@ def pairs_figure(records: Sequence[Record]) -> Figure:
             axis.add_patch(_cell(column, row, facecolor=colors[kind], edgecolor="0.8"))
             axis.text(column, row, letters[kind], ha="center", va="center", fontsize=9)
     _name_pairs(axis, records)
-    for kind, color in zip(PAIRS, colors, strict=True):
-        axis.bar(0, 0, color=color, edgecolor="0.6", label=f"{kind} ({letters[PAIRS.index(kind)] or ' '})")
-    figure.legend(loc="outside right upper", fontsize=9)
+    names = [f"{kind} ({letter})" if letter else kind for kind, letter in zip(PAIRS, letters, strict=True)]
+    boxes = [Rectangle((0, 0), 1, 1, facecolor=color, edgecolor="0.6") for color in colors]
+    figure.legend(boxes, names, loc="outside right upper", fontsize=9)
     return figure
 
 
@@ -74,7 +74,7 @@ def similarity_figure(similarities: Mapping[str, np.ndarray], records: Sequence[
                     axis.add_patch(_cell(column, row, fill=False, edgecolor=VERMILION, linewidth=1.5))
         axis.set_title(plain(name), fontsize=10)
         axis.set_xlabel("frames")
-    _name_pairs(axes[0], records)
+        _name_pairs(axis, records)
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
     return figure
 

@@ -80,9 +80,11 @@ class Narrated:
         return normalize(towers.text(rows[None], torch.ones(1, len(rows), dtype=torch.bool)), dim=1)[0].numpy()
 
     def pictures(self, place: int, num_frames: int = 3, height: int = 96) -> np.ndarray:
-        """(F, H, W, 3) frames of the moment of a narration, in the film's colours and shape."""
+        """(F, H, W, 3) frames of the moment of a narration, from the middles of equal parts of it."""
         record = self.records[place]
-        return film_strip(self.films[record.clip_uid], *record.moments_sec[0], num_frames, height)[1]
+        (start, end), path = record.moments_sec[0], self.films[record.clip_uid]
+        margin = (end - start) / num_frames / 2
+        return film_strip(path, start + margin, end - margin, num_frames, height)[1]
 
     def dozen(self, count: int = 12) -> list[int]:
         """Places of the first narrations of different events of one clip, ordered by verb and noun."""
