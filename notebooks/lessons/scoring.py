@@ -51,6 +51,7 @@ def tiou_figure(moment: Sequence[float], predictions: Sequence[Sequence[float]])
     names = ["moment", *(f"prediction {row}" for row in range(1, len(predictions) + 1))]
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="time in the clip [s]", ylim=(len(predictions) + 0.5, -0.5))
+    axis.margins(x=0.05)
     return figure
 
 
