@@ -1,7 +1,4 @@
-"""Make a sample world and prepare it, along exactly the path of real data, importers included.
-
-It needs no licence and no download.
-"""
+"""Make a sample world and prepare it, along exactly the path of real data; no licence and no download is needed."""
 
 from __future__ import annotations
 
@@ -36,20 +33,14 @@ _HOURS_PER_PROCESS = 0.5  # of film; a helper process takes a second to start
 def make_sample(
     folder: str | Path, *, seed: int = 0, scale: str = "demo", progress: bool = True, **changes: Any
 ) -> dict[str, int]:
-    """Write the official files and films of a sample world under ``folder/official``.
+    """Write the official files and films of a sample world under ``folder/official``; returns counts of what it has.
 
-    A folder that already holds this very world is left as it is.
+    A folder that already holds this very world is left as it is; another world there is a DataError, an unknown scale
+    or field a ConfigError.
 
     Args:
         scale: ``tiny`` (seconds; for tests), ``demo``, or ``ego4d`` (its numbers and lengths of clips).
         changes: any field of `WorldConfig`, such as ``num_train_clips=40`` or ``clutter=0.9``.
-
-    Returns:
-        counts of clips, questions and narrated events.
-
-    Raises:
-        ConfigError: unknown scale or field.
-        DataError: the folder holds another world.
     """
     config, official = WorldConfig.of_scale(scale, seed=seed, **changes), Path(folder) / "official"
     with _alone(folder, made := official / "world.json"):  # written last: it says that all else is there
