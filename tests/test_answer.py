@@ -102,6 +102,42 @@ def test_features_are_made_once_for_each_content_and_encoder(place, model, tmp_p
     assert any(cache_folder().iterdir())
 
 
+def test_a_new_process_needs_no_encoder_for_features_that_are_kept(place, model, monkeypatch):
+    first, specs = model.ask(place / "kitchen.mp4", "Where?"), model.video_features.given
+
+    def refuse(*_, **__):
+        raise AssertionError("an encoder is loaded")
+
+    monkeypatch.setattr(answering, "load_encoder", refuse)
+    assert groundnlq.load(place / "network.pt", video_encoder=specs).ask(place / "kitchen.mp4", "Where?") == first
+    (kept,) = cache_folder().iterdir()
+    kept.write_bytes(b"damaged")
+    with pytest.raises(AssertionError, match="is loaded"):
+        groundnlq.load(place / "network.pt", video_encoder=specs).ask(place / "kitchen.mp4", "Where?")
+
+
+def test_kept_features_are_not_taken_for_those_of_changed_weights_or_of_another_precision(place, model, tmp_path):
+    weights = tmp_path / "copy.pth"
+    shutil.copy(place / "egovlp.pth", weights)
+    of = {"path": place / "network.pt", "video_encoder": f"egovlp={weights}"}
+    groundnlq.load(**of).ask(place / "kitchen.mp4", "Where?")
+    groundnlq.load(**of, precision="bfloat16").ask(place / "kitchen.mp4", "Where?")
+    assert len(list(cache_folder().glob("*.npy"))) == 2
+    content = torch.load(weights, weights_only=True)
+    content["state_dict"]["vid_proj.0.bias"] += 1
+    torch.save(content, weights)
+    with pytest.raises(CheckpointError, match="these would"):
+        groundnlq.load(**of).ask(place / "kitchen.mp4", "Where?")
+
+
+@pytest.mark.parametrize("spec", ["egovlp={}", "some/encoder"])
+def test_without_a_name_in_the_checkpoint_only_files_tell_which_weights_they_are(place, model, spec):
+    features = answering._VideoFeatures(model, [spec.format(place / "egovlp.pth")], {"precision": "float32"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.info, "video_encoder", None)
+        assert bool(features._key(place / "kitchen.mp4")) == spec.startswith("egovlp")
+
+
 def test_features_of_another_encoder_than_in_training_are_refused(place, tmp_path):
     torch.manual_seed(1)
     content = torch.load(place / "egovlp.pth", weights_only=True)

@@ -9,6 +9,7 @@ from groundnlq.errors import DataError, KitError
 from groundnlq.view import film
 from groundnlq.view.explorer import GROUND_TRUTH, Explorer
 from groundnlq.view.film import cut_video, film_strip, find_video
+from tests.test_timeline import bars
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 FPS, SECONDS = 10, 12
@@ -81,20 +82,60 @@ def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, mo
         Record("a_0", "clip", "Where?", 12.0, ((2.0, 3.0),)),
         Record("b_0", "other", "Who?", 12.0, ((2.0, 3.0),)),
     ]
-    run = FixedPredictions(records, {"a_0": np.array([[7.0, 9.0, 0.5]]), "b_0": np.array([[7.0, 9.0, 0.5]])})
-    cut = []
+    run = FixedPredictions(
+        records, {"a_0": np.array([[7.0, 9.0, 0.5], [2.5, 3.5, 0.4]]), "b_0": np.array([[7.0, 9.0, 0.5]])}
+    )
+    cut, played = [], []
     monkeypatch.setattr("groundnlq.view.explorer.cut_video", lambda *a: cut.append(a) or film.cut_video(*a))
     explorer = Explorer({"run": run}, video_folder=folder)
-    assert "7.0 s" in times_shown(explorer.figure())
+    show = explorer.play_videos
+    monkeypatch.setattr(
+        explorer, "play_videos", lambda pieces: (played.extend([[*pieces]] * bool(pieces)), show(pieces))
+    )
+    titles = ["true moment: 2.0 – 3.0 s", "answer 1: 7.0 – 9.0 s, tIoU 0.00"]
+    assert titles_shown(explorer.figure()) == titles
+    assert times_shown(explorer.figure()) >= {"2.1 s", "2.9 s", "7.2 s", "8.8 s"}  # middles of fifths
+    explorer.prediction.value = 2
+    assert titles_shown(explorer.figure())[1] == "answer 2: 2.5 – 3.5 s, tIoU 0.33"
     explorer.prediction.value = GROUND_TRUTH
-    assert "2.0 s" in times_shown(explorer.figure())
+    assert titles_shown(explorer.figure()) == titles
     explorer.play.click()
-    assert cut == [(folder / "clip.mp4", [(1.0, 4.0)])]
+    assert cut == [(folder / "clip.mp4", [(1.0, 4.0)]), (folder / "clip.mp4", [(6.0, 10.0)])]
+    assert played == [[f"{title}, with 1 s before and after" for title in titles]]
     assert len(explorer.player.outputs) == 1
     explorer.query.value = "b_0"  # a clip without a video
-    assert times_shown(explorer.figure()) == set()
+    assert explorer.player.outputs == ()  # no video of the query before
+    assert titles_shown(explorer.figure()) == []
+    assert explorer.play.disabled
+    explorer.query.value = "a_0"
+    assert not explorer.play.disabled
+
+
+def test_the_film_of_a_second_run_or_of_a_typed_question_says_so(folder):
+    records = [Record("a_0", "clip", "Where?", 12.0, ((2.0, 3.0),))]
+    runs = {n: FixedPredictions(records, {"a_0": np.array([[7.0, 9.0, 0.5]])}) for n in ("one", "other $")}
+    explorer = Explorer(runs, video_folder=folder)
+    explorer.run.value, explorer.second_run.value = "other $", "one"
+    assert titles_shown(explorer.figure())[1] == r"answer 1 of other \$: 7.0 – 9.0 s, tIoU 0.00"
+    hidden = Record("h", "clip", "Where?", 12.0)
+    assert list(film.film_strips(folder, hidden, np.array([[7.0, 9.0, 0.5]]))) == ["answer 1: 7.0 – 9.0 s"]
+    assert film.moments_to_compare(hidden, np.zeros((0, 3))) == {}
+
+
+def test_a_video_that_cannot_be_read_is_told_and_the_picture_stays(folder):
+    records = [Record("a_0", "broken", "Where?", 12.0, ((2.0, 3.0),))]
+    run = FixedPredictions(records, {"a_0": np.array([[7.0, 9.0, 0.5]])})
+    explorer = Explorer({"run": run}, video_folder=folder)
+    figure = explorer.figure()
+    assert "broken.mp4: not a readable video" in explorer.summary.value
+    assert titles_shown(figure) == []
+    assert (2.0, 3.0) in bars(figure.axes[0])
     explorer.play.click()
-    assert len(cut) == 1
+    assert explorer.player.outputs == ()
+
+
+def titles_shown(figure) -> list[str]:
+    return [child.get_title(loc="left") for axis in figure.axes for child in axis.child_axes]
 
 
 def times_shown(figure) -> set[str]:

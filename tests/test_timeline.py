@@ -159,21 +159,29 @@ def test_attention_has_a_row_a_word_and_a_cell_a_step():
     assert png(figure)
 
 
-def test_a_film_leaves_the_time_to_the_rows_below_it():
-    film = np.array([10.0, 12.0]), np.zeros((2, 9, 16, 3), np.uint8)
-    pictures, segments = timeline.query_timeline(record(), ranked((9, 15, 0.5)), film=film).axes
+def test_films_stand_under_the_time_axis_each_with_its_title_and_times():
+    films = {name: (np.array(times), np.zeros((2, 9, 16, 3), np.uint8)) for name, times in FILMS.items()}
+    figure = timeline.query_timeline(record(), ranked((9, 15, 0.5)), films=films)
+    segments, pictures = figure.axes
     assert not pictures.axison
-    assert [t.get_text() for t in pictures.child_axes[0].get_xticklabels()] == ["10.0 s", "12.0 s"]
     assert segments.get_xlabel() == "time in the clip [s]"
     assert segments.xaxis.get_visible()
+    shown = {c.get_title(loc="left"): [t.get_text() for t in c.get_xticklabels()] for c in pictures.child_axes}
+    assert shown == {r"true \$": ["10.0 s", "12.0 s"], "answer": ["7.0 s", "9.0 s"]}
+    assert png(figure)
+    boxes = [axis.get_tightbbox() for axis in (segments, *pictures.child_axes)]
+    assert all(one.y1 < boxes[0].y0 for one in boxes[1:])  # below the label of the time axis
+    assert boxes[1].x1 <= boxes[2].x0
+    assert min(one.y0 for one in boxes) >= 0
 
 
+FILMS = {"true $": [10.0, 12.0], "answer": [7.0, 9.0]}
 TWO = {"one": ranked((9, 15, 0.5)), "other": ranked((10, 14, 0.7), (60, 70, 0.2))}
 PICTURES = [  # one after another on a sheet, each with other rows than the one before
     {"ranked": TWO["one"], "level_scores": pyramid()},
     {"ranked": TWO, "level_scores": dict.fromkeys(TWO, pyramid()), "narrations": [record(2)]},
     {"ranked": TWO["one"], "window_sec": (5.0, 20.0)},
-    {"ranked": ranked(), "film": (np.array([10.0]), np.zeros((1, 9, 16, 3), np.uint8))},
+    {"ranked": ranked(), "films": {"true": (np.array([10.0]), np.zeros((1, 9, 16, 3), np.uint8))}},
     {"ranked": TWO["other"], "attention": (["where", "cup"], np.linspace(0, 1, 128).reshape(64, 2))},
     {"ranked": TWO, "level_scores": {"one": pyramid(), "other": pyramid(128, 5)}, "others": [record(1)]},
     {"ranked": TWO["one"], "level_scores": [level * 0.2 for level in pyramid()], "window_sec": (0.0, 30.0)},

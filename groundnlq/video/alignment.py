@@ -177,7 +177,7 @@ def _start_from(model: Towers, path: str | None) -> str:
 def _texts(config: RunConfig, records: Sequence[Record]) -> tuple[Any, Any, dict[str, Any]]:
     """A record's text as the text tower takes it, that tower's model or the width of tokens, and their identity."""
     if name := _align_of(config).text_encoder:
-        encoder, texts = TextEncoder.load(name), sorted({record.query for record in records})
+        encoder, texts = TextEncoder.load(name, trainable=True), sorted({record.query for record in records})
         encoder.model.train().requires_grad_(True).pooler = None  # nothing would train that one
         rows = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_tokens)["input_ids"]
         numbers = dict(zip(texts, map(torch.tensor, rows), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,11 +13,13 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
+from groundnlq import __version__
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, sample_of
 from groundnlq.video.encoders import FILES, LITE, READY, VideoEncoder, load_encoder
 from groundnlq.video.extract import features_of
+from groundnlq.video.frames import content_identity
 
 CACHE_VARIABLE = "GROUNDNLQ_CACHE"
 PUBLISHED = (
@@ -74,7 +78,20 @@ class _VideoFeatures:
                 bar.total = all_steps
                 bar.update(num_steps - bar.n)
 
-            return features_of(path, self.encoders, cache=cache_folder(), progress=show)
+            key = self._key(path)
+            encoders: Any = (lambda: self.encoders) if key else self.encoders
+            return features_of(path, encoders, cache=cache_folder(), key=key, progress=show)
+
+    def _key(self, path: Path) -> str:
+        """What features are kept by, known before an encoder is loaded: by the name in the checkpoint, which has a hash
+        of its weights, and the files that were given. Empty where these do not say which weights they are."""
+        files = [Path(spec.partition("=")[2] or spec) for spec in self.given]
+        trained, precision = self.model.info.get("video_encoder"), self.options["precision"]
+        if not trained and not (files and all(map(Path.is_file, files))):
+            return ""
+        found = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        made_of = [content_identity(path), trained, self.given, found, precision, __version__]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     @cached_property
     def encoders(self) -> list[VideoEncoder]:

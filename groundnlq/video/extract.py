@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -39,23 +39,26 @@ _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 
 
 def features_of(
-    path: str | Path, encoders: Sequence[VideoEncoder], start_sec: float = 0.0, end_sec: float | None = None, *,
-    cache: str | Path | None = None, batch_size: int = BATCH_SIZE, progress: Callable[[int, int], None] | None = None,
+    path: str | Path, encoders: Sequence[VideoEncoder] | Callable, start_sec: float = 0.0, end_sec: float | None = None,
+    *, cache: str | Path | None = None, key: str = "", batch_size: int = BATCH_SIZE,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """(T, D) float32 features of a video or a part of it, those of several encoders beside each other.
 
     Args:
         cache: folder that keeps them, by content of the video, part, and encoders with their settings; what was saved
             there before a kill is not computed again.
+        key: what to keep them by instead; then `encoders` may be what loads them, called only to make features.
         batch_size: steps that are encoded at once; it changes rounding only.
         progress: called with the number of steps done and of all.
 
     A DataError names a file that cannot be read; a warning says what is missing in one that can.
     """
     part = Path(path), float(start_sec), end_sec
-    folder = Path(cache) / _key(part, encoders) if cache else None
+    folder = Path(cache) / (key or _key(part, cast(Sequence, encoders))) if cache else None
     if folder and (whole := _load(folder.with_suffix(".npy"))) is not None:
         return torch.from_numpy(whole)
+    encoders = encoders() if callable(encoders) else encoders
     pieces, video, damaged_sec = _Pieces(folder), Video.open(path), list[float]()
     tables = _frame_numbers(video, encoders, part)
     batches = _snippets(video, encoders, [table[pieces.num_steps :] for table in tables], batch_size, damaged_sec)

@@ -22,9 +22,12 @@ class Sheet:
         self.figure = Figure(facecolor="white")
         self._axes: dict[str, Axes] = {}
 
-    def rows(self, heights_inch: Mapping[str, float], span_sec: tuple[float, float]) -> dict[str, Axes]:
-        """Empty rows by name, from the top; the lowest has the ticks of time."""
-        height = TOP_INCH + sum(heights_inch.values()) + GAP_INCH * (len(heights_inch) - 1) + BOTTOM_INCH
+    def rows(
+        self, heights_inch: Mapping[str, float], span_sec: tuple[float, float], below_inch: float = 0.0
+    ) -> dict[str, Axes]:
+        """Empty rows by name, from the top; the lowest has the ticks of time. A last one of `below_inch`, "below", has
+        the width of the figure and no time axis."""
+        height = TOP_INCH + sum(heights_inch.values()) + GAP_INCH * (len(heights_inch) - 1) + BOTTOM_INCH + below_inch
         self.figure.set_size_inches(WIDTH_INCH, height)
         for axis in self._axes.values():
             axis.set_visible(False)
@@ -39,6 +42,10 @@ class Sheet:
         axis.xaxis.set_visible(True)
         axis.xaxis.set_label_coords(0.5, -0.32 / inches)
         axis.set_xlabel("time in the clip [s]")
+        if below_inch:
+            rows["below"] = self._empty("below")
+            rows["below"].set_axis_off()
+            rows["below"].set_position((0.01, 0, 0.98, below_inch / height))
         return rows
 
     def _empty(self, name: str) -> Axes:

@@ -58,7 +58,7 @@ class Panel:
         self.prediction = widgets.Select(description="go to", rows=6, **WIDE)
         self.attention = widgets.Checkbox(description="attention to words", disabled=is_off, **WIDE)
         self.summary = widgets.HTML()
-        self.play, self.player = button("▶ play the moment", "12em"), widgets.Output()
+        self.play, self.player = button("▶ play true and answered moment", "20em"), widgets.Output()
         self._film = [self.play, self.player] if has_film else []
 
     @property
@@ -72,11 +72,17 @@ class Panel:
         columns = widgets.HBox([widgets.VBox(side, layout=half) for side in (left, right)])
         return widgets.VBox([columns, self.summary, *self._film])
 
-    def play_video(self, piece: bytes) -> None:
-        """Play this MP4 in place of the last one."""
+    def play_videos(self, pieces: Mapping[str, bytes]) -> None:
+        """Play these MP4s side by side, each under its title, in place of the last ones."""
         self.player.outputs = ()
-        video = widgets.Video(value=piece, format="mp4", autoplay=True, loop=False, height=240)
-        self.player.append_display_data(video)
+        columns = [
+            widgets.VBox(
+                [widgets.HTML(escape(title)), widgets.Video(value=piece, autoplay=True, loop=False, height=200)]
+            )
+            for title, piece in pieces.items()
+        ]
+        if columns:
+            self.player.append_display_data(widgets.HBox(columns))
 
     def offer_segments(self, record: Record, segments: np.ndarray) -> None:
         """List the clip, the ground truth and predictions (K, 3) with their numbers under "go to"."""

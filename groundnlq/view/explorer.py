@@ -29,7 +29,7 @@ from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
 from groundnlq.view.canvas import Sheet
 from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel
-from groundnlq.view.film import cut_video, film_strip, find_video
+from groundnlq.view.film import cut_video, film_strips, find_video, moments_to_compare
 from groundnlq.view.listing import QueryList
 from groundnlq.view.timeline import query_timeline
 
@@ -45,8 +45,8 @@ class Explorer(Panel):
             decoded again, and show attention and answers to free-form queries.
         encoder: encodes free-form queries; the one that encoded the queries of the split.
         narrations: narrations of the clips, drawn as ticks where there are any.
-        video_folder: contains `<clip_uid>.mp4` of some clips: then there are frames of the selected segment, at first
-            of the first prediction, and a player that begins there. Needs the extra `video`.
+        video_folder: contains `<clip_uid>.mp4` of some clips: then there are frames of the true moment and of the
+            selected answer, at first of the first one, and a button that plays both. Needs the extra `video`.
 
     Raises:
         DataError: no records or no runs, or runs over different records.
@@ -115,7 +115,7 @@ class Explorer(Panel):
             top_k=self.top_k.value,
             threshold=self.threshold.value,
             attention=self._attention(),
-            film=self._frames(),
+            films=self._films(),
             sheet=sheet,
         )
 
@@ -192,6 +192,8 @@ class Explorer(Panel):
         table = [["run", "outcome", "hits in top k", *recalls], *map(self._row, self._shown())]
         fitting = f"{len(self.queries.fitting)} of {len(self.queries.records)} queries match the filters"
         self.summarise(self.record, table, f"recalls of the whole split with these settings; {fitting}")
+        self.play_videos({})  # those of the last query
+        self.play.disabled = self._video() is None
         self._redraw()
 
     def _redraw(self) -> None:
@@ -267,16 +269,27 @@ class Explorer(Panel):
     def _video(self) -> Path | None:
         return find_video(self.video_folder, self.record.clip_uid) if self.video_folder else None
 
-    def _frames(self) -> tuple[np.ndarray, np.ndarray] | None:
-        path, segment = self._video(), self._segment()
-        return film_strip(path, *segment) if path and segment else None
+    def _compared(self) -> tuple[Record, np.ndarray, int, str]:
+        """What `moments_to_compare` takes: the query, and which answer of which run."""
+        name, rank = self.run.value, max(1, self.prediction.value or 1)
+        return self.record, self._segments(name), rank, name if len(self._shown()) > 1 else ""
+
+    def _films(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+        """Frames of both moments; a video that cannot be read is told, and does not cost the picture."""
+        try:
+            return film_strips(self.video_folder, *self._compared()) if self.video_folder else {}
+        except KitError as error:
+            self.summary.value += f"<b>{escape(str(error))}</b>"
+            return {}
 
     def _play(self) -> None:
-        """Play the segment; the video is cut, so that the page does not contain all of it."""
-        path, segment = self._video(), self._segment()
-        if path and segment:
-            piece = max(0.0, segment[0] - PLAYED_AROUND_SEC), segment[1] + PLAYED_AROUND_SEC
-            self.play_video(cut_video(path, [piece]))
+        """Play both moments; the video is cut, so that the page does not contain all of it."""
+        if path := self._video():
+            pieces, around = dict[str, bytes](), PLAYED_AROUND_SEC
+            for title, (start, end) in moments_to_compare(*self._compared()).items():
+                piece = cut_video(path, [(max(0.0, start - around), end + around)])
+                pieces[f"{title}, with {around:g} s before and after"] = piece
+            self.play_videos(pieces)
 
     def _row(self, name: str) -> list[str]:
         segments, top_k = self._segments(name), self.top_k.value

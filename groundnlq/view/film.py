@@ -1,4 +1,4 @@
-"""Frames of a moment in a row, and a part of the video to play, where the video of the clip is available.
+"""Frames of moments in a row, and a part of the video to play, where the video of the clip is available.
 
 Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or another of `files.VIDEO_KINDS`) in one folder.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from groundnlq.data.grid import FPS
+from groundnlq.data.recall import best_tiou
+from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from groundnlq.files import VIDEO_KINDS, check_id
 from groundnlq.video.frames import Video, pyav
@@ -41,6 +43,35 @@ def film_strip(
     """
     numbers, pictures = _frames(path, np.linspace(start_sec, end_sec, num_frames), height)
     return numbers / FPS, np.stack(list(pictures))
+
+
+def moments_to_compare(
+    record: Record, segments: np.ndarray, rank: int = 1, name: str = ""
+) -> dict[str, tuple[float, float]]:
+    """Start and end of the true moment, where there is one, and of the answer (K, 3) of this rank, of a run of this
+    name; by titles that tell which is which and when it is."""
+    shown, overlaps = dict[str, tuple[float, float]](), best_tiou(segments, record.moments_sec)
+    if record.moments_sec and not record.oddity:
+        start, end = record.moments_sec[0]
+        shown[f"true moment: {start:.1f} – {end:.1f} s"] = start, end
+    if rank <= len(segments):
+        start, end = segments[rank - 1, :2].tolist()
+        tiou = f", tIoU {overlaps[rank - 1]:.2f}" if record.moments_sec else ""
+        shown[f"answer {rank}{f' of {name}' if name else ''}: {start:.1f} – {end:.1f} s{tiou}"] = start, end
+    return shown
+
+
+def film_strips(
+    folder: str | Path, record: Record, segments: np.ndarray, rank: int = 1, name: str = ""
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Strips of the moments of `moments_to_compare`, by title, each frame the middle of a fifth; none where the folder
+    has no video of the clip."""
+    strips = dict[str, tuple[np.ndarray, np.ndarray]]()
+    if path := find_video(folder, record.clip_uid):
+        for title, (start, end) in moments_to_compare(record, segments, rank, name).items():
+            inside = (end - start) / 10
+            strips[title] = film_strip(path, start + inside, end - inside, num_frames=5)
+    return strips
 
 
 def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], height: int = 240) -> bytes:

@@ -24,6 +24,7 @@ from groundnlq.data.records import Record
 from groundnlq.view.canvas import Sheet
 from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, new_figure, plain
 
+FILM_INCH = 1.45  # title, frames and their times
 RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # positions right of a row, in widths of the row
 
 
@@ -37,7 +38,7 @@ def query_timeline(
     top_k: int = DecodeConfig().top_k,
     threshold: float = THRESHOLDS[0],
     attention: tuple[Sequence[str], np.ndarray] | None = None,
-    film: tuple[np.ndarray, np.ndarray] | None = None,
+    films: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     sheet: Sheet | None = None,
 ) -> Figure:
     """One query, its ground truth and its predictions on one time axis.
@@ -50,21 +51,22 @@ def query_timeline(
         window_sec: the part of the clip to show; all of it by default.
         threshold: a prediction with a higher tIoU is a hit, with a tick.
         attention: words of the query and (T, L), the attention of each step to each word.
-        film: times (F,) and pictures (F, height, width, 3) of a moment, as `film.film_strip` gives them.
+        films: by title times (F,) and pictures (F, height, width, 3) of moments, as `film.film_strips` gives them; side
+            by side under the time axis, whose scale they do not have.
         sheet: a used sheet to draw on; its figure is returned.
     """
     ranked = {name: segments[:top_k] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
     num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
-    heights = ({} if film is None else {"film": 0.95}) | {"segments": 0.45 + 0.24 * num_rows}
+    heights = {"segments": 0.45 + 0.24 * num_rows}
     heights |= {f"scores {number}": 1.4 for number in range(len(scored))}
     heights |= {"best": 0.9} if scored else {}
     heights |= {"attention": 0.3 + 0.16 * len(attention[0])} if attention else {}
     sheet = sheet or Sheet()
-    rows = sheet.rows(heights, window_sec or (0, record.duration_sec))
+    rows = sheet.rows(heights, window_sec or (0, record.duration_sec), FILM_INCH * bool(films))
     next(iter(rows.values())).set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
-    if film is not None:
-        _draw_film(rows["film"], *film)
+    for number, (title, strip) in enumerate((films or {}).items()):
+        _draw_film(rows["below"], number / 2, title, *strip)
     _draw_segments(rows["segments"], record, ranked, others, narrations, threshold)
     for number, (name, levels) in enumerate(scored.items()):
         _draw_heat_map(rows[f"scores {number}"], record, levels, name)
@@ -248,13 +250,13 @@ def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: n
     axis.set_ylabel("attention", fontsize=9)
 
 
-def _draw_film(axis: Axes, times_sec: np.ndarray, pictures: np.ndarray) -> None:
-    """The frames in a row, each with its time; they do not have the scale of the time axis."""
-    axis.set_axis_off()
-    row = axis.inset_axes((0, 0.18, 1, 0.82))
+def _draw_film(axis: Axes, left: float, title: str, times_sec: np.ndarray, pictures: np.ndarray) -> None:
+    """The frames in a row from `left`, half as wide as the axes, each with its time in the clip."""
+    row = axis.inset_axes((left, 0.2, 0.49, 0.62), anchor="NW")
+    row.set_title(plain(title, 60), fontsize=9, loc="left", pad=3)
     row.imshow(np.concatenate(list(pictures), axis=1))
     width = pictures.shape[2]
-    row.set_xticks(width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=7)
+    row.set_xticks(width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=8)
     row.tick_params(axis="x", length=0, pad=2)
     row.set_yticks([])
     for edge in width * np.arange(1, len(times_sec)):
