@@ -171,12 +171,10 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                 time = log.video_start_sec + random.normal(middle, spread)
                 half = random.uniform(0.4, 1.2)
                 times = [f"{t:.4f}" for t in (time, time - half, time + half)]
-                source = f"narration_pass_{narrator}"
-                video_length = f"{2.4 * config.clip_length_sec:.3f}"
                 noun = event.object or event.container or event.person or ""
                 classes = [f"[{VERB_CLASSES.index(event.verb)}]", f"[{NOUN_CLASSES.index(noun)}]"]
                 text = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
-                about = [log.video_uid, video_length, source, str(index)]
+                about = [log.video_uid, f"{2.4 * config.clip_length_sec:.3f}", f"narration_pass_{narrator}", str(index)]
                 rows.append([*about, *times, text, *classes])
     return rows
 
