@@ -214,7 +214,7 @@ def run_notebooks(
             began = time.monotonic()
             _execute(path, output, values[path], project, progress)
             if progress:
-                print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - began:.0f} s", flush=True)
+                print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - began:.0f} s, {output}", flush=True)
     return outputs
 
 

@@ -75,6 +75,6 @@ def walk(tmp_path_factory):
 
     home = tmp_path_factory.mktemp("Räume und Wege")
     run, values = home / "run", {"data_folder": str(home / "data"), "scale": "tiny", "overrides": QUICK}
-    values |= {"num_videos": 2, "epochs": 2}
+    values |= {"num_videos": 2, "epochs": 2, "world_folder": str(home / "ask")}
     executed = run_notebooks(run_dir=run, parameters=values, progress=False)
     return run, home / "data", {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in executed}

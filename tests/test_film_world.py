@@ -322,7 +322,7 @@ def test_settings_of_the_film_have_limits(tmp_path):
 def test_contact_sheets_show_every_verb_setting_and_kind():
     labels = [axis.get_ylabel() for axis in film_pictures.verb_figure(world(), 2).axes]
     assert labels == list(VERBS)
-    labels = [axis.get_ylabel() for axis in film_pictures.setting_figure(world(), ["light"]).axes]
+    labels = [axis.get_title(loc="left") for axis in film_pictures.setting_figure(world(), ["light"]).axes]
     assert labels == ["light=0", "light=1"]
     titles = {axis.get_title() for axis in film_pictures.kind_figure(world(), 4).axes}
     assert len(titles & set(ALL_OBJECTS)) == 12

@@ -75,6 +75,8 @@ ARMS: dict[str, Arm] = {
     **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
     **_pair("star", "model.num_cross_levels=4", "model.num_self_levels=0"),
     **_pair("legacy half window", "data.half_window=legacy"),
+    **_pair("finetune again", "train.seed=1000"),  # the same but for its random numbers: what trainings differ by
+    **_pair("scene negatives", encoder="scene negatives"),
     **_pair("random encoder", encoder="random"),
     **_pair("image encoder", "model.video_dim=1280", encoder=LITE),
 }
@@ -91,6 +93,8 @@ COMPARED = {  # what is held against `finetune`, paired -> arm, weights
     "star": ("star", "ema"),
     "half-window": ("legacy half window", "ema"),
     "raw": ("finetune", "raw"),
+    "again": ("finetune again", "ema"),
+    "scene-negatives": ("scene negatives", "ema"),
     "random-encoder": ("random encoder", "ema"),
     "image-encoder": ("image encoder", "ema"),
 }

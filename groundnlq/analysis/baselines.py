@@ -1,4 +1,7 @@
-"""Baselines that do not look at the video: constant segments, one set for each template, random segments."""
+"""Baselines that do not look at the video: constant segments, one set for each template, random segments.
+
+Training records without moments are a DataError.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,6 @@ def constant_segment(train: Sequence[Record], records: Sequence[Record], top_k: 
 
     They are found by a grid search over start and length, and chosen greedily: each further segment is the
     one that hits most of the moments that the earlier ones miss.
-
-    Raises:
-        DataError: the training records have no moments.
     """
     moments, durations = _first_moments(train)
     shares = _grid_of_shares(moments, durations)
@@ -36,34 +36,27 @@ def constant_segment(train: Sequence[Record], records: Sequence[Record], top_k: 
     return {r.query_id: _ranked(np.array(chosen) * r.duration_sec) for r in records}
 
 
-def constant_by_template(train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K) -> Ranked:
+def constant_by_template(train: Sequence[Record], records: Sequence[Record]) -> Ranked:
     """For every template the constant segments of its own training queries: they measure what the *kind* of
     question alone gives away. A template without training queries gets those of all queries.
-
-    Raises:
-        DataError: the training records have no moments.
     """
     ranked: Ranked = {}
     known = {record.template for record in train if record.moments_sec and not record.oddity}
     for template in dict.fromkeys(record.template for record in records):
         own = [record for record in train if record.template == template] if template in known else train
-        ranked |= constant_segment(own, [r for r in records if r.template == template], top_k)
+        ranked |= constant_segment(own, [r for r in records if r.template == template])
     return {record.query_id: ranked[record.query_id] for record in records}
 
 
-def random_segments(train: Sequence[Record], records: Sequence[Record], top_k: int = TOP_K, seed: int = 0) -> Ranked:
-    """Random segments: each has the length of a random training moment, and its place as a share of the clip.
-
-    Raises:
-        DataError: the training records have no moments.
-    """
+def random_segments(train: Sequence[Record], records: Sequence[Record], seed: int = 0) -> Ranked:
+    """Random segments: each has the length of a random training moment, and its place as a share of the clip."""
     random = np.random.default_rng(seed)
     moments, durations = _first_moments(train)
     lengths = moments[:, 1] - moments[:, 0]
     places = np.clip(moments[:, 0] / np.maximum(durations - lengths, 1e-9), 0, 1)  # share of the room before
     ranked: Ranked = {}
     for record in records:
-        drawn = random.integers(len(moments), size=top_k)
+        drawn = random.integers(len(moments), size=TOP_K)
         length = np.minimum(lengths[drawn], record.duration_sec)
         start = places[drawn] * (record.duration_sec - length)
         ranked[record.query_id] = _ranked(np.column_stack([start, start + length]))

@@ -54,11 +54,7 @@ class Decoded:
 
 
 class FixedPredictions:
-    """Predictions as a file has them: they cannot be decoded again.
-
-    Args:
-        ranked: (K, 3) segments by query_id; queries without any are missed.
-    """
+    """Predictions as a file has them, (K, 3) segments by query_id; they cannot be decoded again."""
 
     settings = DecodeConfig()  # of which only `top_k` has a meaning
 
@@ -86,11 +82,8 @@ class FixedPredictions:
 class LivePredictions:
     """Network outputs of a split, cached so that decoding can be re-run interactively.
 
-    They take about 20 bytes a point: 170 MB for Ego4D's val split.
-
-    Args:
-        predictor: its decode settings are the default; `pre_nms_topk` and `min_duration_grid` are fixed.
-        dataset: the split.
+    They take about 20 bytes a point: 170 MB for Ego4D's val split. The predictor's decode settings are the default; of
+    these `pre_nms_topk` and `min_duration_grid` are fixed.
     """
 
     def __init__(self, predictor: Predictor, dataset: QueryDataset):
@@ -125,11 +118,7 @@ class LivePredictions:
             yield tuple(field.cpu() for field in row)
 
     def decode(self, settings: DecodeConfig | None = None) -> Decoded:
-        """The split decoded with these settings, by default the run's own; the last few are cached.
-
-        Returns:
-            at least `top_k` segments for each query.
-        """
+        """At least `top_k` segments for each query, with these settings or the run's own; the last few are cached."""
         settings = settings or self.settings
         num = FEW if settings.top_k <= FEW else max(MANY, settings.top_k)
         return self._decoded(settings.model_copy(update={"top_k": num}))

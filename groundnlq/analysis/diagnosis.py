@@ -89,8 +89,8 @@ class Diagnosis:
         tables: dict[str, pd.DataFrame] = {}
         for name, table in self.tables.items():
             wrong = table[table["shows"].notna() & (table["shows"] != "hit")]
-            chance = [Meaning.of(record, self.events).shown_by_chance(record, answer, self.threshold)
-                      for record, answer in self._answers(wrong)]  # fmt: skip
+            chance = [Meaning.of(record, self.events).shown_by_chance(record, places[0], self.threshold)
+                      for record, places in self._answers(wrong)]  # fmt: skip
             rows = {}
             means = pd.DataFrame(map(np.ravel, chance)).mean().to_numpy()  # without NaN
             for place, kind in enumerate(SHOWN) if chance else ():
@@ -108,12 +108,11 @@ class Diagnosis:
         of_clip, counts = defaultdict[str, list](list), {("(all)", "(all)"): np.zeros(2)}
         for record in self.run.records:
             of_clip[record.clip_uid] += [record] if record.moments_sec else []
-        for record, answer in self._answers(self.table):
+        for record, places in self._answers(self.table):
             moments = defaultdict[str, list](list)
             for other in (other for other in of_clip[record.clip_uid] if other is not record):
                 moments[other.template or "(none)"] += other.moments_sec
             moments["(all)"] = [moment for own in moments.values() for moment in own]
-            places = np.vstack([answer, random_segments_like(answer, record, self.threshold)])
             for template, own in moments.items():
                 is_hit = best_tiou(places, own) > self.threshold
                 pair = ("(all)" if template == "(all)" else record.template or "(none)", template)
@@ -126,19 +125,19 @@ class Diagnosis:
         """Share of the wrong first answers whose middle lies within some seconds of the moment's: as it is, and for
         segments as long, anywhere in the clip."""
         rows = []
-        for record, answer in self._answers(self.table):
-            places = np.vstack([answer, random_segments_like(answer, record, self.threshold)]).mean(axis=1)
-            near = np.abs(places - np.mean(record.moments_sec[0]))[:, None] <= WITHIN_SEC
+        for record, places in self._answers(self.table):
+            near = np.abs(places.mean(axis=1) - np.mean(record.moments_sec[0]))[:, None] <= WITHIN_SEC
             rows.append([near[0], near[1:].mean(axis=0) if len(near) > 1 else near[0]])
         shares = 100 * np.mean(rows, axis=0) if rows else np.full((2, len(WITHIN_SEC)), np.nan)
         index = [f"within {seconds} s" for seconds in WITHIN_SEC]
         return pd.DataFrame(shares.T, index=index, columns=["wrong answers", "by chance"])
 
     def _answers(self, table: pd.DataFrame) -> list[tuple[Record, np.ndarray]]:
-        """Records and first answers (2,) in seconds of the wrong ones of a table."""
+        """Records whose first answer is wrong, with (1 + N, 2) seconds: this answer, and N segments of its length."""
         wrong = table[(table["outcome"] != "hit") & table["first_start_sec"].notna()]
         answers = dict(zip(wrong["query_id"], wrong[["first_start_sec", "first_end_sec"]].to_numpy(), strict=True))
-        return [(record, answers[record.query_id]) for record in self.run.records if record.query_id in answers]
+        pairs = [(record, answers[record.query_id]) for record in self.run.records if record.query_id in answers]
+        return [(r, np.vstack([answer, random_segments_like(answer, r, self.threshold)])) for r, answer in pairs]
 
     @cached_property
     def by_threshold(self) -> pd.DataFrame:

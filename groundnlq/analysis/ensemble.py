@@ -18,11 +18,7 @@ NMS_IOU = 0.5
 
 
 def ensemble(runs: Sequence[Ranked], top_k: int = TOP_K) -> Predictions:
-    """Fuse the runs' predictions query by query.
-
-    Raises:
-        DataError: the runs do not answer the same queries.
-    """
+    """Fuse the runs' predictions query by query; a DataError where they do not answer the same queries."""
     if not runs:
         raise DataError("an ensemble needs at least one run's predictions")
     for number, run in enumerate(runs[1:], 2):
@@ -61,17 +57,13 @@ def _groups(firsts: np.ndarray) -> list[np.ndarray]:
 
 def _mean_of_group(group: np.ndarray) -> np.ndarray:
     best = group[group[:, 2].argmax()]
-    half = len(group) // 2
-    middle = group[half] if len(group) % 2 else group[half - 1 : half + 1]
-    if middle.ndim == 2:  # two middle ones: the higher-scored, the earlier at a tie
-        middle = middle[middle[:, 2].argmax()]
-    return (best + middle) / 2
+    middle = group[(len(group) - 1) // 2 : len(group) // 2 + 1]  # of two the higher-scored, the earlier at a tie
+    return (best + middle[middle[:, 2].argmax()]) / 2
 
 
 def _hard_nms(candidates: np.ndarray) -> np.ndarray:
-    order = np.argsort(-candidates[:, 2], kind="stable")
     kept: list[np.ndarray] = []
-    for candidate in candidates[order]:
+    for candidate in candidates[np.argsort(-candidates[:, 2], kind="stable")]:
         if not kept or (tiou(np.stack(kept)[:, :2], candidate[:2]) <= NMS_IOU).all():
             kept.append(candidate)
     return np.stack(kept)

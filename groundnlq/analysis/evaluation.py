@@ -91,11 +91,8 @@ class Evaluation:
         return "\n\n".join(parts)
 
     def by(self, group: str | pd.Series, key: str = KEY) -> pd.DataFrame:
-        """Strict recall (percent) with its interval, and the number of queries, one row a group.
-
-        Args:
-            group: a column of `hits` such as ``template``, or a series with the index of `hits`.
-        """
+        """Strict recall (percent) with its interval, and the number of queries, one row a group; `group` is a column of
+        `hits` such as ``template``, or a series with the index of `hits`."""
         rows = {}
         for name, part in self.hits.groupby(group, observed=True):
             rows[name] = share_summary(key, part["clip_uid"], part[key]) | {"queries": len(part)}
@@ -132,12 +129,8 @@ class Evaluation:
 
 
 def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | Path) -> Evaluation:
-    """Compare ranked predictions with the ground truth; a hit is tIoU > threshold, strictly.
-
-    Args:
-        predictions: ranked segments by query_id, or a submission file; of another split they are refused.
-        truth: records, or a file of records or of official annotations.
-    """
+    """Compare ranked predictions, or a submission file, with records, or a file of records or official annotations; a
+    hit is tIoU > threshold, strictly. Predictions of another split are refused."""
     ranked = read_submission(predictions) if isinstance(predictions, str | Path) else predictions
     records = read_truth(truth) if isinstance(truth, str | Path) else truth
     annotated = [record for record in records if record.moments_sec]

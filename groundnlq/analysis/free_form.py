@@ -14,11 +14,8 @@ from groundnlq.errors import DataError
 
 
 def ask_about_clip(run: LivePredictions, text: str, clip: Record, encoder: TextEncoder) -> LivePredictions:
-    """The predictions of a run's network for a question, as those of a split of one query.
-
-    Raises:
-        KitError: the question cannot be encoded, or not as the queries were.
-    """
+    """The predictions of a run's network for a question, as those of a split of one query; a KitError where it cannot
+    be encoded, or not as the queries were."""
     there = run.dataset.tokens
     if not same_encoder(encoder.name, there.encoder) or encoder.width != there.width:
         raise DataError(

@@ -11,13 +11,10 @@ LOW, HIGH = "95 % low", "95 % high"
 
 
 class ClipBootstrap:
-    """Means over queries in random draws of clips with replacement (Efron 1979).
+    """Means over queries (Q,) in random draws of their clips (Q,) with replacement (Efron 1979).
 
     Queries of one clip are not independent, so whole clips are drawn, each with all of its queries.
     The intervals cover the sampling of clips, not training variance.
-
-    Args:
-        clips: (Q,) the clip of every query.
     """
 
     def __init__(self, clips: ArrayLike, seed: int = 0, num: int = NUM_BOOTSTRAP):

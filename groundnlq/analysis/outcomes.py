@@ -99,18 +99,14 @@ def _lies_on_moment(run: SplitPredictions, threshold: float, settings: DecodeCon
 
 
 def diagnose(
-    run: SplitPredictions,
-    threshold: float = THRESHOLDS[0],
-    settings: DecodeConfig | None = None,
+    run: SplitPredictions, threshold: float = THRESHOLDS[0], settings: DecodeConfig | None = None,
     events: Events | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """One row an annotated query: its outcome, moment, first answer, and the overlaps of its predictions.
 
     ``right rank``: of the first right prediction, beyond the top k too; ``rank without NMS``: by score alone.
     ``shows``: what the first answer shows, if `events` know it; ``distance_sec``: from the middle of the moment to
-    its own.
-    Args:
-        settings: of decoding; by default the run's own.
+    its own. `settings` are of decoding, by default the run's own.
     """
     settings, events = settings or run.settings, events or {}
     decoded, codes = run.decode(settings), outcome_codes(run, threshold, settings, events)

@@ -26,11 +26,8 @@ MOST_GROUPS, SMALLEST = 12, 10  # of a kind with one group for each word: number
 def kinds_of_query(
     records: Sequence[Record], train: Sequence[Record] = (), events: Events | None = None
 ) -> pd.DataFrame:
-    """For each annotated query, by its id, the group that it belongs to under each kind; groups in order.
-
-    Args:
-        train: records of the train split; without them the kinds about training are left out.
-        events: of the clips; without them the kinds about look-alikes are left out.
+    """For each annotated query, by its id, the group that it belongs to under each kind; groups in order. Without
+    records of the `train` split, or events of the clips, the kinds about training, or about look-alikes, are left out.
     """
     annotated = [record for record in records if record.moments_sec]
     moments = np.array([record.moments_sec[0] for record in annotated]).reshape(-1, 2)
@@ -81,10 +78,7 @@ def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """R@1 [%] of each group of each kind with its 95 % interval, and R@k.
 
     ``p`` is for no difference from the rest of the split: a score test with random signs of clips (Kline and Santos
-    2012); ``p (Holm)`` is corrected for the number of groups.
-
-    Args:
-        table: what `outcomes.diagnose` gives.
+    2012); ``p (Holm)`` is corrected for the number of groups. `table` is what `outcomes.diagnose` gives.
     """
     rows, hit = {}, table["outcome"] == "hit"
     for key, part in _groups(table, kinds):
@@ -92,18 +86,14 @@ def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
         recall = share_summary("R@1", part["clip_uid"], part["outcome"] == "hit")
         found = 100 * part["outcome"].isin(RIGHT).mean()
         rows[key] = recall | {"R@k": found, "queries": len(part), "p": sign_flip_p(table["clip_uid"], score)}
-    return _with_holm(_frame(rows))
+    return _frame(rows)
 
 
 def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """R@1 of `other` minus `one` in points, over all queries and in each group, compared query by query.
 
-    Returns:
-        difference with its 95 % interval (bootstrap over clips), the smallest that is `detectable`, queries won
-        and lost, ``p`` by random signs of clips and ``p (Holm)``, corrected for as many groups as there are rows.
-
-    Raises:
-        DataError: the two are not about the same queries.
+    Each with its 95 % interval (bootstrap over clips), the smallest that is `detectable`, queries won and lost, ``p``
+    by random signs of clips and ``p (Holm)``, corrected for the number of rows. Other queries are a DataError.
     """
     if set(one["query_id"]) != set(other["query_id"]):
         raise DataError("the two runs are not about the same queries -- answer one split with both")
@@ -115,11 +105,7 @@ def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFram
         counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(part)}
         interval = ClipBootstrap(clips).summary("difference", change)
         rows[key] = interval | {"detectable": detectable(clips, change)} | counts | {"p": sign_flip_p(clips, change)}
-    return _with_holm(_frame(rows))
-
-
-def _with_holm(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
+    return _frame(rows)
 
 
 def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -132,8 +118,8 @@ def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[st
 
 
 def _frame(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
-    frame = pd.DataFrame(list(rows.values()))
-    return frame.set_axis(pd.MultiIndex.from_tuples(list(rows), names=["kind", "group"]))
+    frame = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=["kind", "group"]))
+    return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
 
 
 def _cut(values: ArrayLike, edges: Sequence[float], unit: str, whole: int = 0) -> pd.Categorical:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,24 @@ ROW_MULTIPLE = 16  # so that lengths are few, and what a kernel prepares for one
 
 
 @dataclass(frozen=True)
-class Batch:
+class TensorBatch:
+    """Tensors, and plain values about them; what `Batch` has in common with the batches of other tasks."""
+
+    def tensors(self) -> dict[str, Any]:
+        """Those of the fields that are tensors, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on another device."""
+        return replace(self, **{name: x.to(device, non_blocking=non_blocking) for name, x in self.tensors().items()})
+
+    def pin_memory(self) -> Self:
+        """The same batch where a GPU can fetch it by itself."""
+        return replace(self, **{name: x.pin_memory() for name, x in self.tensors().items()})
+
+
+@dataclass(frozen=True)
+class Batch(TensorBatch):
     """V clips and Q queries about them; query q looks at clip `clip_index[q]`.
 
     Rows behind the valid ones are zero. Every clip and every query has at least one such padded row: the published
@@ -60,16 +77,8 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
         """The same batch on another device; features and tokens change to another dtype there."""
-        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self.tensors().items()}
-        return replace(self, **moved | {name: moved[name].to(dtype) for name in ("video", "text")})
-
-    def tensors(self) -> dict[str, Any]:
-        """Those of the fields that are tensors, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-
-    def pin_memory(self) -> Batch:
-        """The same batch where a GPU can fetch it by itself."""
-        return replace(self, **{name: x.pin_memory() for name, x in self.tensors().items()})
+        moved = super().to(device, non_blocking)
+        return replace(moved, video=moved.video.to(dtype), text=moved.text.to(dtype))
 
 
 def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:

@@ -134,13 +134,11 @@ def write_features(
     beyond float16, are given twice, or that `clips` itself raised.
     """
     digests, findings = [], Findings(str(path), FeatureError)
-
-    def check(clip_uid: str, values: np.ndarray | Tensor, width: int | None) -> np.ndarray:
-        return checked_array(values, check_id(clip_uid, str(path)), width, dtype)
-
     with atomic_path(path) as temporary, StoreFile(temporary, "w") as root:
         group = root.create_group("clips", track_order=True)
-        for clip_uid, array in accepted(clips, check, findings):
+        for clip_uid, array in accepted(
+            clips, lambda uid, values, width: checked_array(values, check_id(uid, str(path)), width, dtype), findings
+        ):
             dataset = group.create_dataset(clip_uid, data=array)
             if identities:
                 dataset.attrs["identity"] = np.bytes_(identities[clip_uid].encode())

@@ -25,11 +25,8 @@ def narration_records(
     """Records of the narrations that lie within the given clips, and counts of what was left out.
 
     A row counts for a clip of its video when it starts strictly after the clip's start and ends strictly before its
-    end; times become seconds of the clip.
-
-    Args:
-        available: clips that have features; the others are dropped and counted.
-        keep_tag, question_mark: as in `clean_narration`; how the published features were made is not known.
+    end; times become seconds of the clip. `available` clips have features; the others are dropped and counted.
+    `keep_tag` and `question_mark`: as in `clean_narration`; how the published features were made is not known.
     """
     counts: Counter[str] = Counter()
     by_video: dict[str, list[Clip]] = {}

@@ -21,20 +21,13 @@ OWN = (*NEEDED, *TIMES, "duration", "template")  # columns with a meaning; all o
 def read_table(
     path: str | Path, durations_sec: Mapping[str, float] | None = None
 ) -> tuple[list[Record], dict[str, dict[str, str]], dict[str, int]]:
-    """Records of a CSV table (``.tsv``: tabs) with the columns clip, query, start and end.
+    """Records of a CSV table (``.tsv``: tabs) with the columns clip, query, start and end; by query id the other
+    columns of the first row; counts of rows that have no query or moment.
 
     A clip may be named as its video file. Times are seconds or ``m:ss.s``; rows without both are queries without a
     moment. Rows with the same clip and query are the moments of one query; the n-th query of a clip is ``<clip>_n``.
-
-    Args:
-        durations_sec: of the clips, such as `FeatureStore.durations_sec`; a column ``duration`` comes before it.
-
-    Returns:
-        records, with moments as they are given (see `Record.oddity`); by query id the other columns of the first
-        row; counts of rows that have no query or moment.
-
-    Raises:
-        DataError: no such columns, clips without a duration or whose name is not an id, cells that are not times.
+    `durations_sec` are of the clips, as `FeatureStore.durations_sec`; a column ``duration`` comes before it. A
+    DataError names missing columns, clips without a duration or whose name is not an id, cells that are not times.
     """
     table, findings, counts = _read(Path(path)), Findings(str(path), DataError), Counter[str]()
     queries: dict[tuple[str, str], dict[str, Any]] = {}

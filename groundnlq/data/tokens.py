@@ -68,8 +68,7 @@ class TokenStore:
         is_matrix = self._matrix.dim() == 2 and self._matrix.dtype == torch.float32
         if not is_matrix or offsets[0] != 0 or offsets[-1] != len(self._matrix):
             raise FeatureError(f"{self.path}: damaged (tokens and offsets disagree) -- encode the text again")
-        empty = [query_id for query_id, (first, last) in self._spans.items() if last <= first]
-        if empty:
+        if empty := [query_id for query_id, (first, last) in self._spans.items() if last <= first]:
             raise FeatureError(f"{self.path}: no tokens in {sample_of(empty)} -- encode the text again")
         if not self._matrix.isfinite().all():
             bad = [i for i in self._spans if not self.read(i).isfinite().all()]

@@ -27,11 +27,7 @@ CPU = torch.device("cpu")
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a process of several needs
 PATIENCE_SEC = 3.0  # for what the others have to say when one has failed
 SETTLE_SEC = 0.2
-WARNINGS = (
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)  # a closed terminal; SLURM, submitit and others before a kill
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # closed terminal; SLURM and others before a kill
 
 
 @dataclass(frozen=True)

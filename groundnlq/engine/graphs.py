@@ -21,10 +21,7 @@ class StepGraphs:
     shape is computed as usual, which makes tables and gradients and chooses the kernels; so are all others after
     `MOST_GRAPHS` shapes. The function may change tensors that stay where they are (gradients) and draw random numbers
     (also for replays, `torch.manual_seed` decides), but read nothing back. Its result lasts until the next call.
-
-    Args:
-        act: forward, loss and backward pass.
-        capture: from a call, how to do it again and the tensor that its result is written to; a CUDA graph by default.
+    `capture` makes of a call how to do it again and the tensor with its result; a CUDA graph by default.
     """
 
     def __init__(self, act: Callable[[Any], Tensor], device: torch.device, capture: Capture | None = None):

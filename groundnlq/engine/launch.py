@@ -143,7 +143,9 @@ def _follow(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, repo
         try:
             while is_running:
                 # while torchrun starts its processes again, nobody holds the directory
-                is_running = torchrun.poll() is None if torchrun else folder.is_held() or _exists(launcher)
+                is_running = (
+                    torchrun.poll() is None if torchrun else folder.is_held() or Path(f"/proc/{launcher}").exists()
+                )
                 status, history = read_status(folder.path), read_history(folder.path)
                 if status.get("time", 0.0) > reported_at:
                     reporter.status(status)
@@ -166,10 +168,6 @@ def _follow(folder: RunDirectory, torchrun: subprocess.Popen[bytes] | None, repo
         raise Preempted(f"{folder.path}: stopped at step {status['step']}; the same command continues")
     reason = status.get("reason") or "its processes did not start"
     raise TrainingFailed(f"{folder.path}: {reason} -- what they printed is in {folder.log}")
-
-
-def _exists(process: int | None) -> bool:
-    return process is not None and Path(f"/proc/{process}").exists()
 
 
 def _ask_to_stop(process: int) -> bool:

@@ -13,17 +13,14 @@ from groundnlq.sample.world import Event, WorldConfig
 
 _INK, _WATER, _GREY, _GOLD, _PAINT = (50, 45, 60), (90, 170, 240), (165, 170, 180), (255, 215, 60), (225, 40, 160)
 _SKIN = (245, 198, 150)
+_ARM = ((_SKIN, (110, 70, 45)), ((70, 90, 120), (150, 140, 120)))  # lightest and darkest skin; two sleeves
 _DOORS = ("drawer", "fridge", "oven", "cabinet")  # containers with a door; the others have a lid
 _Point = tuple[float, float]
 
 
 class Scene:
-    """A frame that is drawn upon, 128 units wide and high, whatever its size in pixels.
-
-    Args:
-        shift: (x, y) units by which all is moved.
-        arm: shares of darkness of the skin and of the sleeve of the person who wears the camera.
-    """
+    """A frame that is drawn upon, 128 units wide and high, whatever its size in pixels. All is moved by `shift` units;
+    `arm` has shares of darkness of the skin and of the sleeve of the person who wears the camera."""
 
     def __init__(self, frame: Image.Image, config: WorldConfig, shift: _Point, arm: tuple[float, float]):
         self.frame, self.config, self.shift, self.unit = frame, config, shift, config.frame_size / 128
@@ -107,9 +104,6 @@ class Scene:
 
     def _pixels(self, *points: _Point) -> list[_Point]:
         return [((x + self.shift[0]) * self.unit, (y + self.shift[1]) * self.unit) for x, y in points]
-
-
-_ARM = ((_SKIN, (110, 70, 45)), ((70, 90, 120), (150, 140, 120)))  # lightest and darkest skin; two sleeves
 
 
 def _carry(scene: Scene, turn: float, thing: str, container: str, is_put: bool) -> None:

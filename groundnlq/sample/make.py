@@ -1,7 +1,4 @@
-"""Make a sample world and prepare it, along exactly the path of real data, importers included.
-
-It needs no licence and no download.
-"""
+"""Make a sample world and prepare it, along exactly the path of real data; no licence and no download is needed."""
 
 from __future__ import annotations
 
@@ -36,48 +33,40 @@ _HOURS_PER_PROCESS = 0.5  # of film; a helper process takes a second to start
 def make_sample(
     folder: str | Path, *, seed: int = 0, scale: str = "demo", progress: bool = True, **changes: Any
 ) -> dict[str, int]:
-    """Write the official files and films of a sample world under ``folder/official``.
+    """Write the official files and films of a sample world under ``folder/official``; returns counts of what it has.
 
-    A folder that already holds this very world is left as it is.
+    A folder that already holds this very world is left as it is; another world there is a DataError, an unknown scale
+    or field a ConfigError.
 
     Args:
         scale: ``tiny`` (seconds; for tests), ``demo``, or ``ego4d`` (its numbers and lengths of clips).
         changes: any field of `WorldConfig`, such as ``num_train_clips=40`` or ``clutter=0.9``.
-
-    Returns:
-        counts of clips, questions and narrated events.
-
-    Raises:
-        ConfigError: unknown scale or field.
-        DataError: the folder holds another world.
     """
     config, official = WorldConfig.of_scale(scale, seed=seed, **changes), Path(folder) / "official"
     with _alone(folder, made := official / "world.json"):  # written last: it says that all else is there
-        return _make(config, official, made, progress)
-
-
-def _make(config: WorldConfig, official: Path, made: Path, progress: bool) -> dict[str, int]:
-    if made.exists():
-        world = json.loads(made.read_text(encoding="utf-8"))
-        if world["config"] == config.model_dump():
-            return world["counts"]
-        raise DataError(f"{official.parent}: holds another sample world -- choose another folder or delete this one")
-    logs = {
-        split: [simulate_clip(config, split, index) for index in range(getattr(config, f"num_{split}_clips"))]
-        for split in ("train", "narrated", "val", "test")
-    }
-    questions = {split: [ask(config, log) for log in logs[split]] for split in ("train", "val", "test")}
-    meanings = write_official(official, config, logs, questions)
-    every = [log for split_logs in logs.values() for log in split_logs]
-    write_text(official / "events.jsonl", "".join(json.dumps(asdict(log)) + "\n" for log in every))
-    _film(official, config, every, progress)
-    counts = {f"{split} clips": len(split_logs) for split, split_logs in logs.items()}
-    counts |= {f"{split} questions": sum(map(len, of_split)) for split, of_split in questions.items()}
-    counts["events"] = sum(len(log.events) for log in every)
-    kinds = {"unseen_objects": config.unseen_objects, "unasked_objects": config.unasked_objects}
-    world = {"config": config.model_dump(), "counts": counts} | kinds
-    write_json(made, world | {"questions": meanings})
-    return counts
+        if made.exists():
+            world = read_world(folder)
+            if world["config"] == config.model_dump():
+                return world["counts"]
+            raise DataError(
+                f"{official.parent}: holds another sample world -- choose another folder or delete this one"
+            )
+        logs = {
+            split: [simulate_clip(config, split, index) for index in range(getattr(config, f"num_{split}_clips"))]
+            for split in ("train", "narrated", "val", "test")
+        }
+        questions = {split: [ask(config, log) for log in logs[split]] for split in ("train", "val", "test")}
+        meanings = write_official(official, config, logs, questions)
+        every = [log for split_logs in logs.values() for log in split_logs]
+        write_text(official / "events.jsonl", "".join(json.dumps(asdict(log)) + "\n" for log in every))
+        _film(official, config, every, progress)
+        counts = {f"{split} clips": len(split_logs) for split, split_logs in logs.items()}
+        counts |= {f"{split} questions": sum(map(len, of_split)) for split, of_split in questions.items()}
+        counts["events"] = sum(len(log.events) for log in every)
+        kinds = {"unseen_objects": config.unseen_objects, "unasked_objects": config.unasked_objects}
+        world = {"config": config.model_dump(), "counts": counts} | kinds
+        write_json(made, world | {"questions": meanings})
+        return counts
 
 
 def read_world(folder: str | Path) -> dict[str, Any]:
@@ -97,46 +86,38 @@ def read_events(folder: str | Path) -> Iterator[dict[str, Any]]:
 def prepare_sample(folder: str | Path, encoder: str = ENCODER, progress: bool = True) -> dict[str, Any]:
     """Prepare the official files for training, through the same readers and extraction as real data.
 
-    Files that are there already are kept. Returns what each step counted.
-
-    Args:
-        encoder: makes features of the films, as `video.encoders.load_encoder` takes it; by default the one that comes
-            with the package; "" makes none.
+    Files that are there already are kept. Returns what each step counted. The `encoder` makes features of the films, as
+    `video.encoders.load_encoder` takes it; by default the one that comes with the package; "" makes none.
     """
-    last = Path(folder) / ("features.h5" if encoder else "text.h5")
-    with _alone(folder, last):
-        return _prepare(Path(folder), encoder, progress)
+    folder, report = Path(folder), dict[str, Any]()
+    official = folder / "official"
+    with _alone(folder, folder / ("features.h5" if encoder else "text.h5")):
+        for split, name in (("train", "nlq_train"), ("val", "nlq_val"), ("test", "nlq_test_unannotated")):
+            output = folder / f"nlq_{split}.jsonl"
+            if not output.exists():
+                file = read_nlq(official / f"{name}.json")
+                write_records(output, file.records)
+                report[name] = file.dirt
+        for name, tasks in NARRATED.items():
+            if not (folder / f"{name}.jsonl").exists():
+                clips = read_clips([official / f"{task}.json" for task in tasks])
+                records, report[name] = narration_records(official / "egoclip.csv", clips)
+                write_records(folder / f"{name}.jsonl", records)
+        if not (folder / "text.h5").exists():
+            names = ("nlq_train", "nlq_val", "nlq_test", *NARRATED)
+            paths = [folder / f"{name}.jsonl" for name in names]
+            report["text"] = encode_records(paths, "sample", folder / "text.h5", progress=progress)
+        if encoder and not (folder / "features.h5").exists():
+            from groundnlq.video.extract import extract_features
+
+            films, output = [official / "clips"], folder / "features.h5"
+            report["features"] = extract_features(films, [encoder], output, batch_size=64, progress=progress)
+        return report
 
 
 def _alone(folder: str | Path, last: Path) -> Any:
     """A lock against another program that makes the same world; none if `last` is there: nothing will be written."""
     return nullcontext() if last.exists() else acquire_lock(Path(folder) / ".lock")
-
-
-def _prepare(folder: Path, encoder: str, progress: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {}
-    official = folder / "official"
-    for split, name in (("train", "nlq_train"), ("val", "nlq_val"), ("test", "nlq_test_unannotated")):
-        output = folder / f"nlq_{split}.jsonl"
-        if not output.exists():
-            file = read_nlq(official / f"{name}.json")
-            write_records(output, file.records)
-            report[name] = file.dirt
-    for name, tasks in NARRATED.items():
-        if not (folder / f"{name}.jsonl").exists():
-            clips = read_clips([official / f"{task}.json" for task in tasks])
-            records, report[name] = narration_records(official / "egoclip.csv", clips)
-            write_records(folder / f"{name}.jsonl", records)
-    if not (folder / "text.h5").exists():
-        names = ("nlq_train", "nlq_val", "nlq_test", *NARRATED)
-        paths = [folder / f"{name}.jsonl" for name in names]
-        report["text"] = encode_records(paths, "sample", folder / "text.h5", progress=progress)
-    if encoder and not (folder / "features.h5").exists():
-        from groundnlq.video.extract import extract_features
-
-        films, output = [official / "clips"], folder / "features.h5"
-        report["features"] = extract_features(films, [encoder], output, batch_size=64, progress=progress)
-    return report
 
 
 def _film(official: Path, config: WorldConfig, logs: list[ClipLog], progress: bool) -> None:

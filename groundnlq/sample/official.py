@@ -13,30 +13,28 @@ from groundnlq.sample.queries import Question, narrate
 from groundnlq.sample.vocabulary import NOUN_CLASSES, VERB_CLASSES
 from groundnlq.sample.world import ClipLog, Event, WorldConfig
 
-EGOCLIP_HEADER = (
+_HEADER = (
     "clip_idx", "video_uid", "video_dur", "narration_source", "narration_ind", "narration_time",
     "clip_start", "clip_end", "clip_text", "tag_verb", "tag_noun",
 )  # fmt: skip
 
+_ABOUT = {"date": "260101", "description": "GroundNLQ sample world"}
 Asked = list[tuple[ClipLog, list[Question]]]
 
 
 def write_official(
     folder: Path, config: WorldConfig, logs: Mapping[str, list[ClipLog]], questions: Mapping[str, list[list[Question]]]
 ) -> dict[str, dict[str, Any]]:
-    """Write all official files of a world.
-
-    Returns:
-        what each question is about, by split and query id: for oracles and for recall on unseen objects.
-    """
+    """Write all official files of a world; returns what each question is about, by split and query id."""
     asked = {split: list(zip(logs[split], lists, strict=True)) for split, lists in questions.items()}
     _write_nlq(folder / "nlq_train.json", config, asked["train"], "train")
     _write_nlq(folder / "nlq_val.json", config, asked["val"], "val")
     withheld = folder / "nlq_test_answers.json"
     _write_nlq(folder / "nlq_test_unannotated.json", config, asked["test"], "test", withheld)
     half = len(logs["narrated"]) // 2
-    _write_clips(folder / "moments_train.json", logs["train"][::2] + logs["narrated"][:half])
-    _write_clips(folder / "vq_train.json", logs["narrated"][half:] + logs["train"][:1])
+    moments, visual = logs["train"][::2] + logs["narrated"][:half], logs["narrated"][half:] + logs["train"][:1]
+    for name, of_task in (("moments_train", moments), ("vq_train", visual)):  # only their clips' times are read
+        _write_tree(folder / f"{name}.json", of_task, [_clip(log, None) for log in of_task], version="2.0")
     _write_egoclip(folder / "egoclip.csv", config, logs["train"] + logs["narrated"] + logs["val"])
     write_json(folder / "egoclip_classes.json", {"verbs": VERB_CLASSES, "nouns": NOUN_CLASSES}, indent=1)
     return {split: _meanings(pairs, config) for split, pairs in asked.items()}
@@ -45,29 +43,19 @@ def write_official(
 def _write_nlq(path: Path, config: WorldConfig, asked: Asked, split: str, answers: Path | None = None) -> None:
     """An NLQ file; with `answers` the file has queries only and the answers go to a file of their own."""
     random = config.stream("dirt", split)
-    clips = {log.clip_uid: _clip(log, _queries(random, log, questions, split)) for log, questions in asked}
-    version = "2.0" if answers is None else "1"
-    if answers is not None:
-        write_json(answers, _tree(asked, clips, "2.0"), indent=1)
-        clips = {uid: _without_answers(clip) for uid, clip in clips.items()}
-        empty = next(iter(clips.values()))
-        empty["annotations"].append({"annotation_uid": f"empty-{split}", "language_queries": []})
-    write_json(path, _tree(asked, clips, version), indent=1)
-
-
-def _write_clips(path: Path, logs: Sequence[ClipLog]) -> None:
-    """A train file of another task (moments, visual queries): of it only the clips' times are read."""
-    videos: dict[str, list] = {}
-    for log in logs:
-        videos.setdefault(log.video_uid, []).append(_clip(log, None))
-    tree = {"version": "2.0", "videos": [_video(uid, clips) for uid, clips in videos.items()]}
-    write_json(path, tree, indent=1)
+    logs = [log for log, _ in asked]
+    clips = [_clip(log, _queries(random, log, questions, split)) for log, questions in asked]
+    _write_tree(answers or path, logs, clips, version="2.0", **_ABOUT)
+    if answers:
+        clips = [_without_answers(clip) for clip in clips]
+        clips[0]["annotations"].append({"annotation_uid": f"empty-{split}", "language_queries": []})
+        _write_tree(path, logs, clips, version="1", **_ABOUT)
 
 
 def _write_egoclip(path: Path, config: WorldConfig, logs: Sequence[ClipLog]) -> None:
     """Narrations of all clips as one tab-separated table, a few lines malformed as in the real one."""
     random = config.stream("dirt", "egoclip")
-    lines = ["\t".join(EGOCLIP_HEADER)]
+    lines = ["\t".join(_HEADER)]
     for log in logs:
         for row in _narrations(config, log):
             fields = [str(len(lines) - 1), *row]
@@ -93,16 +81,12 @@ def _meanings(asked: Asked, config: WorldConfig) -> dict[str, dict[str, Any]]:
     return meanings
 
 
-def _tree(asked: Asked, clips: dict[str, dict], version: str) -> dict[str, Any]:
+def _write_tree(path: Path, logs: Sequence[ClipLog], clips: Sequence[dict], **head: str) -> None:
     videos: dict[str, list] = {}
-    for log, _ in asked:
-        videos.setdefault(log.video_uid, []).append(clips[log.clip_uid])
-    head = {"version": version, "date": "260101", "description": "GroundNLQ sample world"}
-    return head | {"videos": [_video(uid, entries) for uid, entries in videos.items()]}
-
-
-def _video(uid: str, clips: list[dict]) -> dict[str, Any]:
-    return {"video_uid": uid, "clips": clips}
+    for log, clip in zip(logs, clips, strict=True):
+        videos.setdefault(log.video_uid, []).append(clip)
+    listed = [{"video_uid": uid, "clips": of_video} for uid, of_video in videos.items()]
+    write_json(path, head | {"videos": listed}, indent=1)
 
 
 def _clip(log: ClipLog, queries: list[dict] | None) -> dict[str, Any]:
@@ -187,12 +171,10 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
                 time = log.video_start_sec + random.normal(middle, spread)
                 half = random.uniform(0.4, 1.2)
                 times = [f"{t:.4f}" for t in (time, time - half, time + half)]
-                source = f"narration_pass_{narrator}"
-                video_length = f"{2.4 * config.clip_length_sec:.3f}"
                 noun = event.object or event.container or event.person or ""
                 classes = [f"[{VERB_CLASSES.index(event.verb)}]", f"[{NOUN_CLASSES.index(noun)}]"]
                 text = _sentence(random, log.events, index) if narrator == 2 else narrate(event)
-                about = [log.video_uid, video_length, source, str(index)]
+                about = [log.video_uid, f"{2.4 * config.clip_length_sec:.3f}", f"narration_pass_{narrator}", str(index)]
                 rows.append([*about, *times, text, *classes])
     return rows
 

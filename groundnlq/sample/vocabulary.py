@@ -9,31 +9,17 @@ PLACES = (
 
 # category -> objects; a question such as "What tool did I wash?" names the category
 OBJECTS = {
-    "tool": (
-        "hammer", "screwdriver", "wrench", "saw", "axe", "magnet", "ladder", "bolt", "toolbox", "clamp", "hook",
-    ),
-    "food": (
-        "apple", "onion", "carrot", "bread", "cheese", "tomato", "banana", "egg", "mushroom", "melon", "pizza",
-    ),
+    "tool": ("hammer", "screwdriver", "wrench", "saw", "axe", "magnet", "ladder", "bolt", "toolbox", "clamp", "hook"),
+    "food": ("apple", "onion", "carrot", "bread", "cheese", "tomato", "banana", "egg", "mushroom", "melon", "pizza"),
     "dish": ("plate", "cup", "bowl", "pan", "spoon", "knife", "teapot", "bottle", "jar", "glass", "pot"),
-    "clothing": (
-        "shirt", "sock", "jacket", "glove", "hat", "scarf", "shoe", "dress", "boot", "cap", "sandal",
-    ),
-    "stationery": (
-        "book", "notebook", "ruler", "envelope", "folder", "pencil", "newspaper", "calendar", "map", "scissors",
-        "paperclip",
-    ),
-    "cleaning thing": (
-        "sponge", "broom", "bucket", "soap", "plunger", "toothbrush", "tissue", "detergent", "comb", "razor",
-        "duster",
-    ),
-    "device": (
-        "phone", "laptop", "camera", "lamp", "radio", "clock", "keyboard", "printer", "headset", "television",
-        "flashlight",
-    ),
-    "toy": (
-        "ball", "doll", "puzzle", "kite", "robot", "balloon", "drum", "racket", "skateboard", "guitar", "trumpet",
-    ),
+    "clothing": ("shirt", "sock", "jacket", "glove", "hat", "scarf", "shoe", "dress", "boot", "cap", "sandal"),
+    "stationery": ("book", "notebook", "ruler", "envelope", "folder", "pencil", "newspaper", "calendar", "map",
+        "scissors", "paperclip"),
+    "cleaning thing": ("sponge", "broom", "bucket", "soap", "plunger", "toothbrush", "tissue", "detergent", "comb",
+        "razor", "duster"),
+    "device": ("phone", "laptop", "camera", "lamp", "radio", "clock", "keyboard", "printer", "headset", "television",
+        "flashlight"),
+    "toy": ("ball", "doll", "puzzle", "kite", "robot", "balloon", "drum", "racket", "skateboard", "guitar", "trumpet"),
 }  # fmt: skip
 CATEGORY_OF = {name: category for category, names in OBJECTS.items() for name in names}
 ALL_OBJECTS = tuple(CATEGORY_OF)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from groundnlq.errors import ConfigError, Findings, closest
 from groundnlq.sample.vocabulary import (
     ALL_OBJECTS,
+    CATEGORY_OF,
     CONTAINER_VERBS,
     CONTAINERS,
     NEEDS_CONTAINER,
@@ -55,6 +56,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     num_test_clips: _Count = 20
     clip_length_sec: Annotated[float, Field(ge=30)] = 110.0
     queries_per_clip: _Count = 9
+    context: _Share = 0.4  # questions that say what came right before or after, beside those that ask just this
     # fewer objects or verbs: more look-alike events
     objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) // 2)] = 6
     verbs_per_clip: Annotated[int, Field(ge=2, le=len(OBJECT_VERBS))] = 4
@@ -74,11 +76,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @classmethod
     def of_scale(cls, scale: str = "demo", **changes: Any) -> WorldConfig:
-        """The settings of a named scale with some changed.
-
-        Raises:
-            ConfigError: unknown scale or settings, impossible values; all in one message.
-        """
+        """The settings of a named scale with some changed; a ConfigError has all that are unknown or impossible."""
         if scale not in SCALES:
             raise ConfigError(f"unknown scale {scale!r} -- one of {', '.join(SCALES)}")
         findings = Findings("sample world", ConfigError)
@@ -109,9 +107,9 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self._spread("unasked", self.num_unasked_objects, [name for name in ALL_OBJECTS if name not in unseen])
 
     def _spread(self, stream: str, count: int, names: Sequence[str]) -> tuple[str, ...]:
-        random, categories = self.stream(stream), list(OBJECTS)
-        orders = {category: _draw(random, OBJECTS[category], len(OBJECTS[category])) for category in categories}
-        ranked = [name for of_rank in zip(*orders.values(), strict=True) for name in of_rank if name in names]
+        random = self.stream(stream)
+        orders = [_draw(random, of_category, len(of_category)) for of_category in OBJECTS.values()]
+        ranked = [name for of_rank in zip(*orders, strict=True) for name in of_rank if name in names]
         return tuple(ranked[:count])
 
     def kind_of(self, names: Iterable[str | None]) -> str | None:
@@ -133,6 +131,10 @@ class Event:
     object: str | None = None
     container: str | None = None
     person: str | None = None
+
+    @property
+    def category(self) -> str | None:
+        return CATEGORY_OF[self.object] if self.object else None
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,7 @@ def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
     )
 
 
-@dataclass(frozen=True)
-class _Cast:
+class _Cast(NamedTuple):
     objects: list[str]
     verbs: list[str]
     containers: list[str]
@@ -196,13 +197,19 @@ def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, fl
 
 def _act(random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: tuple, duration: float) -> list[Event]:
     events: list[Event] = []
-    time = float(random.exponential(config.pause_sec))
+    done, time = set(), float(random.exponential(config.pause_sec))
     while True:
         length = float(np.clip(config.event_length_sec * random.lognormal(0, 0.6), 0.8, 20.0))
         if time + length > duration - 0.5:
             return events
         place = next(name for start, end, name in stays if start <= time < end)
-        events.append(_event(random, cast, place, round(time, 3), round(time + length, 3)))
+        event = _event(random, cast, place, round(time, 3), round(time + length, 3))
+        for _ in range(8):  # one does many things with a thing, but seldom the same thing twice
+            if event.verb == "put" or (event.verb, event.object, event.container) not in done:
+                break
+            event = _event(random, cast, place, event.start_sec, event.end_sec)
+        done.add((event.verb, event.object, event.container))
+        events.append(event)
         time += length + 0.3 + float(random.exponential(config.pause_sec))
 
 

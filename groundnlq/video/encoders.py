@@ -101,8 +101,7 @@ def load_encoder(
     ``egovlp=FILE``; ``videomae=FILE``, once for verbs and once for nouns; ``videomae:before-norm=FILE``, the mean of
     the tokens without the norm that follows it; ``efficientnet-lite0``, from the extra `video`; else the folder or hub
     name of an image or video model of `transformers`; a run folder of stage one; or ``sample``, the ready-made one
-    of the sample world. Without `download` the hub is not
-    asked.
+    of the sample world. Without `download` the hub is not asked.
 
     A FeatureError says which files are missing and where their authors publish them, or why one is refused.
     """

@@ -29,11 +29,10 @@ from groundnlq.engine.openmp import short_waits_when_busy
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
 from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
-from groundnlq.video.frames import Video, content_identity
+from groundnlq.video.frames import SHORTFALL_SEC, Video, content_identity
 
 BATCH_SIZE = 8
 _PIECE_SEC = 60.0  # of work, which a killed process may lose
-_SHORTFALL_SEC = 1.0  # by which a video may end before its clip without a warning
 _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much longer video
 _Part = tuple[Path, float, float | None]  # of a video: from a second to another one, or to its end
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
@@ -211,7 +210,7 @@ def _frame_numbers(video: Video, encoders: Sequence[VideoEncoder], part: _Part) 
     end_sec, remarks = end_sec or video.duration_sec, list(video.remarks)
     if start_sec >= video.duration_sec:
         raise DataError(f"{video.path}: ends at {video.duration_sec:.1f} s, before {start_sec:.1f} s")
-    if end_sec > video.duration_sec + _SHORTFALL_SEC:
+    if end_sec > video.duration_sec + SHORTFALL_SEC:
         remarks.append(f"its frames end at {video.duration_sec:.1f} s, the clip at {end_sec:.1f} s")
         end_sec = video.duration_sec
     if remarks:

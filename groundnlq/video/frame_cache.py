@@ -21,22 +21,18 @@ from groundnlq.engine.distributed import World
 from groundnlq.engine.reporter import Reporter
 from groundnlq.errors import DataError
 from groundnlq.files import atomic_path
-from groundnlq.video.frames import Video, content_identity
+from groundnlq.video.frames import SHORTFALL_SEC, Video, content_identity
 
 _MAPPED = 256  # files, of the thousand that a process may have open
 _ROUND = 4  # videos of each thread, after which the processes tell each other how they are doing
 _PARSING = threading.Lock()  # of a file's header: in Python 3.11, `ast.literal_eval` fails where two threads are in it
-_SHORTFALL_SEC = 1.0  # by which a video may end before the last frame that is wanted
 
 
 class FrameCache:
     """Wanted frames of videos, by clip: numbers at 30 fps, ascending. A file of the folder has those of one clip as
-    (N, H, W, 3) uint8; its name tells the video's content, the short side and the numbers.
-
-    Args:
-        wanted: clip -> file, and (N,) numbers of its frames.
-        max_bytes: of all files in the folder. Those of other runs make room, the longest unused ones first. Clips that
-            have none are decoded at every use.
+    (N, H, W, 3) uint8; its name tells the video's content, the short side and the numbers. `max_bytes` is of all files
+    in the folder: those of other runs make room, the longest unused ones first; clips that have none are decoded at
+    every use.
     """
 
     def __init__(self, folder: Path, wanted: Mapping[str, tuple[Path, np.ndarray]], short_side: int, max_bytes: float):
@@ -120,7 +116,7 @@ class FrameCache:
         path, numbers = self.wanted[uid]
         video, last_sec = Video.open(path), numbers[-1] / FPS
         array: Any = None
-        if video.duration_sec < last_sec - _SHORTFALL_SEC:
+        if video.duration_sec < last_sec - SHORTFALL_SEC:
             raise DataError(f"{path}: ends at {video.duration_sec:.1f} s, its narrations at {last_sec:.1f} s")
         with atomic_path(self.paths[uid]) as temporary:
             for place, (_, pictures) in enumerate(video.frames(numbers.tolist(), {self.short_side}, [])):

@@ -17,6 +17,7 @@ import numpy as np
 from groundnlq.data.grid import FPS
 from groundnlq.errors import DataError, KitError
 
+SHORTFALL_SEC = 1.0  # by which a video may end before the last frame that is wanted
 _TOLERANCE_SEC = 0.0011  # Matroska rounds the times of the first frame and of every other to milliseconds
 _BACK_SEC = (0.0, 10.0, 100.0, math.inf)  # how far before a time decoding begins, until the frame there comes out
 _MAX_ASPECT = 16  # a longer side is squeezed: one frame of 1 x 10,000 pixels could fill the memory

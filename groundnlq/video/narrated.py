@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch.nn.functional import interpolate
 from torch.nn.utils.rnn import pad_sequence
 
 from groundnlq.config import AlignConfig, RunConfig
+from groundnlq.data.dataset import TensorBatch
 from groundnlq.data.grid import FPS
 from groundnlq.data.records import Record
 from groundnlq.video.frame_cache import FrameCache
@@ -23,7 +23,7 @@ _ASPECT = 4 / 3  # to which a random crop squeezes or stretches at most
 
 
 @dataclass(frozen=True)
-class NarratedBatch:
+class NarratedBatch(TensorBatch):
     """B narrations, each with the frames that were drawn for it."""
 
     frames: Tensor  # (B, num_frames, size, size, 3) uint8
@@ -31,15 +31,6 @@ class NarratedBatch:
     text_mask: Tensor  # (B, L) bool
     tags: Tensor  # (B, 1 + verbs + nouns) float32: number of the narration, then 1 where it has a class
     query_ids: tuple[str, ...]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> NarratedBatch:
-        return replace(self, **{name: x.to(device, non_blocking=non_blocking) for name, x in self._tensors().items()})
-
-    def pin_memory(self) -> NarratedBatch:
-        return replace(self, **{name: x.pin_memory() for name, x in self._tensors().items()})
-
-    def _tensors(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 class NarratedFrames:

@@ -16,12 +16,9 @@ MAX_FRAMES = 16  # of the published table of times
 
 
 class Towers(nn.Module):
-    """Features of narrated frames and of their texts, each (B, width) and not normalised.
-
-    Args:
-        text_model: of `transformers`, trained too (CLS → ReLU → linear, as EgoVLP); or the width of frozen tokens,
-            whose mean passes one linear map.
-    """
+    """Features of narrated frames and of their texts, each (B, width) and not normalised. The text model is one of
+    `transformers`, trained too (CLS → ReLU → linear, as EgoVLP), or the width of frozen tokens, whose mean passes one
+    linear map."""
 
     def __init__(self, config: AlignConfig, text_model: Any):
         super().__init__()

@@ -37,7 +37,7 @@ def verb_figure(config: WorldConfig, num_frames: int = 8) -> Figure:
 
 
 def setting_figure(config: WorldConfig, names: Sequence[str] = tuple(SETTINGS)) -> Figure:
-    """The same clip under an easy and a hard value of each setting, all other settings at their easy values.
+    """The same clip under an easy (left) and a hard value of each setting, all others at their easy values.
 
     Frames are 1.2 s apart; those of `motion_speed` are consecutive.
     """
@@ -50,7 +50,7 @@ def setting_figure(config: WorldConfig, names: Sequence[str] = tuple(SETTINGS)) 
             stride = 1 if name == "motion_speed" else every
             frames = film_frames(changed, clip_of(events))
             rows[f"{name}={value:g}"] = list(islice(frames, every // 2, every // 2 + 8 * stride, stride))
-    return _strips(rows)
+    return _strips(rows, columns=2)
 
 
 def kind_figure(config: WorldConfig, at_most: int = 12) -> Figure:
@@ -77,13 +77,17 @@ def clip_of(events: Sequence[Event]) -> ClipLog:
     return ClipLog("shown", "shown", "val", 0.0, end, ((0.0, end, place),), {place: _THINGS[:6]}, tuple(events))
 
 
-def _strips(rows: dict[str, list[np.ndarray]]) -> Figure:
+def _strips(rows: dict[str, list[np.ndarray]], columns: int = 1) -> Figure:
     """Rows of frames side by side, each with its name."""
-    count = max(len(frames) for frames in rows.values())
-    figure = new_figure(1.25 * count + 1, 1.25 * len(rows))
-    for axis, (name, frames) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
+    count, side = max(len(frames) for frames in rows.values()), 1.25 if columns == 1 else 0.75
+    figure = new_figure(columns * side * count + (columns == 1), (side + 0.3 * (columns > 1)) * len(rows) / columns)
+    axes = figure.subplots(-(-len(rows) // columns), columns, squeeze=False)
+    for axis, (name, frames) in zip(axes.flat, rows.items(), strict=False):
         axis.imshow(np.hstack([np.pad(frame, ((2, 2), (2, 2), (0, 0)), constant_values=255) for frame in frames]))
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        if columns == 1:
+            axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        else:
+            axis.set_title(name, fontsize=10, loc="left")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     return figure

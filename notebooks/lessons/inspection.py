@@ -22,6 +22,7 @@ from groundnlq.data.schema import read_json
 from groundnlq.errors import DataError
 from groundnlq.sample.make import read_events
 from groundnlq.sample.vocabulary import VERBS, plural
+from groundnlq.view.film import film_strip
 from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, new_figure, plain
 from notebooks.lessons.parts import mark_moments
 
@@ -176,10 +177,12 @@ def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | 
     return events[record.query_idx]["start_sec"], events[record.query_idx]["end_sec"]
 
 
-def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
-    """Event log of a clip of the sample world: places, events, and the moments of its queries."""
-    figure = new_figure(12, 4.4)
-    axis = figure.subplots()
+def event_log(log: Mapping[str, Any], records: Sequence[Record] = (), film: Path | None = None) -> Figure:
+    """Event log of a clip of the sample world below its film: places, events, and the moments of its queries."""
+    figure = new_figure(12, 4.4 + 1.1 * bool(film))
+    above, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, 4)) if film else (None, figure.subplots())
+    if film:
+        draw_film(above, film, log["duration_sec"])
     draw_events(axis, log, first_row=1, color=SKY)
     for index, (start, end, place) in enumerate(log["stays"]):
         axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
@@ -190,6 +193,15 @@ def event_log(log: Mapping[str, Any], records: Sequence[Record] = ()) -> Figure:
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlabel="time in the clip [s]", xlim=(0, log["duration_sec"]), ylim=(len(rows) - 0.5, -0.5))
     return figure
+
+
+def draw_film(axis: Axes, path: Path, end_sec: float, num_frames: int = 13) -> None:
+    """A film from 0 to `end_sec` as frames in a row, each where it belongs on the time axis."""
+    half = end_sec / num_frames / 2
+    pictures = film_strip(path, half, end_sec - half, num_frames)[1]
+    extent = (0, end_sec * len(pictures) / num_frames, 1, 0)
+    axis.imshow(np.concatenate(list(pictures), axis=1), aspect="auto", extent=extent)
+    axis.set(yticks=[], ylabel="film")
 
 
 def draw_events(axis: Axes, log: Mapping[str, Any], query: str = "", first_row: int = 0, color: str = "0.87") -> None:

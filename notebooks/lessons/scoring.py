@@ -35,6 +35,26 @@ def published_and_measured(evaluations: Mapping[str, Evaluation], ours: str) -> 
     return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
+def tiou_figure(moment: Sequence[float], predictions: Sequence[Sequence[float]]) -> Figure:
+    """A moment (black) and several predicted segments, seconds, with the tIoU of each."""
+    figure = new_figure(8, 0.9 + 0.32 * len(predictions))
+    axis = figure.subplots()
+    mark_moments(axis, [moment], alpha=0.35)
+    axis.barh(0, moment[1] - moment[0], left=moment[0], height=0.6, color=BLACK)
+    for row, (segment, overlap) in enumerate(
+        zip(predictions, best_tiou(np.array(predictions), [moment]), strict=True), 1
+    ):
+        color = overlap_color(float(overlap))
+        axis.barh(row, segment[1] - segment[0], left=segment[0], height=0.6, color=color, edgecolor=BLACK)
+        axis.text(1.02, row, f"{overlap:.2f}", transform=axis.get_yaxis_transform(), va="center")
+    axis.text(1.02, 0, "tIoU", transform=axis.get_yaxis_transform(), va="center")
+    names = ["moment", *(f"prediction {row}" for row in range(1, len(predictions) + 1))]
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="time in the clip [s]", ylim=(len(predictions) + 0.5, -0.5))
+    axis.margins(x=0.05)
+    return figure
+
+
 def instructive_query(evaluation: Evaluation, k: int = TOP_K) -> str:
     """Id of a query whose first prediction is a hit at the lower threshold only, and of which a later one is a
     hit at the higher threshold; if there is none, of a query with one of the two properties."""

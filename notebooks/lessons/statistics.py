@@ -78,10 +78,8 @@ def template_bars(records: Sequence[Record], reference: Mapping[str, float] | No
     counts = Counter(record.template or "(none)" for record in records).most_common()
     figure = new_figure(9, 0.7 + 0.28 * len(counts))
     axis = figure.subplots()
-    axis.barh([plain(name, 70) for name, _ in counts], [n for _, n in counts], color=BLUE)
+    axis.barh([f"{plain(name, 70)}  ({n})" for name, n in counts], [n for _, n in counts], color=BLUE)
     expected = [(reference or {}).get(name, np.nan) * len(records) / 100 for name, _ in counts]
-    for row, (_, n) in enumerate(counts):
-        axis.text(np.nanmax([n, expected[row]]), row, f"  {n}", va="center", fontsize=8)
     if reference is not None:
         axis.plot(expected, range(len(counts)), "D", markersize=6, markerfacecolor="white",
                   markeredgecolor=BLACK, label="with the share in Ego4D")  # fmt: skip
