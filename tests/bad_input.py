@@ -89,7 +89,7 @@ FOREIGN = [  # words of libraries and lists that grow
     (re.compile(r"seen from (?!…)[^ ]*"), "seen from …"),
     (re.compile(r"(in use by process) \d+"), r"\1 …"),
     (re.compile(r"step-\d+\.pt: \d+ bytes instead of \d+"), "step-….pt: … bytes instead of …"),
-    (re.compile(r"(there are 01_data_inspection|presets?:? \(?align), [^)]*"), r"\1, …"),
+    (re.compile(r"(there are 00_ask|presets?:? \(?align), [^)]*"), r"\1, …"),
     (re.compile(r"\[{20,}"), "[[[…"),
     (re.compile(r"\(\w{8}, now \w{8}\)"), "(…, now …)"),
 ]

@@ -282,7 +282,7 @@ TABLE: dict[str, list[tuple]] = {
         ("mistyped parameter", nothing, "notebooks 01 --run out -p make_world maybe", 2, "make_world='maybe' is of type str, expected bool"),
         ("wrong order, or no run folder", nothing, "notebooks 04 --run out", 2, "04_finetuning: cell", "out/pretrain/last.pt is missing", "run 03_pretraining first"),
         ("no data", nothing, "notebooks 03 --run out -p data_folder nowhere", 2, "03_pretraining: cell", "nowhere/narrations.jsonl: No such file"),
-        ("unknown notebook", nothing, "notebooks 99 --run out", 2, "no notebook '99'", "01_data_inspection"),
+        ("unknown notebook", nothing, "notebooks 99 --run out", 2, "no notebook '99'", "00_ask"),
     ],
     "predictions": [
         ("not JSON", text("p.json", "hello"), EVALUATE, 2, "p.json: not valid JSON"),

@@ -1,4 +1,4 @@
-"""Notebooks 5 and 7 in a real JupyterLab in a real browser, driven like a person would, on the walk's tiny run."""
+"""Notebooks 0, 6 and 8 in a real JupyterLab in a real browser, driven like a person would, on the walk's tiny run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from groundnlq.notebook import HOME_VARIABLE, notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPLORER, OWN_VIDEO = "06_error_analysis.ipynb", "08_own_video.ipynb"
+FRONT_DOOR, EXPLORER, OWN_VIDEO = "00_ask.ipynb", "06_error_analysis.ipynb", "08_own_video.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE_MS = 240_000  # of a loaded machine; the test itself is over in a fraction of it
 SETTINGS = {
@@ -57,7 +57,8 @@ def lab(walk, tmp_path) -> Iterator[tuple[Callable[[str], str], Path]]:
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(values))
     values = {"run_dir": str(run), "data_folder": str(data), "num_videos": 2, "epochs": 2}
-    for name in (EXPLORER, OWN_VIDEO):
+    values |= {"world_folder": str(data.with_name("ask"))}
+    for name in (FRONT_DOOR, EXPLORER, OWN_VIDEO):
         copy_with_parameters(name, root, values)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -244,6 +245,30 @@ def test_a_person_asks_a_video_in_jupyterlab_and_the_player_goes_to_the_answer(l
     desk.until(lambda: "2 answers in" in desk.numbers, "two answers in the table")
     desk.save()
     desk.until(lambda: saved_pictures(root / OWN_VIDEO), "a static picture in the saved file")
+    page.close()
+
+
+def test_a_person_asks_at_the_front_door_and_the_answer_plays(lab, browser):
+    address, _ = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    desk = Desk(page)
+    page.goto(address(FRONT_DOOR))
+    desk.run_all()
+    answers = page.frame_locator("iframe[title=answers]")
+    name = desk.choose("video", 2)
+    answers.locator("h1", has_text=name).wait_for()
+    ask = desk.control(".widget-text", "question").locator("input")
+    ask.fill("Where did I put the cup?")
+    ask.press("Enter")
+    answers.locator("h2", has_text="Where did I put the cup?").wait_for()
+    assert answers.locator("button").count() == 5
+    button = answers.locator("button").first
+    start_sec, end_sec = (float(button.get_attribute(f"data-{end}")) for end in ("start", "end"))
+    button.click()
+    desk.rest()
+    player = answers.locator("video")
+    assert player.evaluate("v => v.readyState") >= 2
+    assert start_sec - 0.1 <= player.evaluate("v => v.currentTime") <= end_sec + 5
     page.close()
 
 
