@@ -320,8 +320,8 @@ def test_the_sample_goes_the_way_of_real_data(tiny_world, tmp_path, capsys):
     """Each step by its own command gives the files that `groundnlq sample` prepares."""
     official = tiny_world / "official"
     features, narrations, text = (tmp_path / name for name in ("f.h5", "narrations.jsonl", "t.h5"))
-    sources = [str(official / "features" / name) for name in ("action", "scene")]
-    assert main(["features", "import", *sources, "--stride", "16", "--output", str(features)]) == 0
+    films = [str(official / "clips"), "--encoder", "sample", "--batch", "32"]
+    assert main(["features", "extract", *films, "--output", str(features)]) == 0
     assert FeatureStore(features).sha256 == FeatureStore(tiny_world / "features.h5").sha256
     clips = [str(official / f"{task}_train.json") for task in ("nlq", "moments", "vq")]
     command = ["prepare", "narrations", str(official / "egoclip.csv"), "--clips", *clips]

@@ -33,7 +33,7 @@ from groundnlq.sample.vocabulary import (
 SCALES: dict[str, dict[str, float]] = {
     "tiny": {
         "num_train_clips": 8, "num_narrated_clips": 4, "num_val_clips": 6, "num_test_clips": 2,
-        "clip_length_sec": 60.0, "frame_size": 96,
+        "clip_length_sec": 45.0, "frame_size": 64,
     },
     "demo": {},
     "ego4d": {
@@ -64,7 +64,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 10  # in val and test only
     event_length_sec: Annotated[float, Field(ge=0.5, le=20)] = 3.4  # median
     pause_sec: _NotNegative = 0.6  # median between events
-    frame_size: Annotated[int, Field(ge=96, le=160, multiple_of=16)] = 128  # pixels a side of the films
+    frame_size: Annotated[int, Field(ge=64, le=160, multiple_of=16)] = 128  # pixels a side of the films
     look_alikes: _Share = 0.3  # objects that have the colour of another one of their category
     clutter: _Share = 0.5  # how many objects lie about that nobody touches
     light: _Share = 0.3  # how much the light changes
