@@ -192,6 +192,9 @@ def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, 
 
     assert desk.reached_by_tab() >= CONTROLS
 
+    keys_stay_in_the_controls(desk)
+    both_moments_play(desk)
+
     desk.after(lambda: desk.choose("clip", 2))  # another clip ...
     assert re.search(r"\b(?!54)\d+ of 54 queries", desk.numbers)
     chosen = []
@@ -219,6 +222,34 @@ def test_a_person_explores_in_jupyterlab_and_the_picture_stays_in_the_file(lab, 
     assert base64.b64decode(picture).startswith(b"\x89PNG")
     page.close()
     offline_page_shows(notebook, picture, browser, tmp_path)
+
+
+def keys_stay_in_the_controls(desk: Desk) -> None:
+    """Keys that are commands of JupyterLab (another cell, cut, delete) do nothing on a list, a button or a slider."""
+    cells, rows = desk.page.locator(".jp-Cell"), desk.control(".widget-select", "query").locator("select")
+    count, first = cells.count(), rows.input_value()
+    handle = desk.control(".widget-slider, .widget-inline-hbox", "top k").first.locator(".noUi-handle")
+    for control in (rows, desk.cell.get_by_role("button", name="next"), handle):
+        control.focus()
+        for key in ("a", "b", "x", "d", "d"):
+            control.press(key)
+    desk.rest()
+    assert cells.count() == count
+    rows.select_option(first)
+    desk.after(lambda: rows.press("ArrowDown"))  # the next row, not the next cell
+    assert rows.evaluate("list => list === document.activeElement && list.selectedIndex === 1")
+    desk.after(lambda: rows.select_option(first))
+
+
+def both_moments_play(desk: Desk) -> None:
+    """Each under a title that says which one it is, until another query is shown."""
+    desk.cell.get_by_role("button", name="play true and answered moment").click()
+    players = desk.cell.locator("video")
+    desk.until(lambda: players.evaluate_all("all => all.map(v => v.readyState >= 2)") == [True, True], "two videos")
+    titles = desk.cell.locator(".widget-vbox", has=desk.page.locator("video")).last.locator("..").inner_text()
+    assert re.search(r"true moment: [\d.]+ – [\d.]+ s.*answer 1: [\d.]+ – [\d.]+ s, tIoU", titles, re.DOTALL)
+    desk.after(lambda: desk.cell.get_by_role("button", name="next").click())
+    desk.until(lambda: players.count() == 0, "no video of the query before")
 
 
 def test_a_person_asks_a_video_in_jupyterlab_and_the_player_goes_to_the_answer(lab, browser, tmp_path):

@@ -197,7 +197,7 @@ def test_filters_narrow_the_queries_and_an_empty_result_keeps_the_last(explorer)
 
 
 def test_outcomes_are_those_of_the_run_and_of_the_settings_that_are_looked_at(explorer):
-    assert explorer.query.options[0][0].endswith("[ranking]")
+    assert explorer.query.options[0][0].endswith("[ranking within k]")
     explorer.threshold.value = 0.9  # the second answer's tIoU is 0.8
     assert explorer.query.options[0][0].endswith("[localisation]")
     explorer.run.value = "good"

@@ -101,7 +101,7 @@ def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, mo
     assert titles_shown(explorer.figure()) == titles
     explorer.play.click()
     assert cut == [(folder / "clip.mp4", [(1.0, 4.0)]), (folder / "clip.mp4", [(6.0, 10.0)])]
-    assert played == [[f"{title}, with 1 s before and after" for title in titles]]
+    assert played == [[f"{title} (and 1 s before and after)" for title in titles]]
     assert len(explorer.player.outputs) == 1
     explorer.query.value = "b_0"  # a clip without a video
     assert explorer.player.outputs == ()  # no video of the query before

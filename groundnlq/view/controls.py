@@ -7,11 +7,17 @@ from html import escape
 
 import ipywidgets as widgets
 import numpy as np
+from IPython.display import Javascript, display
 
 from groundnlq.analysis.candidates import MANY, LivePredictions, SplitPredictions
 from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
 
+_KEEP_KEYS = """window.groundnlqKeepsKeys ??= (document.addEventListener("focusin", event => {
+  const control = event.target;
+  if (control.closest(".jupyter-widgets") && !control.matches(":read-write"))
+    control.setAttribute("data-lm-suppress-shortcuts", "true");
+}), true);"""
 ALL, NONE = "(all)", "(none)"
 WHOLE_CLIP, GROUND_TRUTH = 0, -1  # values of "go to" besides a rank
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
@@ -75,12 +81,11 @@ class Panel:
     def play_videos(self, pieces: Mapping[str, bytes]) -> None:
         """Play these MP4s side by side, each under its title, in place of the last ones."""
         self.player.outputs = ()
-        columns = [
-            widgets.VBox(
-                [widgets.HTML(escape(title)), widgets.Video(value=piece, autoplay=True, loop=False, height=200)]
-            )
-            for title, piece in pieces.items()
-        ]
+        wide, low = widgets.Layout(width="32em"), widgets.Layout(width="22em", max_height="200px")
+        columns = []
+        for title, piece in pieces.items():
+            video = widgets.Video(value=piece, autoplay=True, loop=False, layout=low)
+            columns.append(widgets.VBox([widgets.HTML(escape(title)), video], layout=wide))
         if columns:
             self.player.append_display_data(widgets.HBox(columns))
 
@@ -105,6 +110,12 @@ class Panel:
             f"<div style='line-height:1.5'><b>{escape(record.query)}</b><br>{where}"
             f"<table cellpadding=4>{rows}</table>{escape(note)}</div>"
         )
+
+
+def keep_keys() -> None:
+    """Show a script by which keys that are pressed on a control stay there: for JupyterLab, an `x` on a list or button
+    is a command, which cuts the cell."""
+    display(Javascript(_KEEP_KEYS))
 
 
 def button(text: str, width: str = "10em") -> widgets.Button:

@@ -28,7 +28,7 @@ from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
 from groundnlq.view.canvas import Sheet
-from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel
+from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, keep_keys
 from groundnlq.view.film import cut_video, film_strips, find_video, moments_to_compare
 from groundnlq.view.listing import QueryList
 from groundnlq.view.timeline import query_timeline
@@ -95,6 +95,7 @@ class Explorer(Panel):
 
     def show(self) -> None:
         """Display the controls and the figure; the figure alone survives in a file."""
+        keep_keys()
         display(self.panel)
         self._handle = display(self.figure(self._sheet), display_id=True)
         gc.unfreeze()  # objects of an earlier explorer
@@ -288,7 +289,7 @@ class Explorer(Panel):
             pieces, around = dict[str, bytes](), PLAYED_AROUND_SEC
             for title, (start, end) in moments_to_compare(*self._compared()).items():
                 piece = cut_video(path, [(max(0.0, start - around), end + around)])
-                pieces[f"{title}, with {around:g} s before and after"] = piece
+                pieces[f"{title} (and {around:g} s before and after)"] = piece
             self.play_videos(pieces)
 
     def _row(self, name: str) -> list[str]:

@@ -19,7 +19,7 @@ from groundnlq.engine.question import Answer
 from groundnlq.errors import DataError, KitError
 from groundnlq.files import VIDEO_KINDS, write_text
 from groundnlq.view.answer_page import answer_page
-from groundnlq.view.controls import LATER, WIDE, button
+from groundnlq.view.controls import LATER, WIDE, button, keep_keys
 
 COLUMNS = ["clip", "query", "start", "end", "score"]  # those that 'groundnlq prepare table' reads, and the score
 
@@ -61,6 +61,7 @@ class VideoPanel:
     def show(self) -> None:
         """Display the controls and the page of the answers."""
         last = widgets.HBox([self.rank, self.keep, self.message])
+        keep_keys()
         display(widgets.VBox([self.video, self.question, self.second, last]))
         self._frame = display(HTML(""), display_id=True)
         self.ask()
