@@ -71,8 +71,6 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     shake: _Share = 0.3  # of the camera
     occlusion: _Share = 0.2  # how much hands and plants cover
     motion_speed: Annotated[float, Field(ge=0.25, le=3)] = 1.0  # movements a second
-    fps: Annotated[float, Field(ge=1)] = 30.0
-    snippet_stride_frames: Annotated[float, Field(ge=1)] = 16.0
 
     @classmethod
     def of_scale(cls, scale: str = "demo", **changes: Any) -> WorldConfig:
