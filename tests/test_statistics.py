@@ -4,6 +4,8 @@ import pytest
 
 from groundnlq.data.annotations import Clip, NlqFile, read_nlq
 from groundnlq.data.records import Record, read_records
+from groundnlq.sample.queries import ask
+from groundnlq.sample.world import WorldConfig, simulate_clip
 from notebooks.lessons.statistics import compare_to_ego4d, template_shares
 
 
@@ -33,7 +35,13 @@ def test_the_sample_world_is_close_to_ego4d_where_it_can_be(tiny_world):
     for name in ("moment length, median [s]", "questions per clip", "questions without a question mark [%]"):
         assert table["this data"][name] == pytest.approx(table["Ego4D"][name], rel=0.6), name
     assert table["this data"]["centre of the moment, mean share of the clip"] == pytest.approx(0.5, abs=0.15)
-    shares = template_shares(file.records)
+
+
+def test_templates_of_the_demo_are_about_as_frequent_as_those_of_ego4d():
+    config = WorldConfig()
+    logs = [simulate_clip(config, "train", index) for index in range(config.num_train_clips)]
+    templates = [question.template for log in logs for question in ask(config, log)]
+    shares = template_shares([Record("", "", "", 1.0, (), template=template) for template in templates])
     assert len(shares) == 13
     assert shares.sum().tolist() == pytest.approx([100, 100], abs=0.5)
     assert shares["this data"].corr(shares["Ego4D"]) > 0.7
