@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.study.__main__ import main, parse
 from benchmarks.study.claims import KEY, amounts_curve, claims, comparisons, run_study
-from benchmarks.study.study import AMOUNTS, ARMS, COMPARED, Study
+from benchmarks.study.study import AMOUNTS, ARMS, COMPARED, MOST, Study
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
 from groundnlq.sample.make import read_events, read_world
@@ -31,6 +31,16 @@ def study(tmp_path_factory):
     """Networks that learn next to nothing: what they are held to must be able to fail."""
     overrides = ["train.epochs=2", "train.warmup_epochs=1", "train.validate_every_epochs=2", "model.width=32"]
     return Study(tmp_path_factory.mktemp("study"), "tiny", overrides, progress=False)
+
+
+@pytest.fixture(scope="module")
+def amounts(tmp_path_factory):
+    """A study whose world has four times as many narrated clips as usual, and no films: narrations are read only."""
+    made = Study(tmp_path_factory.mktemp("amounts"), "tiny", progress=False, most=MOST, num_narrated_clips=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("groundnlq.sample.make._film", lambda *_: None)
+        made.world(0)
+    return made
 
 
 def overlap(event, moment):
@@ -111,8 +121,8 @@ def test_a_study_goes_on_where_it_was(study):
     assert (study.folder / "claims.csv").read_text().startswith("seed,claim,measured")
 
 
-def test_less_narrations_are_part_of_more(study):
-    world = study.world(0)
+def test_less_narrations_are_part_of_more(amounts):
+    world = amounts.world(0)
     ids = [{r.query_id for r in read_records(world / f"narrations-{share:g}.jsonl")} for share in (0.25, 1, 4)]
     assert ids[0] < ids[1] < ids[2]
     clips = [{i.split("_")[0] for i in part} for part in ids]
@@ -201,15 +211,16 @@ def test_nothing_of_a_killed_study_goes_on(tmp_path):
 
 
 @pytest.fixture
-def pretrainings(study, monkeypatch):
+def pretrainings(amounts, monkeypatch):
     """What each arm's pretraining is configured to be, and how many narrations it reads in all."""
-    seen, usual = {}, Study(study.folder, study.scale, progress=False)
+    seen = {}
+    monkeypatch.setattr(amounts, "features", lambda seed, encoder: amounts.world(seed) / "features.h5")
     monkeypatch.setattr(
         "benchmarks.study.study.train", lambda config, folder, reporter: seen.update({folder.name: config})
     )
     for arms in AMOUNTS.values():
         for name in arms.values():
-            usual.train(0, name)
+            amounts.train(0, name)
     runs = {name.removesuffix("_pretrain"): c for name, c in seen.items() if name.endswith("pretrain")}
     return {name: (c.train, len(read_records(c.data.path(c.data.train_records[0])))) for name, c in runs.items()}
 
