@@ -22,7 +22,6 @@ from groundnlq.analysis.candidates import MANY, FixedPredictions, LivePrediction
 from groundnlq.analysis.free_form import ask_about_clip, words_of_query
 from groundnlq.analysis.outcomes import NO_MOMENT, OUTCOMES, outcome_codes
 from groundnlq.config import DecodeConfig
-from groundnlq.data.dataset import clip_batches
 from groundnlq.data.recall import best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.text import TextEncoder
@@ -30,7 +29,7 @@ from groundnlq.errors import DataError, KitError
 from groundnlq.view.canvas import Sheet
 from groundnlq.view.controls import ALL, GROUND_TRUTH, NONE, WHOLE_CLIP, Panel, keep_keys
 from groundnlq.view.film import cut_video, film_strips, find_video, moments_to_compare
-from groundnlq.view.listing import QueryList
+from groundnlq.view.listing import QueryList, by_clip
 from groundnlq.view.timeline import query_timeline
 
 MARGIN_SEC, PLAYED_AROUND_SEC = 8.0, 1.0  # shown and played around the selected segment
@@ -65,7 +64,7 @@ class Explorer(Panel):
             raise DataError("there is nothing to explore -- give at least one run over some records")
         if any([r.query_id for r in run.records] != [r.query_id for r in records] for run in runs.values()):
             raise DataError("the runs are not over the same records -- answer one split with all of them")
-        self.narrations, self.by_clip = _by_clip(narrations), _by_clip(records)
+        self.narrations, self.by_clip = by_clip(narrations), by_clip(records)
         self.queries = QueryList(records)
         self._free_form: Record | None = None  # the query that was typed, while it is shown
         self._runs_of_it: dict[str, SplitPredictions] = {}
@@ -255,8 +254,7 @@ class Explorer(Panel):
 
     def _window(self) -> tuple[float, float] | None:
         """The part of the clip around the selected segment."""
-        segment = self._segment()
-        if self.prediction.value in (None, WHOLE_CLIP) or segment is None:
+        if self.prediction.value in (None, WHOLE_CLIP) or (segment := self._segment()) is None:
             return None
         return max(0.0, segment[0] - MARGIN_SEC), min(self.record.duration_sec, segment[1] + MARGIN_SEC)
 
@@ -284,25 +282,19 @@ class Explorer(Panel):
             return {}
 
     def _play(self) -> None:
-        """Play both moments; the video is cut, so that the page does not contain all of it."""
+        """Play both moments, cut out of the video."""
         if path := self._video():
             pieces, around = dict[str, bytes](), PLAYED_AROUND_SEC
             for title, (start, end) in moments_to_compare(*self._compared()).items():
-                piece = cut_video(path, [(max(0.0, start - around), end + around)])
-                pieces[f"{title} (and {around:g} s before and after)"] = piece
+                name = f"{title} (and {around:g} s before and after)"
+                pieces[name] = cut_video(path, [(max(0.0, start - around), end + around)])
             self.play_videos(pieces)
 
     def _row(self, name: str) -> list[str]:
-        segments, top_k = self._segments(name), self.top_k.value
+        segments = self._segments(name)
         num_hits = int((best_tiou(segments, self.record.moments_sec) > self.threshold.value).sum())
-        recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, top_k))]
+        recalls = [f"{self.recall(name, k):.1f} %" for k in dict.fromkeys((1, self.top_k.value))]
         if self._free_form:
             return [name, "free-form query", "–", *recalls]
         outcome = OUTCOME_NAMES[self._codes(name)[self.queries.chosen]]
         return [name, outcome, f"{num_hits} of {len(segments)}", *recalls]
-
-
-def _by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each clip, clips and records in the order given."""
-    groups = clip_batches(records, max(1, len(records)))
-    return {records[group[0]].clip_uid: [records[index] for index in group] for group in groups}

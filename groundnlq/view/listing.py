@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from groundnlq.data.dataset import clip_batches
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from groundnlq.view.controls import ALL, NONE
@@ -75,3 +76,9 @@ class QueryList:
     @property
     def _number(self) -> int:
         return int(np.searchsorted(self.fitting, self.chosen))
+
+
+def by_clip(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each clip, clips and records in the order given."""
+    groups = clip_batches(records, max(1, len(records)))
+    return {records[group[0]].clip_uid: [records[index] for index in group] for group in groups}
