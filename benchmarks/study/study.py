@@ -8,9 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -181,8 +182,8 @@ class Study:
         context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // jobs)
         quiet = Study(self.folder, self.scale, self.overrides, progress=False, most=self.most, **self.changes)
         with ProcessPoolExecutor(jobs, context, _start_job, (threads,)) as pool:
-            list(pool.map(quiet.features, seeds))
-            waiting = [pool.submit(_answer, quiet, seed, name) for name in names for seed in seeds]
+            list(pool.map(partial(_job, quiet.features), seeds))
+            waiting = [pool.submit(_job, quiet.evaluation, seed, name) for name in names for seed in seeds]
             shown = {"desc": "networks", "total": len(waiting), "disable": None if self.progress else True}
             try:
                 for done in tqdm(as_completed(waiting), **shown):
@@ -231,11 +232,11 @@ def _start_job(threads: int) -> None:
     die_with_parent(signal.SIGTERM)  # at which a network in training is saved
 
 
-def _answer(study: Study, seed: int, name: str) -> None:
+def _job(work: Callable[..., object], *arguments: object) -> None:
     """A job of the pool; without the study that waits for it, the process ends instead of taking the next."""
     parent = os.getppid()
     try:
-        study.evaluation(seed, name)
+        work(*arguments)
     except Preempted:
         if os.getppid() != parent:
             os._exit(Preempted.exit_code)
