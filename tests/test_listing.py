@@ -6,8 +6,7 @@ import pytest
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from groundnlq.view.controls import ALL, NONE
-from groundnlq.view.explorer import _by_clip
-from groundnlq.view.listing import PAGE, QueryList
+from groundnlq.view.listing import PAGE, QueryList, by_clip
 
 RECORDS = [
     Record(f"q_{i}", f"c{i % 3}", f"Where is Thing {i}?", 9.0, template="Where" if i % 2 else "")
@@ -63,5 +62,5 @@ def test_what_does_not_fit_cannot_be_chosen(queries, query_id):
 
 
 def test_clips_have_their_records_in_order():
-    assert [r.query_id for r in _by_clip(RECORDS[:7])["c1"]] == ["q_1", "q_4"]
-    assert list(_by_clip(RECORDS)) == ["c0", "c1", "c2"]
+    assert [r.query_id for r in by_clip(RECORDS[:7])["c1"]] == ["q_1", "q_4"]
+    assert list(by_clip(RECORDS)) == ["c0", "c1", "c2"]
