@@ -198,15 +198,27 @@ def test_networks_trained_side_by_side_are_those_trained_in_turn(study, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_nothing_of_a_killed_study_goes_on(tmp_path):
-    command = [str(tmp_path), "--scale", "tiny", "--seeds", "0", "--jobs", "2", "train.epochs=500"]
+    command = [
+        str(tmp_path),
+        "--scale",
+        "tiny",
+        "--val-clips",
+        "4",
+        "--seeds",
+        "0",
+        "1",
+        "--jobs",
+        "2",
+        "train.epochs=500",
+    ]
     killed = subprocess.Popen([sys.executable, "-m", "benchmarks.study", *command], start_new_session=True)
     try:
-        wait_for(lambda: len(list(tmp_path.glob("run-0/*/status.json"))) == 2, "both train", killed, 180)
+        wait_for(lambda: len(list(tmp_path.glob("run-*/*/status.json"))) == 2, "both train", killed, 180)
     finally:
         killed.kill()
         killed.wait()
     wait_for(lambda: not is_alive(killed.pid), "its workers have ended", seconds=180)
-    states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("run-0/*/status.json")]
+    states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("run-*/*/status.json")]
     assert states == ["preempted"] * 2
 
 
