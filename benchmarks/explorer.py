@@ -59,10 +59,11 @@ def make_run(records: list[Record], seed: int) -> LivePredictions:
 
     def batch(indices):
         made = SimpleNamespace(query_ids=[records[i].query_id for i in indices], video=torch.zeros(1))
-        made.to = lambda device, dtype: made
+        made.to = lambda *_, **__: made
         return made
 
-    dataset = SimpleNamespace(records=records, batch=batch)
+    store = SimpleNamespace(path="none", rate={}, grid=config.data.grid)
+    dataset = SimpleNamespace(records=records, batch=batch, store=store)
     model = Peaks(config.model.regression_ranges_grid, num_steps, seed)
     return LivePredictions(Predictor(model, config, reporter=Reporter()), dataset)
 
@@ -106,7 +107,7 @@ def turns(explorer: Explorer, number: int) -> dict:
         "sigma": lambda: setattr(explorer.sigma, "index", number),
         "minimum score": lambda: setattr(explorer.min_score, "index", 3 + number),
         "search a text": lambda: setattr(explorer.search, "value", f"thing {number + 3}"),
-        "outcome": lambda: setattr(explorer.outcome, "value", ("ranking", "suppressed", "hit")[number % 3]),
+        "outcome": lambda: setattr(explorer.outcome, "value", ("ranking within k", "suppressed", "hit")[number % 3]),
         "clear the text": lambda: setattr(explorer.search, "value", ""),
         "clear the outcome": lambda: setattr(explorer.outcome, "value", ALL),
         "choose a clip": lambda: setattr(explorer.clip, "value", names[number + 5]),
