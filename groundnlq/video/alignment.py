@@ -83,10 +83,10 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
     )
 
 
-def evaluate_run(path: str | Path, weights: str | None = None) -> dict[str, tuple[list[str], np.ndarray]]:
+def evaluate_run(path: str | Path) -> dict[str, tuple[list[str], np.ndarray]]:
     """EgoMCQ of a run of stage one on its validation records: by kind, the clips of the questions and whether each was
     answered rightly."""
-    config, state, _ = trained_state(path, weights)
+    config, state, _ = trained_state(path)
     reporter = TerminalReporter()
     with World.join(tf32=config.train.tf32) as world, short_waits_when_busy():
         records = _narrations(config, config.data.val_records, reporter)
