@@ -4,10 +4,20 @@ RUN ?= runs/demo
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-all test-soak lint docs lab clean
+.PHONY: demo quick test test-all test-soak lint docs lab clean
 
-demo: .venv/ready
+demo: hello .venv/ready
 	$(BIN)/groundnlq notebooks --run $(RUN)
+
+# The same notebooks on a tiny world.
+quick: .venv/ready
+	$(BIN)/groundnlq notebooks --quick
+
+.PHONY: hello
+hello:
+	@echo "make demo: Python packages (.venv, 2.2 GB, once, 2 minutes), then nine notebooks on two cores, about 20 minutes:"
+	@echo "films of a sample world (data/sample, 0.2 GB), three networks and their evaluation ($(RUN), 0.1 GB)."
+	@echo "make quick: the same notebooks on a tiny world in two minutes. Both can be stopped, and go on when called again."
 
 # What a person runs before every commit: every room, one notebook, processes that are killed. It names tests
 # that took ten seconds or more: unless the machine was busy, they are to be marked as slow.
@@ -31,14 +41,15 @@ lint: .venv/ready
 docs: .venv/docs-ready
 	NO_MKDOCS_2_WARNING=1 GROUNDNLQ_RUN=$(RUN) $(BIN)/python -m mkdocs build --strict
 
+# JupyterLab in this folder, on copies of the notebooks in my_notebooks/.
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/groundnlq notebooks --lab
 
 # Made again whenever the requirements change.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=...')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
 	touch $@
 
 .venv/docs-ready: .venv/ready

@@ -124,7 +124,7 @@ class _NotebooksCommand(_Command):
     """Its help ends with the notebooks of the project folder."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from groundnlq.notebook import list_notebooks
+        from groundnlq.notebook_runs import list_notebooks
 
         super().format_epilog(ctx, formatter)
         formatter.write(f"\nnotebooks and their parameters, with the defaults:\n{list_notebooks()}\n")
@@ -610,24 +610,28 @@ def _show(path: Path) -> None:
     print(describe(path))
 
 
-@_command("notebooks", "--run runs/tiny -p scale tiny -p data_folder data/tiny", _NotebooksCommand)
-@_words("names", "[NAME ...]", "such as 04_finetuning or 04 (default: all)")
-@_param("--run", "DIR", "run directory; the executed notebooks go to DIR/notebooks")
+@_command("notebooks", "03 04 --sweep train.seed=1,2,3", _NotebooksCommand)
+@_words("names", "[NAME ...]", "such as 04_finetuning or 4 (default: all)")
+@_param("--run", "DIR", "run directory (default: runs/demo; runs/quick)", required=False)
 @click.option("-p", "--parameter", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER)
-def _notebooks(names: Sequence[str], run: Path, parameter: Sequence[tuple[str, str]]) -> None:
-    """Run the notebooks in order, from annotation files to an error analysis."""
-    import json
+@_param("--sweep", "KEY=A,B...", "every combination of values, of settings or parameters", several=True, required=False,
+        type=str)  # fmt: skip
+@click.option("--quick", is_flag=True, help="on a tiny world, in about two minutes")
+@click.option("--lab", is_flag=True, help="open JupyterLab, with copies of the notebooks in my_notebooks")
+def _notebooks(names: Sequence[str], run: Path | None, parameter: Any, sweep: Any, quick: bool, lab: bool) -> None:
+    """Run the notebooks in order, from annotation files to an error analysis; or open them in JupyterLab."""
+    from groundnlq.notebook_results import write_index
+    from groundnlq.notebook_runs import NOT_SHOWN, open_lab, run_notebooks, run_sweep
 
-    import pandas as pd
-
-    from groundnlq.notebook import run_notebooks
-
-    executed = run_notebooks(names, run, dict(parameter))
-    metrics = sorted((run / "metrics").glob("*.json"))
-    if recalls := {path.stem: json.loads(path.read_text("utf-8"))["strict"] for path in metrics}:
-        table = pd.DataFrame.from_dict(recalls, orient="index").sort_values("mean R@1")
-        print(f"\nstrict recalls, in percent:\n{table.to_string(float_format='{:.2f}'.format, na_rep='-')}\n")
-    print(f"executed notebooks: {executed[0].parent}")
+    if lab:
+        open_lab()
+    run, note = run or Path("runs/quick" if quick else "runs/demo"), NOT_SHOWN if quick else ""
+    if sweep:
+        print(run_sweep(names, run, dict(parameter), sweep, quick))
+        return
+    print(note)
+    run_notebooks(names, run, dict(parameter), quick=quick)
+    print(write_index(run, note))
 
 
 @_command("presets", "")

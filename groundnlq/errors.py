@@ -50,16 +50,16 @@ def sample_of(names: Iterable[object], at_most: int = 5) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name; dotted names also match by their last part.
+    """The end of a message about an unknown name; dotted names also match by their last part, others by their start.
 
-    >>> closest("train.epoch", ["train.epochs", "model.width"])
-    '; did you mean train.epochs?'
+    >>> closest("train.epoch", ["train.epochs", "model.width"]), closest("tiou", ["tiou_threshold"])
+    ('; did you mean train.epochs?', '; did you mean tiou_threshold?')
     """
     known = list(known)
     by_last_part = {key.rpartition(".")[2]: key for key in known}
     match = difflib.get_close_matches(name, known, n=1)
     last = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
-    found = match or [by_last_part[key] for key in last]
+    found = match or [by_last_part[key] for key in last] or [key for key in known if key.startswith(f"{name}_")]
     return f"; did you mean {found[0]}?" if found else ""
 
 

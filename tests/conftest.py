@@ -71,7 +71,7 @@ def tiny_world(tmp_path_factory) -> Path:
 def walk(tmp_path_factory):
     """Run folder, data folder and executed notebooks, by name, of a walk through all on a tiny world; with a
     space and an umlaut on the way."""
-    from groundnlq.notebook import run_notebooks
+    from groundnlq.notebook_runs import run_notebooks
 
     home = tmp_path_factory.mktemp("Räume und Wege")
     run, values = home / "run", {"data_folder": str(home / "data"), "scale": "tiny", "overrides": QUICK}

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from groundnlq.notebook import HOME_VARIABLE, notebook_parameters
+from groundnlq.notebook import HOME_VARIABLE
+from groundnlq.notebook_runs import notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 FRONT_DOOR, EXPLORER, OWN_VIDEO = "00_ask.ipynb", "06_error_analysis.ipynb", "08_own_video.ipynb"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from groundnlq.notebook import notebook_parameters
+from groundnlq.notebook_runs import notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "groundnlq"

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import socket
 import subprocess
@@ -14,10 +15,11 @@ import nbformat
 import pytest
 
 from groundnlq import notebook as nb
+from groundnlq import notebook_runs as runs
 from groundnlq.cli import main
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import ConfigError, KitError
-from groundnlq.notebook import run_notebooks
+from groundnlq.notebook_runs import run_notebooks
 from notebooks.lessons.sliders import sliders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,7 +175,7 @@ def test_a_notebook_with_anything_in_any_place_is_read_or_named(project):
                 node[key] = value
             (project / "changed.ipynb").write_text(json.dumps(changed))
             try:
-                nb.notebook_parameters(project / "changed.ipynb")
+                runs.notebook_parameters(project / "changed.ipynb")
                 read += 1
             except ConfigError as error:
                 refused.append(str(error))
@@ -183,7 +185,7 @@ def test_a_notebook_with_anything_in_any_place_is_read_or_named(project):
 
 @pytest.mark.filterwarnings("ignore:02_second. run by the Python")
 def test_without_a_python_kernel_the_remedy_is_named(project, tmp_path, monkeypatch):
-    monkeypatch.setitem(nb.KERNEL, "name", "nowhere")
+    monkeypatch.setitem(runs.KERNEL, "name", "nowhere")
     with pytest.raises(KitError, match=r"no kernel 'nowhere' -- .* -m pip install ipykernel"):
         run_notebooks(["02"], tmp_path / "run", progress=False)
 
@@ -193,11 +195,11 @@ def without_unix_sockets(monkeypatch):
         def bind(self, address):
             raise OSError(errno.EOPNOTSUPP, "not supported")
 
-    monkeypatch.setattr("groundnlq.notebook.socket.socket", Refused)
+    monkeypatch.setattr("groundnlq.notebook_runs.socket.socket", Refused)
 
 
 def test_kernels_that_run_at_once_have_sockets_of_their_own_outside_of_the_project(project, monkeypatch):
-    with nb._kernel_address() as one, nb._kernel_address() as other:
+    with runs._kernel_settings() as one, runs._kernel_settings() as other:
         names = {config.KernelManager.ip for config in (one, other)}
         assert len(names) == 2
         for name in names:
@@ -209,12 +211,12 @@ def test_kernels_that_run_at_once_have_sockets_of_their_own_outside_of_the_proje
 def test_where_no_unix_socket_can_be_bound_a_kernel_listens_on_this_machine_s_ports(project, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         without_unix_sockets(patch)
-        with nb._kernel_address() as config:
+        with runs._kernel_settings() as config:
             assert "KernelManager" not in config
     long = tmp_path / ("x" * 120)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))  # a path of more than 107 bytes
-    with nb._kernel_address() as config:
+    with runs._kernel_settings() as config:
         assert "KernelManager" not in config
     (executed,) = run_notebooks(["02"], tmp_path / "run", progress=False)
     assert outputs(executed) == "1\n"
@@ -249,6 +251,9 @@ def test_a_dead_kernel_is_a_clear_error(project, tmp_path):
     ("names", "values", "message"),
     [
         ([], {"epoch": 3}, "no notebook has a parameter 'epoch'; did you mean epochs"),
+        ([], {"is": True}, "no notebook has a parameter 'is'; did you mean is_loud"),
+        ([], {"epochs": 0}, "epochs=0 is not at least 1"),
+        ([], {"epochs": 0, "rate": "fast"}, "2 faults"),
         (["02"], {"epochs": 3}, "no notebook has a parameter 'epochs'"),
         ([], {"epochs": "three"}, "epochs='three' is of type str, expected int"),
         ([], {"epochs": 1.5}, "epochs=1.5 is of type float, expected int"),
@@ -265,8 +270,30 @@ def test_what_no_notebook_takes_is_refused_before_anything_runs(project, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tiou_threshold": 3}, "tiou_threshold=3 is not between 0.01 and 0.99"),
+        ({"tiou_threshold": "nan"}, "tiou_threshold='nan' is of type str, expected float"),
+        ({"tiou_threshold": math.nan}, "tiou_threshold=nan is not between"),
+        ({"tiou": 0.5}, "no notebook has a parameter 'tiou'; did you mean tiou_threshold"),
+        ({"overrides": "train.epoch=3"}, r"unknown key train.epoch; did you mean train.epochs"),
+        ({"preset": "pretrian"}, "unknown preset 'pretrian'; did you mean"),
+        ({"query_number": -1, "processes": 0, "seed": -2, "film": -1, "num_videos": 0}, "5 faults"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused_before_hours_of_work(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
+        run_notebooks([], tmp_path / "run", values, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_at_the_end_of_a_range_is_taken():
+    nb.check_parameters({"tiou_threshold": 0.99, "seed": 0, "epochs": 1}, tiou_threshold=float, seed=int, epochs=int)
+
+
 def test_each_notebook_gets_only_the_parameters_it_has(project, tmp_path):
-    executed = run_notebooks(["02", "01"], tmp_path / "run", {"depth": 5}, progress=False)
+    executed = run_notebooks(["2", "01"], tmp_path / "run", {"depth": 5}, progress=False)
     assert [path.stem for path in executed] == ["01_first", "02_second"]
     assert outputs(executed[1]) == "5\n"
 
@@ -350,7 +377,7 @@ def test_parameters_that_are_no_literals_are_refused(project):
     path = project / "notebooks" / "03_bad.ipynb"
     write_notebook(path, parameters="a = 1\nb = a + 1\n")
     with pytest.raises(ConfigError, match="plain literals"):
-        nb.notebook_parameters(path)
+        runs.notebook_parameters(path)
 
 
 @pytest.mark.parametrize(
@@ -399,26 +426,117 @@ def test_what_an_earlier_notebook_makes_is_asked_for_by_name(tmp_path):
         nb.require(tmp_path / "best.pt", "run 02 first")
 
 
-def test_recalls_are_printed_sorted_and_what_is_not_known_is_marked(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(nb, "run_notebooks", lambda *_: [tmp_path / "run" / "notebooks" / "01.ipynb"])
-    (tmp_path / "run" / "metrics").mkdir(parents=True)
-    for name, recall, at_ten in (("scratch", 20.0, None), ("chance", 5.0, 9.0)):
-        scores = {"R@1 IoU=0.3": recall, "R@10 IoU=0.3": at_ten, "mean R@1": recall}
-        path = tmp_path / "run" / "metrics" / f"{name}.json"
-        path.write_text(json.dumps({"official": {}, "strict": scores}))
-    assert main(["notebooks", "--run", str(tmp_path / "run")]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
-    assert ["chance", "5.00", "9.00", "5.00"] in rows
-    assert rows.index(["chance", "5.00", "9.00", "5.00"]) < rows.index(["scratch", "20.00", "-", "20.00"])
-    assert main(["notebooks", "--run", str(tmp_path / "nowhere")]) == 0
-    assert "strict" not in capsys.readouterr().out
-
-
 def test_the_command_runs_notebooks_and_prints_table_and_place(project, tmp_path, capsys):
     (tmp_path / "run" / "metrics").mkdir(parents=True)
-    scores = {"strict": {"mean R@1": 12.5}}
+    scores = {"strict": {"R@1 IoU=0.3": 12.5, "mean R@1": 12.5}, "intervals": {"R@1 IoU=0.3": [10, 20]}}
     (tmp_path / "run" / "metrics" / "scratch.json").write_text(json.dumps(scores))
     assert main(["notebooks", "02", "--run", "run", "-p", "depth", "2"]) == 0
     printed = capsys.readouterr().out
     assert "12.50" in printed
-    assert str(tmp_path / "run" / "notebooks") in printed
+    addresses = [line.split()[-1] for line in printed.splitlines() if "file://" in line]
+    assert addresses == [(tmp_path / "run" / name).as_uri() for name in ("pages/02_second.html", "index.html")]
+
+
+def test_quick_takes_the_tiny_parameters_that_a_notebook_has_where_none_are_given(project, tmp_path):
+    run_notebooks(["01"], tmp_path / "run", {"epochs": 3}, progress=False, quick=True)
+    seen = json.loads((tmp_path / "run" / "seen.json").read_text())
+    assert (seen["scale"], seen["epochs"], seen["rate"]) == ("tiny", 3, 0.1)
+
+
+def test_what_a_notebook_writes_names_it_and_its_parameters(project, tmp_path):
+    shown = "from groundnlq.provenance import made_by\nprint(made_by()['command'])"
+    write_notebook(project / "notebooks" / "03_made.ipynb", CHECK, shown, parameters=PARAMETERS)
+    (executed,) = run_notebooks(["03"], tmp_path / "run", {"epochs": 7}, progress=False)
+    command = outputs(executed)
+    assert command.startswith(f"notebook 03_made.ipynb run_dir={tmp_path / 'run'} epochs=7 rate=0.1 scale=demo")
+
+
+def test_a_failing_cell_leaves_no_line_of_the_kernel_in_the_terminal(project, tmp_path, capfd):
+    with pytest.raises(KitError):
+        run_notebooks(["01"], tmp_path / "run", {"epochs": 13}, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_training_is_shown_with_loss_and_the_minutes_that_its_own_pace_leaves(tmp_path, monkeypatch):
+    folder, seen = RunDirectory(tmp_path / "pretrain"), {}
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    with folder.locked():
+        folder.write_status("running", 10, 100, loss=1.5)
+        assert runs._training(tmp_path, seen) == "pretrain: step 10 of 100, loss 1.500"
+        folder.write_status("running", 40, 100, loss=1.25)
+        monkeypatch.setattr("time.time", lambda: 1060.0)
+        assert runs._training(tmp_path, seen) == "pretrain: step 40 of 100, loss 1.250, 2.0 minutes left"
+
+
+def test_a_training_that_has_ended_or_died_is_not_shown(tmp_path):
+    folder = RunDirectory(tmp_path / "pretrain")
+    with folder.locked():
+        folder.write_status("running", 10, 100, loss=1.5)
+    assert runs._training(tmp_path, {}) == ""  # nobody holds it
+    with folder.locked():
+        folder.write_status("finished", 100, 100, loss=1.5)
+        assert runs._training(tmp_path, {}) == ""
+
+
+def test_where_nothing_trains_the_cell_that_runs_is_shown_with_its_heading(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "EVERY_SEC", 0.1)
+    write_notebook(project / "notebooks" / "03_slow.ipynb", "import time", "time.sleep(1)")
+    notebook = nbformat.read(project / "notebooks" / "03_slow.ipynb", as_version=4)
+    head = "# 3 · Slow\n\n**Question.** Who?\n**Time.** A second, at most."
+    for place, text in ((0, head), (2, "## Sleep\n\nIt sleeps.")):
+        notebook.cells.insert(place, nbformat.v4.new_markdown_cell(text))
+    nbformat.write(notebook, project / "notebooks" / "03_slow.ipynb")
+    run_notebooks(["03"], tmp_path / "run")
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    assert first.split() == ["03_slow", "A", "second,", "at", "most."]
+    assert {line.split("s  ")[1] for line in lines} >= {"cell 4 of 4: Sleep"}
+    assert last.startswith("[1/1] 03_slow: ")
+
+
+def test_jupyterlab_opens_the_project_with_copies_that_no_later_call_overwrites(project, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr("os.execv", lambda *command: started.append(command))
+    assert main(["notebooks", "--lab"]) == 0
+    copy, original = project / "my_notebooks" / "01_first.ipynb", project / "notebooks" / "01_first.ipynb"
+    assert copy.read_bytes() == original.read_bytes()
+    copy.write_text("mine")
+    os.utime(original, (2e9, 2e9))
+    assert main(["notebooks", "--lab"]) == 0
+    assert copy.read_text() == "mine"
+    assert f"{original.resolve()} is newer than your copy {copy.resolve()}, which stays" in capsys.readouterr().out
+    assert [command[1][2:4] for command in started] == [["jupyterlab", f"--ServerApp.root_dir={project.resolve()}"]] * 2
+
+
+def test_every_combination_of_a_sweep_has_a_folder_and_is_run_once(tmp_path, monkeypatch):
+    calls, tables = [], []
+    monkeypatch.setattr(runs, "run_notebooks", lambda names, folder, given, **_: calls.append((folder.name, given)))
+    monkeypatch.setattr("groundnlq.notebook_results.sweep_table", lambda folder, settings: tables.append(settings))
+    arguments = ["notebooks", "3", "4", "--run", str(tmp_path), "-p", "overrides", "train.epochs=3"]
+    arguments += ["--sweep", "train.seed=1,2", "pretrained=best.pt,last.pt"]
+    assert main(arguments) == 0
+    assert calls[1] == (
+        "train.seed=1,pretrained=last.pt",
+        {"overrides": "train.epochs=3 train.seed=1", "pretrained": "last.pt"},
+    )
+    assert len({name for name, _ in calls}) == len(calls) == 4
+    assert set(tables[0].values()) == {"pretrained=best.pt", "pretrained=last.pt"}  # seeds are trainings of a setting
+    assert main(arguments) == 0
+    assert len(calls) == 4
+    assert main([*arguments, "train.batch_size=8"]) == 0
+    assert len(calls) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["3", "--sweep", "train.sead=1,2"], "unknown key train.sead; did you mean train.seed"),
+        (["4", "--sweep", "pretraind=a,b"], "no notebook has a parameter 'pretraind'; did you mean pretrained"),
+        (["2", "3", "--sweep", "train.seed=1,2"], "share the features of notebook 02 -- name later ones"),
+        (["--sweep", "train.seed=1,2"], "share the features of notebook 02 -- name later ones"),
+        (["3", "--sweep", "train.seed"], "train.seed"),
+    ],
+)
+def test_a_sweep_that_cannot_run_to_its_end_is_refused_before_it_begins(tmp_path, capsys, arguments, message):
+    assert main(["notebooks", *arguments, "--run", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

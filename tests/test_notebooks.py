@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from groundnlq.notebook import run_notebooks
+from groundnlq.notebook_runs import run_notebooks
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
