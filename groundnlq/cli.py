@@ -196,7 +196,6 @@ program = _Group("groundnlq", "Find the moment that answers a question in a long
 _DEBUG(click.version_option(__version__, message="groundnlq %(version)s")(program))
 _OUTPUT = _param("--output", "FILE", "file to write, whole or not at all", callback=_writable)
 _RECORDS = "records, as 'groundnlq prepare' writes them"
-_PARAMETER = "a parameter of the notebooks; paths are relative to the project folder"
 
 
 @_command("sample", "data/sample --seed 0")
@@ -613,25 +612,21 @@ def _show(path: Path) -> None:
 @_command("notebooks", "03 04 --sweep train.seed=1,2,3", _NotebooksCommand)
 @_words("names", "[NAME ...]", "such as 04_finetuning or 4 (default: all)")
 @_param("--run", "DIR", "run directory (default: runs/demo; runs/quick)", required=False)
-@click.option("-p", "--parameter", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER)
-@_param("--sweep", "KEY=A,B...", "every combination of values, of settings or parameters", several=True, required=False,
-        type=str)  # fmt: skip
+@click.option("-p", "--parameter", nargs=2, multiple=True, metavar="NAME VALUE", help="paths: from the project folder")
+@_words("--sweep", "KEY=A,B...", "every combination of values, of settings or parameters")
 @click.option("--quick", is_flag=True, help="on a tiny world, in about two minutes")
 @click.option("--lab", is_flag=True, help="open JupyterLab, with copies of the notebooks in my_notebooks")
 def _notebooks(names: Sequence[str], run: Path | None, parameter: Any, sweep: Any, quick: bool, lab: bool) -> None:
     """Run the notebooks in order, from annotation files to an error analysis; or open them in JupyterLab."""
-    from groundnlq.notebook_results import write_index
-    from groundnlq.notebook_runs import NOT_SHOWN, open_lab, run_notebooks, run_sweep
+    from groundnlq.notebook_runs import open_lab, run_notebooks, run_sweep
 
     if lab:
         open_lab()
-    run, note = run or Path("runs/quick" if quick else "runs/demo"), NOT_SHOWN if quick else ""
+    run = run or Path("runs/quick" if quick else "runs/demo")
     if sweep:
         print(run_sweep(names, run, dict(parameter), sweep, quick))
-        return
-    print(note)
-    run_notebooks(names, run, dict(parameter), quick=quick)
-    print(write_index(run, note))
+    else:
+        run_notebooks(names, run, dict(parameter), quick=quick)
 
 
 @_command("presets", "")

@@ -93,17 +93,18 @@ def run_notebooks(
         names: such as ``04_finetuning``, ``04`` or ``4``; all when empty.
         run_dir: the notebooks' ``run_dir``; the executed ones go to ``run_dir/notebooks``.
         parameters: values by name; text, as a shell passes it, is read as the type of the default.
-        progress: print how far it is, and make a page of each executed notebook.
+        progress: print how far it is; make a page of each executed notebook, and an index with what they show.
         quick: with the parameters of `QUICK`, where no others are given.
 
     A KitError about a cell that failed names the executed notebook, which holds the traceback.
     """
-    from groundnlq.notebook_results import write_page
+    from groundnlq.notebook_results import write_index, write_page
 
     run_dir, values = Path(run_dir).resolve(), _check(names, run_dir, parameters or {}, quick)
     outputs = {path: run_dir / "notebooks" / path.name for path in values}
-    for path in values if progress else ():
-        print(f"  {path.stem:20} {about(_read(path)).get('Time', '')}")
+    if progress:
+        times = [f"{path.stem:20} {about(_read(path)).get('Time', '')}" for path in values]
+        print(*times, NOT_SHOWN * quick, sep="\n", flush=True)
     with RunDirectory(run_dir / "notebooks").locked():
         for number, (path, output) in enumerate(outputs.items(), 1):
             began = time.monotonic()
@@ -112,6 +113,8 @@ def run_notebooks(
             if progress:
                 took, page = time.monotonic() - began, write_page(output).as_uri()
                 print(f"[{number}/{len(values)}] {path.stem}: {took:.0f} s, {page}", flush=True)
+    if progress:
+        print(write_index(run_dir, NOT_SHOWN * quick))
     return list(outputs.values())
 
 
@@ -266,7 +269,7 @@ def _cell(output: Path) -> str:
     number = next(i for i, c in enumerate(cells, 1) if c["metadata"].get("papermill", {}).get("status") == "running")
     sources = ["".join(cell["source"]) for cell in cells[:number]]
     headings = [source.partition("\n")[0].lstrip("# ") for source in sources if source.startswith("## ")]
-    return f"cell {number} of {len(cells)}: {' '.join(headings[-1:])}"
+    return f"cell {number} of {len(cells)}: {['parameters', *headings][-1]}"
 
 
 def open_lab() -> None:
