@@ -132,8 +132,8 @@ class NotebookReporter(Reporter):
         line = f"step {status['step']} of {status['total_steps']}"
         if status["state"] == "running":
             done = round(20 * status["step"] / max(1, status["total_steps"]))
-            epoch, loss = f"epoch {status['epoch']} of {self.epochs}", f"loss {status['loss']:.3f}"
-            line = f"{'▰' * done}{'▱' * (20 - done)} {line}, {epoch}, {loss}"
+            loss = f", loss {status['loss']:.3f}" if status["loss"] else ""  # none yet in this epoch
+            line = f"{'▰' * done}{'▱' * (20 - done)} {line}, epoch {status['epoch']} of {self.epochs}{loss}"
         elif status["state"] in ("predicting", "decoding"):
             words = {"predicting": "validating, query", "decoding": "reading videos:"}[status["state"]]
             line = f"{words} {status['step']} of {status['total_steps']}"

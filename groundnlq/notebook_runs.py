@@ -259,8 +259,9 @@ def _training(run_dir: Path, seen: dict[Path, tuple[int, float]]) -> str:
             step, total = status["step"], status["total_steps"]
             first_step, first_time = seen.setdefault(path, (step, now))
             minutes = (total - step) * (now - first_time) / max(1, step - first_step) / 60
-            left = f", {minutes:.1f} minutes left" if step > first_step else ""
-            return f"{path.parent.name}: step {step} of {total}, loss {status['loss']:.3f}{left}"
+            left = f", {minutes:.1f} minutes left" if first_step < step < total else ""
+            loss = f", loss {status['loss']:.3f}" if status["loss"] else ""  # none yet in this epoch
+            return f"{path.parent.name}: step {step} of {total}{loss}{left}"
     return ""
 
 

@@ -463,6 +463,8 @@ def test_a_training_is_shown_with_loss_and_the_minutes_that_its_own_pace_leaves(
     with folder.locked():
         folder.write_status("running", 10, 100, loss=1.5)
         assert runs._training(tmp_path, seen) == "pretrain: step 10 of 100, loss 1.500"
+        folder.write_status("running", 10, 100, loss=0.0)  # the first step of an epoch, or its validation
+        assert runs._training(tmp_path, {}) == "pretrain: step 10 of 100"
         folder.write_status("running", 40, 100, loss=1.25)
         monkeypatch.setattr("time.time", lambda: 1060.0)
         assert runs._training(tmp_path, seen) == "pretrain: step 40 of 100, loss 1.250, 2.0 minutes left"
