@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, detectable, share_summary, sign_flip_p
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, paired_summary, share_summary
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
 from groundnlq.data.records import Record, identity_of, odd_moments
@@ -144,12 +144,9 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:
-    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, how likely one so far
-    from 0 is if the two are equally good (`sign_flip_p`), and the smallest difference that these queries can show
-    (`detectable`); a DataError where they are not about the same queries."""
-    clips, difference = one.hits["clip_uid"], one.difference(other, key)
-    interval = ClipBootstrap(clips, seed).summary("difference", difference)
-    return interval | {"p": sign_flip_p(clips, difference, seed), "detectable": detectable(clips, difference)}
+    """``other - one`` in points, query by query (see `paired_summary`); a DataError where they are not about the same
+    queries."""
+    return paired_summary(one.hits["clip_uid"], one.difference(other, key), seed)
 
 
 def by_record(records: Sequence[Record], ranked: Ranked) -> Ranked:

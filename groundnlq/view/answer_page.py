@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
-from matplotlib import image
 
 from groundnlq.data.grid import clock
 from groundnlq.data.records import Record
 from groundnlq.engine.question import Answer, Moment
-from groundnlq.view.film import cut_video, film_strip
+from groundnlq.view.film import cut_video, film_strip, jpeg_text
 from groundnlq.view.timeline import query_timeline
 
 WHOLE_SEC, AROUND_SEC = 120.0, 5.0  # a video up to this long is shown whole, of others this much around an answer
@@ -91,11 +90,8 @@ def place_pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[f
 
 
 def _row(video: Path, moment: Moment) -> dict[str, Any]:
-    strip = np.concatenate(list(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1]), axis=1)
-    picture = BytesIO()
-    image.imsave(picture, strip, format="jpeg")
-    times = {"start": clock(moment.start_sec), "end": clock(moment.end_sec)}
-    return moment._asdict() | times | {"film": _text(picture.getvalue())}
+    film = jpeg_text(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1])
+    return moment._asdict() | {"start": clock(moment.start_sec), "end": clock(moment.end_sec), "film": film}
 
 
 def _chart(answer: Answer) -> str:

@@ -1,0 +1,124 @@
+"""Cards of queries for the pages of a report: truth, answers and events over time, and frames of both moments.
+
+A card is HTML with a drawing in SVG: no script, and small enough for thousands on a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from groundnlq.analysis.diagnosis import Diagnosis
+from groundnlq.analysis.events import SHOWN, Event, Meaning, event_shown
+from groundnlq.data.records import Record
+from groundnlq.errors import DataError
+from groundnlq.view.film import film_strips, jpeg_text
+
+LEFT, WIDTH = 150, 840  # of the time axis, in units of the drawing
+STEPS_SEC = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 36000)  # between ticks, of which there are up to 12
+KINDS_OF_EVENTS = ["the right event", *list(SHOWN.values())[2:-1]]
+STYLE = """
+article { border-top: 1px solid #bbb; margin-top: 1em } article h3 { margin: .5em 0 0; font-size: 1em }
+article p { margin: .2em 0 } figure { display: inline-block; margin: .4em .8em .4em 0 } figure img { height: 76px }
+figcaption, svg text { font-size: 12px } .tick { text-anchor: middle } a { color: #0055aa } .band { fill: #f0e442; fill-opacity: .4 }
+.truth, .event1 { fill: #000 } .hit { fill: #009e73; stroke: #000 } .answer { fill: #d55e00; stroke: #000 }
+.later { fill: none; stroke: #d55e00 } .event5, .event-1 { fill: #ccc; stroke: #777 }
+.event2 { fill: #cc79a7; stroke: #000 } .event3 { fill: #56b4e9; stroke: #000 } .event4 { fill: #e69f00; stroke: #000 }
+"""
+CARDS = """{% macro draw(cards, kinds) %}
+<p>Black, and yellow below: the true moment. Filled: the first answer, green if correct. Outlined: later answers.
+{% for kind in kinds %}{{ "" if loop.index0 else "Events: " }}<svg width="14" height="11"><rect width="11" height="11"
+ class="event{{ loop.index }}"/></svg> {{ kind }}{{ "." if loop.last else "," }} {% endfor %}</p>
+{% for card in cards %}<article id="{{ card.id }}">
+<h3>{{ card.query }} <a href="queries.html#{{ card.id }}" title="link to this query">#</a></h3>
+<svg viewBox="0 0 1000 {{ card.height + 16 }}" role="img" aria-label="{{ card.query }} {{ card.texts[0] }}">
+{% for name, boxes in card.rows %}<g transform="translate(0 {{ 20 * loop.index0 }})">
+<text x="144" y="14" text-anchor="end">{{ name }}</text>
+{% for x, width, kind, title in boxes %}<rect class="{{ kind }}" x="{{ x }}" y="3" width="{{ width }}"
+ height="{{ card.height if kind == "band" else 14 }}"><title>{{ title }}</title></rect>{% endfor %}</g>
+{% endfor %}{% for x, text in card.ticks %}<text class="tick" x="{{ x }}" y="{{ card.height + 13 }}">{{ text }}</text>
+{% endfor %}</svg>
+{% for text in card.texts %}<p>{{ text }}</p>{% endfor %}
+{% for title, picture in card.strips %}<figure><img alt="{{ title }}" src="data:image/jpeg;base64,{{ picture }}">
+<figcaption>{{ title }}</figcaption></figure>{% endfor %}
+</article>
+{% endfor %}{% endmacro %}"""
+
+
+def chosen_failures(table: pd.DataFrame, num: int) -> list[str]:
+    """Ids of wrong answers: of each outcome in turn those with the highest scores; in the order of the outcomes."""
+    wrong = table[table["outcome"] != "hit"].sort_values("score", ascending=False, kind="stable")
+    turn = wrong.groupby("outcome", observed=True).cumcount()
+    chosen = wrong.assign(turn=turn).sort_values(["turn", "outcome"], kind="stable").head(num)
+    return chosen.sort_values(["outcome", "turn"])["query_id"].tolist()
+
+
+def cards(
+    diagnosis: Diagnosis, query_ids: Sequence[str], films: str | Path | None = None, is_short: bool = False
+) -> Iterator[dict[str, Any]]:
+    """What `CARDS` draws of these queries, with frames where the folder has a video of the clip; short ones are without
+    the events of the clip, of which Ego4D has hundreds."""
+    places = {record.query_id: place for place, record in enumerate(diagnosis.run.records)}
+    for query_id, row in diagnosis.table.set_index("query_id").loc[list(query_ids)].iterrows():
+        record, place = diagnosis.run.records[places[query_id]], places[query_id]
+        moments = {"true moment": record.moments_sec[0], "first answer": (row["first_start_sec"], row["first_end_sec"])}
+        rows = {"true moment": [_box(record, m, kind) for kind in ("band", "truth") for m in record.moments_sec]}
+        rows |= {name[-22:]: boxes for name, boxes in _answers(diagnosis, place)}
+        texts, strips = [" · ".join(_facts(row))], list[tuple[str, str]]()
+        if events := diagnosis.events.get(record.clip_uid, ()):
+            meaning, names = Meaning.of(record, diagnosis.events), [*map(_name, events), "no event"]
+            shown = event_shown(np.nan_to_num(list(moments.values())), meaning.times)
+            texts.append("; ".join(f"{when}: {names[n]}" for when, n in zip(moments, shown, strict=True)))
+            boxes = zip(meaning.times, meaning.kinds(), names, strict=False)
+            rows |= {} if is_short else {"events": [_box(record, t, f"event{k}", name) for t, k, name in boxes]}
+        try:
+            found = film_strips(films, record, diagnosis.run.decode(diagnosis.settings).of(place, 1)) if films else {}
+            strips = [(title, jpeg_text(pictures)) for title, (_, pictures) in found.items()]
+        except DataError as error:
+            texts.append(f"no frames: {error}")
+        yield {
+            "id": query_id, "query": record.query, "rows": rows.items(), "height": 20 * len(rows),
+            "ticks": _ticks(record.duration_sec), "texts": texts, "strips": strips,
+        }  # fmt: skip
+
+
+def _answers(diagnosis: Diagnosis, place: int) -> Iterator[tuple[str, list[tuple]]]:
+    """For each run its predictions, the first one last, so that it covers the others."""
+    record = diagnosis.run.records[place]
+    for name, run in {diagnosis.name: diagnosis.run, **diagnosis.others}.items():
+        decoded, boxes = run.decode(diagnosis.settings), list[tuple]()
+        for rank, (*times_sec, score) in enumerate(decoded.of(place, diagnosis.top_k), 1):
+            overlap = decoded.overlaps[place, rank - 1]
+            kind = "later" if rank > 1 else "hit" if overlap > diagnosis.threshold else "answer"
+            boxes.insert(0, _box(record, times_sec, kind, f"rank {rank}, score {score:.2f}, tIoU {overlap:.2f}"))
+        yield name, boxes
+
+
+def _box(record: Record, times_sec: Sequence[float], kind: str, text: str = "") -> tuple[float, float, str, str]:
+    """Place and width on the time axis, CSS class, and text at the pointer."""
+    start, end = np.clip(times_sec, 0, record.duration_sec) * (WIDTH / record.duration_sec)
+    title = f"{times_sec[0]:.1f} – {times_sec[1]:.1f} s {text}"
+    return round(LEFT + float(start), 1), round(max(1.5, float(end - start)), 1), kind, title
+
+
+def _ticks(duration_sec: float) -> list[tuple[float, str]]:
+    step = next((step for step in STEPS_SEC if duration_sec / step <= 12), STEPS_SEC[-1])
+    return [(LEFT + time * WIDTH / duration_sec, f"{time} s") for time in range(0, int(duration_sec) + 1, step)]
+
+
+def _name(event: Event) -> str:
+    return " ".join(filter(None, (event.verb, event.object, event.container, event.person)))
+
+
+def _facts(row: pd.Series) -> Iterator[str]:
+    yield str(row["outcome"])
+    if row["shows"] in SHOWN and row["shows"] != "hit":
+        yield f"shows: {SHOWN[row['shows']]}"
+    if row["score"] > 0:
+        yield f"score {row['score']:.2f}, tIoU {row['first tIoU']:.2f}"
+        yield f"{abs(row['distance_sec']):.1f} s {'late' if row['distance_sec'] > 0 else 'early'}"
+    yield f"clip {row['clip_uid']}"
