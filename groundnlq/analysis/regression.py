@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
@@ -14,45 +12,51 @@ NUM_STEPS, CLOSE = 50, 1e-8  # of Newton's method
 
 
 def held_recalls(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
-    """R@1 [%] of each group of each kind if only this kind differed: the mean of the predicted hit rates of all queries
-    as if they belonged to the group and to their own groups of all other kinds (standardisation, Lane and Nelder 1982).
+    """R@1 [%] of each group if only its kind differed: the mean of the predicted hit rates of all queries, as if they
+    belonged to this group, and to their own groups of all other kinds (standardisation, Lane and Nelder 1982).
 
     The interval is by the delta method, with a covariance that knows of clips (Liang and Zeger 1986) and of the ridge.
-    ``p`` is for no effect of the group: a score test with random signs of clips, without this kind in the model;
-    ``p (Holm)`` is corrected for the number of groups. ``explained``: share of the group [%] that the other kinds
-    explain; near 100, it is one thing with them. `table` is what `outcomes.diagnose` gives.
+    ``p`` is for no effect of the group: a score test with random signs of clips, in a model without its kind;
+    ``p (Holm)`` is corrected for the number of groups. ``explained``: how much of the group [%] the other kinds
+    explain; at 100, they name it. `table` is what `outcomes.diagnose` gives.
     """
-    hit = (table["outcome"] == "hit").to_numpy(float)
-    clips, design = np.unique(table["clip_uid"], return_inverse=True)[1], _design(kinds.reindex(table["query_id"]))
-    x = np.column_stack([np.ones(len(hit)), design])
+    hit, clips = (table["outcome"] == "hit").to_numpy(float), np.unique(table["clip_uid"], return_inverse=True)[1]
+    keys, x = _design(kinds.reindex(table["query_id"]))
     weights, rates, curvature = _fit(x, hit)
     of_clips = np.zeros((clips.max() + 1, x.shape[1]))
     np.add.at(of_clips, clips, x * (hit - rates)[:, None])
     middle = of_clips.T @ of_clips * len(of_clips) / max(1, len(of_clips) - 1) + _penalty(x)
-    covariance = np.linalg.solve(curvature, np.linalg.solve(curvature, middle).T)
-    rows = {}
-    for kind in design.columns.unique("kind"):
-        own = np.flatnonzero(np.append(False, design.columns.get_level_values("kind") == kind))
-        tests = _score_tests(np.delete(x, own, axis=1), x[:, own], hit, clips)
-        rest = x @ weights - x[:, own] @ weights[own]
-        for column, (p, explained) in zip(own, tests, strict=True):
-            rate = _sigmoid(rest + weights[column])
-            gradient = np.where(np.isin(np.arange(x.shape[1]), own), 0.0, (rate * (1 - rate)) @ x / len(x))
-            gradient[column] = (rate * (1 - rate)).mean()
-            mean, error = rate.mean(), np.sqrt(gradient @ covariance @ gradient)
-            ends = np.log(mean / (1 - mean)) + np.array([-Z, Z]) * error / (mean * (1 - mean))
-            low, high = 100 * _sigmoid(ends)
-            row = {"R@1": 100 * mean, LOW: low, HIGH: high, "queries": int(x[:, column].sum())}
-            rows[design.columns[column - 1]] = row | {"explained": 100 * explained, "p": p}
-    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["kind", "group"])
-    return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
+    covariance, rows = np.linalg.solve(curvature, np.linalg.solve(curvature, middle).T), {}
+    for kind in dict.fromkeys(kind for kind, _ in keys[1:]):
+        is_own = np.array([key[0] == kind for key in keys])
+        others, groups = x[:, ~is_own], x[:, is_own]
+        null = _fit(others, hit)[1]
+        weight = null * (1 - null)
+        root = np.sqrt(weight)[:, None]
+        residuals = groups - others @ np.linalg.lstsq(root * others, root * groups, rcond=None)[0]
+        unexplained = weight @ residuals**2 / (weight @ (groups - np.average(groups, axis=0, weights=weight)) ** 2)
+        for place, residual, share in zip(np.flatnonzero(is_own), residuals.T, unexplained, strict=True):
+            moved = np.where(is_own, np.arange(len(keys)) == place, x)
+            rate = _sigmoid(moved @ weights)
+            mean, slope = rate.mean(), (rate * (1 - rate)) @ moved / len(moved)
+            half = Z * np.sqrt(slope @ covariance @ slope) / (mean * (1 - mean))
+            low, high = 100 * _sigmoid(np.log(mean / (1 - mean)) + np.array([-half, half]))
+            counts = {"queries": int(x[:, place].sum()), "explained": 100 * (1 - share)}
+            p = sign_flip_p(clips, residual * (hit - null))
+            rows[keys[place]] = {"R@1": 100 * mean, LOW: low, HIGH: high, **counts, "p": p}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=None if rows else ["p"])
+    return frame.rename_axis(["kind", "group"][: frame.index.nlevels]).assign(
+        **{"p (Holm)": holm(frame["p"].to_numpy())}
+    )
 
 
-def _design(kinds: pd.DataFrame) -> pd.DataFrame:
-    """(Q, G) 0 or 1 for each group of each kind that has several."""
-    parts = {kind: pd.get_dummies(kinds[kind], dtype=float) for kind in kinds if kinds[kind].nunique() > 1}
-    used = {kind: part.loc[:, part.any()].rename(columns=str) for kind, part in parts.items()}
-    return pd.concat(used, axis=1, names=["kind", "group"])
+def _design(kinds: pd.DataFrame) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Kind and group of each column, and the columns (Q, 1 + G): ones, and whether a query belongs to the group."""
+    columns = {("", ""): np.ones(len(kinds))}
+    for kind in (kind for kind in kinds if kinds[kind].nunique() > 1):
+        for group in kinds[kind].astype("category").cat.remove_unused_categories().cat.categories:
+            columns[kind, str(group)] = (kinds[kind] == group).to_numpy(float)
+    return list(columns), np.stack(list(columns.values()), axis=1)
 
 
 def _fit(x: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,16 +78,3 @@ def _penalty(x: np.ndarray) -> np.ndarray:
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.tanh(0.5 * logits)
-
-
-def _score_tests(
-    others: np.ndarray, groups: np.ndarray, hit: np.ndarray, clips: np.ndarray
-) -> Iterator[tuple[float, float]]:
-    """For each group p, and the share of it that the others explain."""
-    _, rates, _ = _fit(others, hit)
-    weight = rates * (1 - rates)
-    root = np.sqrt(weight)[:, None]
-    residuals = groups - others @ np.linalg.lstsq(root * others, root * groups, rcond=None)[0]
-    for group, residual in zip(groups.T, residuals.T, strict=True):
-        around = group - np.average(group, weights=weight)
-        yield sign_flip_p(clips, residual * (hit - rates)), 1 - (weight @ residual**2) / (weight @ around**2)

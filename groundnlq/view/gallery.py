@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from groundnlq.analysis.diagnosis import Diagnosis
 from groundnlq.analysis.events import SHOWN, Event, Meaning, event_shown
@@ -19,12 +20,11 @@ from groundnlq.errors import DataError
 from groundnlq.view.film import film_strips, jpeg_text
 
 LEFT, WIDTH = 150, 840  # of the time axis, in units of the drawing
-STEPS_SEC = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 36000)  # between ticks, of which there are up to 12
 KINDS_OF_EVENTS = ["the right event", *list(SHOWN.values())[2:-1]]
 STYLE = """
 article { border-top: 1px solid #bbb; margin-top: 1em } article h3 { margin: .5em 0 0; font-size: 1em }
 article p { margin: .2em 0 } figure { display: inline-block; margin: .4em .8em .4em 0 } figure img { height: 76px }
-figcaption, svg text { font-size: 12px } .tick { text-anchor: middle } a { color: #0055aa } .band { fill: #f0e442; fill-opacity: .4 }
+figcaption, svg text { font-size: 12px } .tick { text-anchor: middle } .band { fill: #f0e442; fill-opacity: .4 }
 .truth, .event1 { fill: #000 } .hit { fill: #009e73; stroke: #000 } .answer { fill: #d55e00; stroke: #000 }
 .later { fill: none; stroke: #d55e00 } .event5, .event-1 { fill: #ccc; stroke: #777 }
 .event2 { fill: #cc79a7; stroke: #000 } .event3 { fill: #56b4e9; stroke: #000 } .event4 { fill: #e69f00; stroke: #000 }
@@ -37,7 +37,7 @@ CARDS = """{% macro draw(cards, kinds) %}
 <h3>{{ card.query }} <a href="queries.html#{{ card.id }}" title="link to this query">#</a></h3>
 <svg viewBox="0 0 1000 {{ card.height + 16 }}" role="img" aria-label="{{ card.query }} {{ card.texts[0] }}">
 {% for name, boxes in card.rows %}<g transform="translate(0 {{ 20 * loop.index0 }})">
-<text x="144" y="14" text-anchor="end">{{ name }}</text>
+<text x="144" y="14" text-anchor="end">{{ name[-22:] }}</text>
 {% for x, width, kind, title in boxes %}<rect class="{{ kind }}" x="{{ x }}" y="3" width="{{ width }}"
  height="{{ card.height if kind == "band" else 14 }}"><title>{{ title }}</title></rect>{% endfor %}</g>
 {% endfor %}{% for x, text in card.ticks %}<text class="tick" x="{{ x }}" y="{{ card.height + 13 }}">{{ text }}</text>
@@ -67,8 +67,8 @@ def cards(
         record, place = diagnosis.run.records[places[query_id]], places[query_id]
         moments = {"true moment": record.moments_sec[0], "first answer": (row["first_start_sec"], row["first_end_sec"])}
         rows = {"true moment": [_box(record, m, kind) for kind in ("band", "truth") for m in record.moments_sec]}
-        rows |= {name[-22:]: boxes for name, boxes in _answers(diagnosis, place)}
-        texts, strips = [" · ".join(_facts(row))], list[tuple[str, str]]()
+        rows |= dict(_answers(diagnosis, place))
+        texts, strips = [_facts(row)], list[tuple[str, str]]()
         if events := diagnosis.events.get(record.clip_uid, ()):
             meaning, names = Meaning.of(record, diagnosis.events), [*map(_name, events), "no event"]
             shown = event_shown(np.nan_to_num(list(moments.values())), meaning.times)
@@ -80,9 +80,11 @@ def cards(
             strips = [(title, jpeg_text(pictures)) for title, (_, pictures) in found.items()]
         except DataError as error:
             texts.append(f"no frames: {error}")
+        times = MaxNLocator(10).tick_values(0, record.duration_sec)
         yield {
             "id": query_id, "query": record.query, "rows": rows.items(), "height": 20 * len(rows),
-            "ticks": _ticks(record.duration_sec), "texts": texts, "strips": strips,
+            "ticks": [(LEFT + t * WIDTH / record.duration_sec, f"{t:g} s") for t in times if t <= record.duration_sec],
+            "texts": texts, "strips": strips,
         }  # fmt: skip
 
 
@@ -105,20 +107,13 @@ def _box(record: Record, times_sec: Sequence[float], kind: str, text: str = "") 
     return round(LEFT + float(start), 1), round(max(1.5, float(end - start)), 1), kind, title
 
 
-def _ticks(duration_sec: float) -> list[tuple[float, str]]:
-    step = next((step for step in STEPS_SEC if duration_sec / step <= 12), STEPS_SEC[-1])
-    return [(LEFT + time * WIDTH / duration_sec, f"{time} s") for time in range(0, int(duration_sec) + 1, step)]
-
-
 def _name(event: Event) -> str:
     return " ".join(filter(None, (event.verb, event.object, event.container, event.person)))
 
 
-def _facts(row: pd.Series) -> Iterator[str]:
-    yield str(row["outcome"])
-    if row["shows"] in SHOWN and row["shows"] != "hit":
-        yield f"shows: {SHOWN[row['shows']]}"
+def _facts(row: pd.Series) -> str:
+    facts = [str(row["outcome"]), *(f"shows: {SHOWN[kind]}" for kind in [row["shows"]] if kind in SHOWN)]
     if row["score"] > 0:
-        yield f"score {row['score']:.2f}, tIoU {row['first tIoU']:.2f}"
-        yield f"{abs(row['distance_sec']):.1f} s {'late' if row['distance_sec'] > 0 else 'early'}"
-    yield f"clip {row['clip_uid']}"
+        when = f"{abs(row['distance_sec']):.1f} s {'late' if row['distance_sec'] > 0 else 'early'}"
+        facts += [f"score {row['score']:.2f}, tIoU {row['first tIoU']:.2f}", when]
+    return " · ".join([*facts, f"clip {row['clip_uid']}"])
