@@ -251,8 +251,8 @@ FIGURES = {  # what makes it, and the labels that its axes must have
         {"moments with\na positive point [%]"},
     ),
     "recalls": (lambda: plots.recall_bars(evaluations()), {"strict recall [%]"}),
-    "a recall at more than was kept": (
-        lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3")),
+    "recalls beside published": (
+        lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3"), scoring.PUBLISHED),
         {"strict recall [%]"},
     ),
     "recalls by template": (lambda: plots.recall_by({n: e.by("template") for n, e in evaluations().items()}), RECALL),
@@ -286,6 +286,16 @@ def test_every_figure_draws_without_a_warning_and_names_its_axes(name):
     assert png(figure)
     axes = figure.findobj(Axes)
     assert expected <= {label for axis in axes for label in (axis.get_xlabel(), axis.get_ylabel())}
+
+
+def test_published_figures_stand_apart_and_hollow():
+    figure = plots.recall_bars(evaluations(2), published=scoring.PUBLISHED)
+    bars = [(p.get_x(), p.get_facecolor()[:3]) for p in figure.axes[0].patches]
+    ours = [x for x, color in bars if color != (1, 1, 1)]
+    published = [x for x, color in bars if color == (1, 1, 1)]
+    assert len(ours) == len(published) == 4
+    assert min(published) - max(ours) > 1
+    assert "published, other data" in texts(figure)
 
 
 def test_recall_bars_show_the_strict_figures():

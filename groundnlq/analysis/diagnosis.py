@@ -255,6 +255,14 @@ class Diagnosis:
                 f"length, anywhere in the clip, would in {others['by chance']:.0f} %."
             )
         lines.append(f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.")
+        differs = self.held[self.held["p (Holm)"] < 0.05]["R@1"]
+        groups = [f"{kind} {group} ({recall:.0f} %)" for (kind, group), recall in differs.items()]
+        lines.append(f"Groups that differ with all other kinds of query held: {', '.join(groups) or 'none'}.")
+        for kind, pairs in self.agreement.iloc[:1].iterrows():
+            lines.append(
+                f"{pairs['agree']:.0f} % of the {pairs['pairs']:.0f} pairs of questions of a clip with the {kind} have "
+                "moments that agree: a run that cannot tell them apart is not right more often."
+            )
         for name, differences in self.differences.items():
             row = differences.iloc[0]
             lines.append(
@@ -262,6 +270,9 @@ class Diagnosis:
                 f"[{row[LOW]:+.1f}, {row[HIGH]:+.1f}], {row['won']:.0f} queries won, {row['lost']:.0f} lost, "
                 f"{p_text(row['p'])}; these queries can show a difference of {row['detectable']:.1f}."
             )
+        if self.others:
+            missed = 100 * (~hits_of(self.tables).any(axis=1)).mean()
+            lines.append(f"No run finds {missed:.0f} % of the queries.")
         return "\n".join(lines)
 
     def _what_is_shown(self) -> list[str]:

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from groundnlq.analysis.diagnosis import Diagnosis
 from groundnlq.analysis.events import SHOWN, Event, Meaning, event_shown
 from groundnlq.data.records import Record
-from groundnlq.errors import DataError
+from groundnlq.errors import KitError
 from groundnlq.view.film import film_strips, jpeg_text
 
 LEFT, WIDTH = 150, 840  # of the time axis, in units of the drawing
@@ -78,7 +78,7 @@ def cards(
         try:
             found = film_strips(films, record, diagnosis.run.decode(diagnosis.settings).of(place, 1)) if films else {}
             strips = [(title, jpeg_text(pictures)) for title, (_, pictures) in found.items()]
-        except DataError as error:
+        except KitError as error:  # of one video; the report is made all the same
             texts.append(f"no frames: {error}")
         times = MaxNLocator(10).tick_values(0, record.duration_sec)
         yield {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.evaluation import KEY, Evaluation
@@ -16,21 +18,33 @@ BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (GREY, "xx"))
 MARKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "D"), (ORANGE, "^"))
 
 
-def recall_bars(evaluations: Mapping[str, Evaluation], keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3")) -> Figure:
-    """Strict recalls of several runs with 95 % intervals; a dash where a run has too few predictions for one."""
-    axis = (figure := new_figure(1.5 + 1.7 * len(evaluations), 3.2)).subplots()
-    tables, width = [(e.strict, e.intervals()) for e in evaluations.values()], 0.72 / len(keys)
+def recall_bars(
+    evaluations: Mapping[str, Evaluation],
+    keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3"),
+    published: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """Strict recalls of several runs with 95 % intervals; a dash where a run has too few predictions for one.
+
+    Args:
+        published: recalls of others by run and key; drawn as outlines in a separate group.
+    """
+    ours = {name: (e.strict, e.intervals()) for name, e in evaluations.items()}
+    others: dict[str, tuple] = {name: (table, {}) for name, table in (published or {}).items()}
+    figure = new_figure(1.5 + 1.7 * (len(ours) + len(others)), 3.2)
+    axis = figure.subplots()
+    apart = len(ours) + 0.5
     for (key, (color, hatch)), shift in zip(zip(keys, BARS, strict=False), _dodge(len(keys)), strict=True):
-        for place, (strict, intervals) in enumerate(tables):
-            value = strict.get(key, np.nan)
-            low, high = intervals.get(key, (value, value))
-            axis.bar(place + shift, value, width, yerr=error_ends([value], [low], [high]), capsize=3, color=color,
-                     hatch=hatch, edgecolor="white", label=None if place else key)  # fmt: skip
-            text, height = ("–", 0) if np.isnan(value) else (f"{value:.1f}", high)
-            axis.annotate(text, (place + shift, height), (0, 3), textcoords="offset points", ha="center", fontsize=8)
-    axis.set_xticks(range(len(tables)), [plain(name, 24) for name in evaluations])
+        bar = {"width": 0.72 / len(keys), "hatch": hatch, "capsize": 3}
+        _draw_bars(axis, shift, key, ours.values(), facecolor=color, edgecolor="white", label=key, **bar)
+        _draw_bars(axis, apart + shift, key, others.values(), facecolor="white", edgecolor=color, **bar)
+    places = [*range(len(ours)), *(apart + np.arange(len(others)))]
+    axis.set_xticks(places, [plain(name, 24) for name in [*ours, *others]])
     axis.set_ylabel("strict recall [%]")
     axis.margins(y=0.12)
+    if others:
+        axis.axvline(apart - 0.75, color=GREY, linestyle=":")
+        axis.text(apart - 0.7, 0.98, "published, other data", fontsize=8, color="0.3", va="top",
+                  transform=axis.get_xaxis_transform())  # fmt: skip
     figure.legend(loc="outside upper left", ncols=len(keys), fontsize=8)
     return figure
 
@@ -38,6 +52,19 @@ def recall_bars(evaluations: Mapping[str, Evaluation], keys: Sequence[str] = ("R
 def _dodge(count: int) -> np.ndarray:
     """Positions of `count` marks around a tick."""
     return (np.arange(count) - (count - 1) / 2) * 0.8 / max(1, count)
+
+
+def _draw_bars(axis: Axes, first: float, key: str, runs: Iterable[tuple], **style: Any) -> None:
+    """One recall of (table, intervals) of several runs, with the number above each bar."""
+    for place, (table, intervals) in enumerate(runs):
+        value = table.get(key, np.nan)
+        low, high = intervals.get(key, (value, value))
+        errors = error_ends([value], [low], [high]) if key in intervals else None
+        axis.bar(first + place, value, yerr=errors, **style)
+        style.pop("label", None)
+        text, height = ("–", 0) if np.isnan(value) else (f"{value:.1f}", high)
+        axis.annotate(text, (first + place, height), (0, 3), textcoords="offset points", ha="center",
+                      fontsize=8)  # fmt: skip
 
 
 def recall_by(tables: Mapping[str, pd.DataFrame], key: str = KEY, title: str = "") -> Figure:
