@@ -258,10 +258,10 @@ class Diagnosis:
         differs = self.held[self.held["p (Holm)"] < 0.05]["R@1"]
         groups = [f"{kind} {group} ({recall:.0f} %)" for (kind, group), recall in differs.items()]
         lines.append(f"Groups that differ with all other kinds of query held: {', '.join(groups) or 'none'}.")
-        for kind, pairs in self.agreement.iloc[:1].iterrows():
+        for _, pairs in self.agreement.filter(["same words"], axis=0).iterrows():
             lines.append(
-                f"{pairs['agree']:.0f} % of the {pairs['pairs']:.0f} pairs of questions of a clip with the {kind} have "
-                "moments that agree: a run that cannot tell them apart is not right more often."
+                f"Of {pairs['pairs']:.0f} pairs of questions of a clip with the same words, the moment of one is right "
+                f"for the other in {pairs['agree']:.0f} %."
             )
         for name, differences in self.differences.items():
             row = differences.iloc[0]

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from groundnlq.analysis.diagnosis import Diagnosis
-from groundnlq.analysis.events import SHOWN, Event, Meaning, event_shown
+from groundnlq.analysis.events import SHOWN, Meaning, event_shown
 from groundnlq.data.records import Record
 from groundnlq.errors import KitError
 from groundnlq.view.film import film_strips, jpeg_text
@@ -70,7 +70,8 @@ def cards(
         rows |= dict(_answers(diagnosis, place))
         texts, strips = [_facts(row)], list[tuple[str, str]]()
         if events := diagnosis.events.get(record.clip_uid, ()):
-            meaning, names = Meaning.of(record, diagnosis.events), [*map(_name, events), "no event"]
+            names = [" ".join([event.verb, *event.nouns]) for event in events] + ["no event"]
+            meaning = Meaning.of(record, diagnosis.events)
             shown = event_shown(np.nan_to_num(list(moments.values())), meaning.times)
             texts.append("; ".join(f"{when}: {names[n]}" for when, n in zip(moments, shown, strict=True)))
             boxes = zip(meaning.times, meaning.kinds(), names, strict=False)
@@ -105,10 +106,6 @@ def _box(record: Record, times_sec: Sequence[float], kind: str, text: str = "") 
     start, end = np.clip(times_sec, 0, record.duration_sec) * (WIDTH / record.duration_sec)
     title = f"{times_sec[0]:.1f} – {times_sec[1]:.1f} s {text}"
     return round(LEFT + float(start), 1), round(max(1.5, float(end - start)), 1), kind, title
-
-
-def _name(event: Event) -> str:
-    return " ".join(filter(None, (event.verb, event.object, event.container, event.person)))
 
 
 def _facts(row: pd.Series) -> str:
