@@ -255,9 +255,8 @@ class Diagnosis:
                 f"length, anywhere in the clip, would in {others['by chance']:.0f} %."
             )
         lines.append(f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.")
-        differs = self.held[self.held["p (Holm)"] < 0.05]["R@1"]
-        groups = [f"{kind} {group} ({recall:.0f} %)" for (kind, group), recall in differs.items()]
-        lines.append(f"Groups that differ with all other kinds of query held: {', '.join(groups) or 'none'}.")
+        matter = dict.fromkeys(key[0] for key in self.held.index[self.held["p (Holm)"] < 0.05])
+        lines.append(f"Kinds of query that matter with all others held: {', '.join(matter) or 'none is certain'}.")
         for _, pairs in self.agreement.filter(["same words"], axis=0).iterrows():
             lines.append(
                 f"Of {pairs['pairs']:.0f} pairs of questions of a clip with the same words, the moment of one is right "

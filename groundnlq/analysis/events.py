@@ -118,15 +118,18 @@ class Meaning:
     @classmethod
     def of(cls, record: Record, events: Events) -> Meaning:
         """Words of the official file (`verb_x`, `slot_x`), else of the event at the moment. An event has a word in
-        another form, too; or, if the event at the moment has the word, the same class number."""
+        another form, too; or, if the event at the moment has the word, the same class number. If that has the noun, its
+        verb counts as the query's: "saw the cup" where the narrator says "looks at the cup"."""
         own, moments = events.get(record.clip_uid, ()), np.array(record.moments_sec).reshape(-1, 2)
         times = np.array([(e.start_sec, e.end_sec) for e in own], float).reshape(-1, 2)
         true = next((own[place] for place in event_shown(moments, times) if place >= 0), Event(0, 0, ""))
         verb = (record.verb_x or true.verb).partition(" ")[0]
         noun = _head(record.slot_x or true.object or "") or next(iter(true.nouns), "")
-        verbs = set(true.verb_classes) if stem(verb) == stem(true.verb) else set()
-        nouns = set(true.noun_classes[:1]) if stem(noun) in map(stem, true.nouns) else set()
-        has_verb = [stem(verb) == stem(e.verb) or not verbs.isdisjoint(e.verb_classes) for e in own]
+        is_noun = bool(noun) and stem(noun) in map(stem, true.nouns)
+        forms = {stem(verb)} | ({stem(true.verb)} if is_noun else set())
+        verbs = set(true.verb_classes) if stem(true.verb) in forms else set()
+        nouns = set(true.noun_classes[:1]) if is_noun else set()
+        has_verb = [stem(e.verb) in forms or not verbs.isdisjoint(e.verb_classes) for e in own]
         has_noun = [stem(noun) in map(stem, e.nouns) or not nouns.isdisjoint(e.noun_classes) for e in own]
         is_true: np.ndarray = np.asarray(shares_half(times[:, None], moments[None]).any(axis=1))
         return cls(verb, noun, times, is_true, np.array(has_verb, bool), np.array(has_noun, bool))

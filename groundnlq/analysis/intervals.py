@@ -68,7 +68,8 @@ def detectable(clips: ArrayLike, difference: ArrayLike) -> float:
 
 
 def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int = NUM_SIGNS) -> float:
-    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum.
+    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum. Of several
+    at once (Q, K), with so large a sum of squares, where those that vary together count once.
 
     If two runs are equally good, either could have been named first, clip by clip (Fisher's randomisation).
 
@@ -76,9 +77,14 @@ def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int
     1.0
     """
     _, index = np.unique(clips, return_inverse=True)
-    sums = np.bincount(index, weights=difference)
+    columns = np.asarray(difference, float).reshape(len(index), -1)
+    sums = np.zeros((index.max() + 1, columns.shape[1]))
+    np.add.at(sums, index, columns)
+    directions, sizes, _ = np.linalg.svd(sums, full_matrices=False)
+    directions = directions[:, sizes > 1e-7]
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num, len(sums)))
-    num_as_far = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum()
+    squares = ((signs @ directions) ** 2).sum(axis=1)
+    num_as_far = (squares >= (directions.sum(axis=0) ** 2).sum() - 1e-9).sum()
     return float((1 + num_as_far) / (1 + num))
 
 

@@ -16,38 +16,28 @@ def held_recalls(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     belonged to this group, and to their own groups of all other kinds (standardisation, Lane and Nelder 1982).
 
     The interval is by the delta method, with a covariance that knows of clips (Liang and Zeger 1986) and of the ridge.
-    ``p`` is for no effect of the group: a score test with random signs of clips, in a model without its kind;
-    ``p (Holm)`` is corrected for the number of groups. ``explained``: how much of the group [%] the other kinds
-    explain; at 100, they name it. `table` is what `outcomes.diagnose` gives.
+    ``p`` is for no effect of the whole kind: a score test with random signs of clips, in a model without it;
+    ``p (Holm)`` is corrected for the number of kinds. ``explained``: how much of the group [%] the other kinds explain;
+    at 100, they name it. `table` is what `outcomes.diagnose` gives.
     """
     hit, clips = (table["outcome"] == "hit").to_numpy(float), np.unique(table["clip_uid"], return_inverse=True)[1]
     keys, x = _design(kinds.reindex(table["query_id"]))
-    weights, rates, curvature = _fit(x, hit)
-    of_clips = np.zeros((clips.max() + 1, x.shape[1]))
-    np.add.at(of_clips, clips, x * (hit - rates)[:, None])
-    middle = of_clips.T @ of_clips * len(of_clips) / max(1, len(of_clips) - 1) + _penalty(x)
-    covariance, rows = np.linalg.solve(curvature, np.linalg.solve(curvature, middle).T), {}
-    for kind in dict.fromkeys(kind for kind, _ in keys[1:]):
-        is_own = np.array([key[0] == kind for key in keys])
-        others, groups = x[:, ~is_own], x[:, is_own]
-        null = _fit(others, hit)[1]
-        weight = null * (1 - null)
-        root = np.sqrt(weight)[:, None]
-        residuals = groups - others @ np.linalg.lstsq(root * others, root * groups, rcond=None)[0]
-        unexplained = weight @ residuals**2 / (weight @ (groups - np.average(groups, axis=0, weights=weight)) ** 2)
-        for place, residual, share in zip(np.flatnonzero(is_own), residuals.T, unexplained, strict=True):
-            moved = np.where(is_own, np.arange(len(keys)) == place, x)
-            rate = _sigmoid(moved @ weights)
-            mean, slope = rate.mean(), (rate * (1 - rate)) @ moved / len(moved)
-            half = Z * np.sqrt(slope @ covariance @ slope) / (mean * (1 - mean))
-            low, high = 100 * _sigmoid(np.log(mean / (1 - mean)) + np.array([-half, half]))
-            counts = {"queries": int(x[:, place].sum()), "explained": 100 * (1 - share)}
-            p = sign_flip_p(clips, residual * (hit - null))
-            rows[keys[place]] = {"R@1": 100 * mean, LOW: low, HIGH: high, **counts, "p": p}
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=None if rows else ["p"])
-    return frame.rename_axis(["kind", "group"][: frame.index.nlevels]).assign(
-        **{"p (Holm)": holm(frame["p"].to_numpy())}
-    )
+    weights, covariance = _fit_of_clips(x, hit, clips)
+    kind_of, p, explained = np.array([kind for kind, _ in keys]), dict[str, float](), np.zeros(len(keys))
+    for kind in dict.fromkeys(kind_of[1:]):
+        own = kind_of == kind
+        p[kind], explained[own] = _score_test(x[:, own], x[:, ~own], hit, clips)
+    corrected, rows = dict(zip(p, holm(np.array([*p.values()])), strict=True)), []
+    for place, (kind, group) in enumerate(keys[1:], 1):
+        moved = np.where(kind_of == kind, np.arange(len(keys)) == place, x)
+        rate = _sigmoid(moved @ weights)
+        mean, slope = rate.mean(), (rate * (1 - rate)) @ moved / len(moved)
+        half = Z * np.sqrt(slope @ covariance @ slope) / (mean * (1 - mean))
+        recall = 100 * _sigmoid(np.log(mean / (1 - mean)) + np.array([0, -half, half]))
+        counts = int(x[:, place].sum()), explained[place]
+        rows.append([kind, group, *recall, *counts, p[kind], corrected[kind]])
+    columns = ["kind", "group", "R@1", LOW, HIGH, "queries", "explained", "p", "p (Holm)"]
+    return pd.DataFrame(rows, columns=columns).set_index(["kind", "group"])
 
 
 def _design(kinds: pd.DataFrame) -> tuple[list[tuple[str, str]], np.ndarray]:
@@ -57,6 +47,26 @@ def _design(kinds: pd.DataFrame) -> tuple[list[tuple[str, str]], np.ndarray]:
         for group in kinds[kind].astype("category").cat.remove_unused_categories().cat.categories:
             columns[kind, str(group)] = (kinds[kind] == group).to_numpy(float)
     return list(columns), np.stack(list(columns.values()), axis=1)
+
+
+def _fit_of_clips(x: np.ndarray, hit: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of a logistic regression and their covariance, clips being the independent units."""
+    weights, rates, curvature = _fit(x, hit)
+    of_clips = np.zeros((clips.max() + 1, x.shape[1]))
+    np.add.at(of_clips, clips, x * (hit - rates)[:, None])
+    middle = of_clips.T @ of_clips * len(of_clips) / max(1, len(of_clips) - 1) + _penalty(x)
+    return weights, np.linalg.solve(curvature, np.linalg.solve(curvature, middle).T)
+
+
+def _score_test(groups: np.ndarray, others: np.ndarray, hit: np.ndarray, clips: np.ndarray) -> tuple[float, np.ndarray]:
+    """p of all groups of a kind, and how much of each [%] the others explain."""
+    rates = _fit(others, hit)[1]
+    weight = rates * (1 - rates)
+    root = np.sqrt(weight)[:, None]
+    residuals = groups - others @ np.linalg.lstsq(root * others, root * groups, rcond=None)[0]
+    around = groups - np.average(groups, axis=0, weights=weight)
+    p = sign_flip_p(clips, residuals * (hit - rates)[:, None])
+    return p, 100 - 100 * (weight @ residuals**2) / (weight @ around**2)
 
 
 def _fit(x: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

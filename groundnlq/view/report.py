@@ -80,7 +80,7 @@ tbody th { text-align: left; font-weight: normal } table { display: block; overf
 </html>
 """
 NUM_SHOWN, FAILURES = 18, "wrong answers: of each outcome in turn, those with the highest scores"
-DIFFERS = "filled: differs from the rest of the split (p < 0.05 after Holm's correction)"
+DIFFERS = "filled: the group differs from the rest, or its kind matters with the others held (p < 0.05, Holm)"
 
 
 def write_report(diagnosis: Diagnosis, folder: str | Path, films: str | Path | None = None) -> list[Path]:
@@ -136,7 +136,7 @@ def _own_folder(parent: Path, title: str, origin: Mapping[str, Any]) -> Path:
 
 def _picture(figure: Figure, folder: Path, name: str, title: str, provenance: str) -> str:
     """Write a figure as SVG and PDF; the SVG in base 64."""
-    figure.text(0.995, 0.995, plain(title), fontsize=8, color="0.4", ha="right", va="top")
+    figure.text(0.995, 0.005, plain(title), fontsize=8, color="0.4", ha="right", va="bottom")
     figure.savefig(folder / f"{_slug(name)}.pdf", metadata={"Title": f"{name}: {title}", "Subject": provenance})
     path = folder / f"{_slug(name)}.svg"
     figure.savefig(path, metadata={"Title": f"{name}: {title}", "Description": provenance})
