@@ -109,7 +109,7 @@ def _box(record: Record, times_sec: Sequence[float], kind: str, text: str = "") 
 
 
 def _facts(row: pd.Series) -> str:
-    facts = [str(row["outcome"]), *(f"shows: {SHOWN[kind]}" for kind in [row["shows"]] if kind in SHOWN)]
+    facts = [row["outcome"], *(f"shows: {SHOWN[kind]}" for kind in [row["shows"]] if kind in list(SHOWN)[1:])]
     if row["score"] > 0:
         when = f"{abs(row['distance_sec']):.1f} s {'late' if row['distance_sec'] > 0 else 'early'}"
         facts += [f"score {row['score']:.2f}, tIoU {row['first tIoU']:.2f}", when]

@@ -61,6 +61,7 @@ tbody th { text-align: left; font-weight: normal } table { display: block; overf
 </style>
 <h1>Diagnosis of {{ title }}</h1>
 {% for line in summary %}<p>{{ line }}</p>{% endfor %}
+<p><a href="{{ other }}.html">{{ other }}</a></p>
 {% for name, picture in figures.items() %}
 <h2>{{ name }}</h2>
 <p><img alt="{{ name }}" src="data:image/svg+xml;base64,{{ picture }}"></p>
@@ -80,7 +81,7 @@ tbody th { text-align: left; font-weight: normal } table { display: block; overf
 </html>
 """
 NUM_SHOWN, FAILURES = 18, "wrong answers: of each outcome in turn, those with the highest scores"
-DIFFERS = "filled: the group differs from the rest, or its kind matters with the others held (p < 0.05, Holm)"
+DIFFERS = "filled: p < 0.05 after Holm's correction, of the group alone or of its whole kind"
 
 
 def write_report(diagnosis: Diagnosis, folder: str | Path, films: str | Path | None = None) -> list[Path]:
@@ -107,13 +108,13 @@ def write_report(diagnosis: Diagnosis, folder: str | Path, films: str | Path | N
     content: dict[str, Any] = {"title": title, "provenance": provenance, "style": Markup(STYLE)}
     content |= {"figures": {}, "lists": {}, "tables": {}}
     every = cards(diagnosis, diagnosis.table["query_id"], is_short=True)
-    write_text(folder / "queries.html", page.render(content, heading="all queries", cards=every))
+    write_text(folder / "queries.html", page.render(content, heading="all queries", cards=every, other="report"))
     content["tables"] = {name: Markup(readable(table).to_html(border=0)) for name, table in tables.items()}
     content["lists"] = {name: [*rows.itertuples()] for name, rows in found_by(diagnosis.tables).items()}
     content |= {"summary": diagnosis.summary().splitlines(), "figures": pictures, "heading": FAILURES}
     failures = cards(diagnosis, chosen_failures(diagnosis.table, NUM_SHOWN), films)
     kinds = KINDS_OF_EVENTS if diagnosis.events else ()
-    write_text(folder / "report.html", page.render(content, cards=failures, kinds=kinds))
+    write_text(folder / "report.html", page.render(content, cards=failures, kinds=kinds, other="queries"))
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "provenance.json"}
     write_json(folder / "provenance.json", {"diagnosis": title, "provenance": origin, "files": files}, indent=1)
     return sorted((folder / name for name in files), key=lambda path: path.name != "report.html")
