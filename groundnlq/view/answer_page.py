@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
+from matplotlib import image
 
 from groundnlq.data.grid import clock
 from groundnlq.data.records import Record
 from groundnlq.engine.question import Answer, Moment
-from groundnlq.view.film import cut_video, film_strip, jpeg_text
+from groundnlq.view.film import cut_video, film_strip
 from groundnlq.view.timeline import query_timeline
 
 WHOLE_SEC, AROUND_SEC = 120.0, 5.0  # a video up to this long is shown whole, of others this much around an answer
@@ -90,8 +91,15 @@ def place_pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[f
 
 
 def _row(video: Path, moment: Moment) -> dict[str, Any]:
-    film = jpeg_text(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1])
+    film = strip_jpeg(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1])
     return moment._asdict() | {"start": clock(moment.start_sec), "end": clock(moment.end_sec), "film": film}
+
+
+def strip_jpeg(pictures: np.ndarray) -> str:
+    """Pictures (F, H, W, 3) side by side as a JPEG, in base64."""
+    picture = BytesIO()
+    image.imsave(picture, np.concatenate(list(pictures), axis=1), format="jpeg")
+    return _text(picture.getvalue())
 
 
 def _chart(answer: Answer) -> str:

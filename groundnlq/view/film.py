@@ -5,14 +5,12 @@ Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or another o
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib import image
 
 from groundnlq.data.grid import FPS
 from groundnlq.data.recall import best_tiou
@@ -74,13 +72,6 @@ def film_strips(
             inside = (end - start) / 10
             strips[title] = film_strip(path, start + inside, end - inside, num_frames=5)
     return strips
-
-
-def jpeg_text(pictures: np.ndarray) -> str:
-    """Pictures (F, H, W, 3) side by side as a JPEG, in base 64."""
-    buffer = BytesIO()
-    image.imsave(buffer, np.concatenate(list(pictures), axis=1), format="jpeg")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], height: int = 240) -> bytes:

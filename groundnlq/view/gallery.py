@@ -17,7 +17,8 @@ from groundnlq.analysis.diagnosis import Diagnosis
 from groundnlq.analysis.events import SHOWN, Meaning, event_shown
 from groundnlq.data.records import Record
 from groundnlq.errors import KitError
-from groundnlq.view.film import film_strips, jpeg_text
+from groundnlq.view.answer_page import strip_jpeg
+from groundnlq.view.film import film_strips
 
 LEFT, WIDTH = 150, 840  # of the time axis, in units of the drawing
 KINDS_OF_EVENTS = ["the right event", *list(SHOWN.values())[2:-1]]
@@ -27,7 +28,7 @@ article p { margin: .2em 0 } figure { display: inline-block; margin: .4em .8em .
 figcaption, svg text { font-size: 12px } .tick { text-anchor: middle } .band { fill: #f0e442; fill-opacity: .4 }
 .truth, .event1 { fill: #000 } .hit { fill: #009e73; stroke: #000 } .answer { fill: #d55e00; stroke: #000 }
 .later { fill: none; stroke: #d55e00 } .event5, .event-1 { fill: #ccc; stroke: #777 }
-.event2 { fill: #cc79a7; stroke: #000 } .event3 { fill: #56b4e9; stroke: #000 } .event4 { fill: #e69f00; stroke: #000 }
+.event2 { fill: #009e73; stroke: #000 } .event3 { fill: #56b4e9; stroke: #000 } .event4 { fill: #e69f00; stroke: #000 }
 """
 CARDS = """{% macro draw(cards, kinds) %}
 <p>Black, and yellow below: the true moment. Filled: the first answer, green if correct. Outlined: later answers.
@@ -78,7 +79,7 @@ def cards(
             rows |= {} if is_short else {"events": [_box(record, t, f"event{k}", name) for t, k, name in boxes]}
         try:
             found = film_strips(films, record, diagnosis.run.decode(diagnosis.settings).of(place, 1)) if films else {}
-            strips = [(title, jpeg_text(pictures)) for title, (_, pictures) in found.items()]
+            strips = [(title, strip_jpeg(pictures)) for title, (_, pictures) in found.items()]
         except KitError as error:  # of one video; the report is made all the same
             texts.append(f"no frames: {error}")
         times = MaxNLocator(10).tick_values(0, record.duration_sec)
