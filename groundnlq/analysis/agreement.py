@@ -1,7 +1,5 @@
 """Agreement of annotators: two questions of a clip that mean the same should have the same moment."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,13 +1,11 @@
 """Diagnosis of a run: all tables about its outcomes, beside any number of other runs."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -66,7 +64,7 @@ class Diagnosis:
     def of_files(
         cls, predictions: Sequence[Path], truth: Path, *, events: Path | None = None, train: Path | None = None,
         ego4d: Path | None = None, threshold: float = THRESHOLDS[0], top_k: int = DecodeConfig().top_k,
-    ) -> Diagnosis:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """Of submission files of any program, the first one against the others; `truth` and `train` are official files
         or records, `events` as `read_events` takes them, `ego4d` is Ego4D's ``ego4d.json``."""
         records, names = read_truth(truth), _names_of(predictions)

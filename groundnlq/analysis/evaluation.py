@@ -1,12 +1,10 @@
 """Recalls of a split as the challenge computes them, and strictly, with intervals over clips."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -98,7 +96,7 @@ class Evaluation:
             rows[name] = share_summary(key, part["clip_uid"], part[key]) | {"queries": len(part)}
         return pd.DataFrame.from_dict(rows, orient="index", columns=[key, LOW, HIGH, "queries"])
 
-    def difference(self, other: Evaluation, key: str = KEY) -> np.ndarray:
+    def difference(self, other: Self, key: str = KEY) -> np.ndarray:
         """(Q,) `other` minus this one in points for every query, in the order of `hits`."""
         left, right = (e.hits.set_index("query_id")[key] for e in (self, other))
         if set(left.index) != set(right.index):

@@ -1,11 +1,10 @@
 """Events of clips, and what wrong answers show: from an event log or from narrations, beside what chance would show."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel
@@ -116,7 +115,7 @@ class Meaning:
     has_noun: np.ndarray
 
     @classmethod
-    def of(cls, record: Record, events: Events) -> Meaning:
+    def of(cls, record: Record, events: Events) -> Self:
         """Words of the official file (`verb_x`, `slot_x`), else of the event at the moment. An event has a word in
         another form, too; or, if the event at the moment has the word, the same class number. If that has the noun, its
         verb counts as the query's: "saw the cup" where the narrator says "looks at the cup"."""

@@ -1,7 +1,5 @@
 """Statistics of means over queries, with clips as the independent units: intervals, tests, design effect."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 

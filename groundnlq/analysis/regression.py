@@ -1,7 +1,5 @@
 """Groups of queries with all other kinds held: one logistic regression of the hits over all kinds at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

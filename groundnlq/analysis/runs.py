@@ -3,8 +3,6 @@
 `tables` are by name of the run, each as `outcomes.diagnose` gives it, with the same queries in the same order.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping

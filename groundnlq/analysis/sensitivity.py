@@ -1,7 +1,5 @@
 """Sensitivity to the kind of query: recall of each group, and its change from one run to another."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

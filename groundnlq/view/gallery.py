@@ -3,8 +3,6 @@
 A card is HTML with a drawing in SVG: no script, and small enough for thousands on a page.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

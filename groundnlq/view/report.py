@@ -1,7 +1,5 @@
 """Figures of a diagnosis, and the report: all figures and tables on one page and as files of their own."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re
