@@ -5,6 +5,7 @@ import pytest
 
 from groundnlq.analysis.agreement import agreement
 from groundnlq.data.records import Record
+from groundnlq.view.report import readable
 from tests.test_outcomes import half, overlap
 
 TEXTS = ["Where did I put the knife?", "where did I put a knives", "Where did I put the cup?", "What did I wash first?"]
@@ -40,6 +41,7 @@ def test_pairs_and_their_agreement_are_those_of_two_loops():
         assert row["pairs"] == len(overlaps)
         assert row["mean tIoU"] == pytest.approx(np.mean(overlaps))
         assert row["agree"] == pytest.approx(100 * np.mean([value > 0.3 for value in overlaps]))
+        assert readable(found).loc[kind, "pairs"] == str(len(overlaps))
         assert row["95 % low"] <= row["agree"] <= row["95 % high"]
 
 

@@ -69,13 +69,16 @@ class Diagnosis:
         or records, `events` as `read_events` takes them, `ego4d` is Ego4D's ``ego4d.json``."""
         records, names = read_truth(truth), _names_of(predictions)
         runs = [FixedPredictions(records, by_record(records, read_submission(path))) for path in predictions]
+        more: dict[str, Any] = {
+            "events": read_events(events, truth) if events else {},
+            "train": read_truth(train) if train else (),
+            "scenarios": read_scenarios(ego4d) if ego4d else {},
+        }
         files = filter(None, (*predictions, truth, events, train, ego4d))
         inputs = {"files": {str(path): file_identity(path)["sha256"] for path in files}, "top_k": top_k}
-        return cls(
-            names[0], runs[0], dict(zip(names[1:], runs[1:], strict=True)), read_truth(train) if train else (),
-            threshold, DecodeConfig(top_k=top_k), read_events(events, truth) if events else {}, truth.stem, inputs,
-            read_scenarios(ego4d) if ego4d else {},
-        )  # fmt: skip
+        others, settings = dict(zip(names[1:], runs[1:], strict=True)), DecodeConfig(top_k=top_k)
+        more |= {"threshold": threshold, "settings": settings, "data": truth.stem, "inputs": inputs}
+        return cls(names[0], runs[0], others, **more)
 
     @property
     def top_k(self) -> int:
@@ -226,11 +229,6 @@ class Diagnosis:
         return held_recalls(self.table, self.kinds)
 
     @cached_property
-    def agreement(self) -> pd.DataFrame:
-        """How well the moments of near-duplicate questions agree (see `agreement.agreement`)."""
-        return agreement(self.run.records, self.threshold)
-
-    @cached_property
     def differences(self) -> dict[str, pd.DataFrame]:
         """For each other run, R@1 of the run minus its own, over all queries and in each group."""
         return {name: paired_difference(self.tables[name], self.table, self.kinds) for name in self.others}
@@ -255,7 +253,7 @@ class Diagnosis:
         lines.append(f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.")
         matter = dict.fromkeys(key[0] for key in self.held.index[self.held["p (Holm)"] < 0.05])
         lines.append(f"Kinds of query that matter with all others held: {', '.join(matter) or 'none is certain'}.")
-        for _, pairs in self.agreement.filter(["same words"], axis=0).iterrows():
+        for _, pairs in agreement(self.run.records, self.threshold).filter(["same words"], axis=0).iterrows():
             lines.append(
                 f"Of {pairs['pairs']:.0f} pairs of questions of a clip with the same words, the moment of one is right "
                 f"for the other in {pairs['agree']:.0f} %."

@@ -14,6 +14,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from groundnlq.analysis.agreement import agreement
 from groundnlq.analysis.diagnosis import Diagnosis
 from groundnlq.analysis.events import SHOWN
 from groundnlq.analysis.intervals import HIGH, LOW, p_text
@@ -24,23 +25,8 @@ from groundnlq.files import sha256_of, write_json, write_text
 from groundnlq.provenance import made_by
 from groundnlq.view.gallery import CARDS, KINDS_OF_EVENTS, STYLE, cards, chosen_failures
 from groundnlq.view.plots import BARS, recall_by
-from groundnlq.view.style import (
-    ABOVE,
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    YELLOW,
-    error_ends,
-    new_figure,
-    plain,
-)  # fmt: skip
+from groundnlq.view.style import ABOVE, BLACK, BLUE, GREY, NINE, error_ends, new_figure, plain
 
-NINE = (GREEN, BLUE, YELLOW, PURPLE, ORANGE, SKY, GREY, BLACK, VERMILION)
 COLORS = dict(zip(OUTCOMES, NINE, strict=True))
 HATCHES = dict(zip(OUTCOMES, ("", "//", "\\\\", "oo", "", "..", "--", "", "xx"), strict=True))  # for greyscale
 CHANCE = {
@@ -173,7 +159,7 @@ def _tables(diagnosis: Diagnosis) -> dict[str, pd.DataFrame]:
         **{f"{diagnosis.name} against {name}": table for name, table in diagnosis.differences.items()},
         "kinds of query": diagnosis.sensitivity,
         "kinds of query, others held": diagnosis.held,
-        "agreement of annotators": diagnosis.agreement,
+        "agreement of annotators": agreement(diagnosis.run.records, diagnosis.threshold),
     }
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -183,7 +169,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.astype(object)
     for name, column in table.select_dtypes("number").items():
         digits = 0 if column.dtype.kind == "i" else 2 if name == "score" else 1
-        is_p = str(name).startswith("p")
+        is_p = name in ("p", "p (Holm)")
         texts = [
             p_text(value).removeprefix("p").removeprefix(" = ") if is_p else f"{value:.{digits}f}" for value in column
         ]
