@@ -148,7 +148,7 @@ class Diagnosis:
         """Share of the wrong first answers whose middle lies within some seconds of the moment's, or with so many
         events between the two, if `events` are known; and of segments as long, anywhere in the clip."""
         index = [f"within {seconds} s" for seconds in WITHIN_SEC]
-        index += [f"at most {num} events between" for num in WITHIN_EVENTS if self.events]
+        index += [f"events between: at most {num}" for num in WITHIN_EVENTS if self.events]
         rows = []
         for record, places in self._answers(self.table):
             moment, events = np.array(record.moments_sec[:1]), self.events.get(record.clip_uid, ())
