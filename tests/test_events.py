@@ -126,7 +126,9 @@ def test_events_between_the_answer_and_the_moment_are_counted_as_a_slow_program_
         if not overlap(answer, moment) > 0.3:
             within.append(between(answer, moment, own) <= 1)
             by_chance.append(np.mean([between(place, moment, own) <= 1 for place in places_of(answer, moment)]))
-    found = Diagnosis("run", FixedPredictions(records, ranked), events=events).distances.loc["events between: at most 1"]
+    found = Diagnosis("run", FixedPredictions(records, ranked), events=events).distances.loc[
+        "events between: at most 1"
+    ]
     assert found.tolist() == pytest.approx([100 * np.mean(within), 100 * np.mean(by_chance)])
     assert 0 < np.mean(within) < 1
 

@@ -87,9 +87,12 @@ def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int
 
 
 def paired_summary(clips: ArrayLike, difference: ArrayLike, seed: int = 0) -> dict[str, float]:
-    """A mean paired ``difference`` (Q,) with its interval, the smallest that is `detectable`, and `sign_flip_p`."""
-    interval = ClipBootstrap(clips, seed).summary("difference", difference)
-    return interval | {"detectable": detectable(clips, difference), "p": sign_flip_p(clips, difference, seed)}
+    """A mean paired ``difference`` (Q,) with its interval, the smallest that is `detectable`, the queries that were won
+    and lost, and `sign_flip_p`."""
+    change = np.asarray(difference)
+    counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(change)}
+    row = ClipBootstrap(clips, seed).summary("difference", change) | {"detectable": detectable(clips, change)}
+    return row | counts | {"p": sign_flip_p(clips, change, seed)}
 
 
 def replicate_summary(name: str, clips: ArrayLike, *settings: np.ndarray) -> dict[str, float]:

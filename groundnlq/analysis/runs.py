@@ -38,7 +38,7 @@ def all_pairs(tables: Tables) -> pd.DataFrame:
     hits, clips, rows = hits_of(tables), next(iter(tables.values()))["clip_uid"], {}
     for one, other in combinations(hits, 2):
         change = 100.0 * (hits[one].astype(int) - hits[other])
-        rows[one, other] = paired_summary(clips, change) | {"won": (change > 0).sum(), "lost": (change < 0).sum()}
+        rows[one, other] = paired_summary(clips, change)
     frame = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=["run", "minus"]))
     return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
 
@@ -49,7 +49,7 @@ def trainings(tables: Tables) -> pd.DataFrame:
     share of the queries that all trainings, or one of them, hit. Empty without such runs."""
     hits, clips, names = hits_of(tables), next(iter(tables.values()))["clip_uid"], defaultdict[str, list[str]](list)
     for name in hits:
-        names[_SEED.sub("", name)].append(name)
+        names[_SEED.sub("", name).strip("-_. ")].append(name)
     values = {setting: 100.0 * hits[own].to_numpy(float).T for setting, own in names.items()}
     rows = {
         setting: replicate_summary("R@1", clips, own)

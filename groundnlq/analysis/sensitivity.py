@@ -103,13 +103,8 @@ def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFram
         raise DataError("the two runs are not about the same queries -- answer one split with both")
     hits = other.set_index("query_id")["outcome"].reindex(one["query_id"]).eq("hit").to_numpy(float)
     table = one.assign(change=100 * (hits - (one["outcome"] == "hit").to_numpy(float)))
-    return _frame({k: _change(part) for k, part in [(("all", "all queries"), table), *_groups(table, kinds)]})
-
-
-def _change(table: pd.DataFrame) -> dict[str, float]:
-    change = table["change"]
-    counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(table)}
-    return counts | paired_summary(table["clip_uid"], change)
+    parts = [(("all", "all queries"), table), *_groups(table, kinds)]
+    return _frame({key: paired_summary(part["clip_uid"], part["change"]) for key, part in parts})
 
 
 def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
