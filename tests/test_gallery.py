@@ -70,6 +70,13 @@ def test_a_card_says_what_happens_at_both_moments_and_how_far_they_are_apart(dia
     assert "events" not in drawn(diagnosis, "a_0", is_short=True)["rows"]
 
 
+def test_a_query_without_an_answer_has_a_card_too(diagnosis):
+    alone = Diagnosis("none", FixedPredictions(diagnosis.run.records, {}), events=diagnosis.events)
+    card = drawn(alone, "a_0")
+    assert card["texts"] == ["missed · clip clip", "true moment: put cup"]
+    assert card["rows"]["none"] == []
+
+
 def test_frames_stand_where_there_is_a_video_and_a_damaged_one_costs_no_card(diagnosis, films):  # noqa: F811
     titles = [title for title, _ in drawn(diagnosis, "a_0", films=films)["strips"]]
     assert titles == ["true moment: 2.0 – 4.0 s", "answer 1: 9.5 – 12.0 s, tIoU 0.00"]

@@ -64,14 +64,15 @@ def cards(
     places = {record.query_id: place for place, record in enumerate(diagnosis.run.records)}
     for query_id, row in diagnosis.table.set_index("query_id").loc[list(query_ids)].iterrows():
         record, place = diagnosis.run.records[places[query_id]], places[query_id]
-        moments = {"true moment": record.moments_sec[0], "first answer": (row["first_start_sec"], row["first_end_sec"])}
+        moments = {"true moment": record.moments_sec[0]}
+        moments |= {"first answer": (row["first_start_sec"], row["first_end_sec"])} if row["score"] > 0 else {}
         rows = {"true moment": [_box(record, m, kind) for kind in ("band", "truth") for m in record.moments_sec]}
         rows |= dict(_answers(diagnosis, place))
         texts, strips = [_facts(row)], list[tuple[str, str]]()
         if events := diagnosis.events.get(record.clip_uid, ()):
             names = [" ".join([event.verb, *event.nouns]) for event in events] + ["no event"]
             meaning = Meaning.of(record, diagnosis.events)
-            shown = event_shown(np.nan_to_num(list(moments.values())), meaning.times)
+            shown = event_shown(np.array([*moments.values()]), meaning.times)
             texts.append("; ".join(f"{when}: {names[n]}" for when, n in zip(moments, shown, strict=True)))
             boxes = zip(meaning.times, meaning.kinds(), names, strict=False)
             rows |= {} if is_short else {"events": [_box(record, t, f"event{k}", name) for t, k, name in boxes]}
