@@ -1,7 +1,5 @@
 """What the cells of a notebook call first: project folder, parameters, live progress of training."""
 
-from __future__ import annotations
-
 import ast
 import math
 import os

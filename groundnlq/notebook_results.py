@@ -1,7 +1,5 @@
 """What executed notebooks leave: pages, a page that leads to them and to all figures, one table of many runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from groundnlq.analysis.evaluation import KEY, Evaluation, evaluate
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap
+from groundnlq.analysis.intervals import replicate_summary
 from groundnlq.config import load_config
 from groundnlq.data.records import read_records
 from groundnlq.data.submission import write_submission
@@ -124,14 +122,9 @@ def _evaluate(best: Path) -> Evaluation:
 
 
 def summary(trainings: Sequence[Evaluation]) -> dict[str, float]:
-    """Mean recalls of trainings; the interval covers the sampling of clips, by bootstrap over them, and training
-    variance, by Student's t of the trainings' spread."""
-    first, num = trainings[0].hits.set_index("query_id"), len(trainings)
+    """Mean recalls of trainings of one setting; for the interval see `replicate_summary`."""
+    first = trainings[0].hits.set_index("query_id")
     values = np.array([100 * e.hits.set_index("query_id")[KEY].reindex(first.index) for e in trainings])
-    draws = ClipBootstrap(first["clip_uid"]).means(values.mean(axis=0))
-    if num > 1:
-        error = values.mean(axis=1).std(ddof=1) / np.sqrt(num)
-        draws = draws + error * np.random.default_rng(0).standard_t(num - 1, len(draws))
-    low, high = np.percentile(draws, [2.5, 97.5]).clip(0, 100)
     means = pd.DataFrame([e.strict for e in trainings]).mean().to_dict()
-    return means | {LOW: low, HIGH: high, "trainings": num, "queries": len(first)}
+    counts = {"trainings": len(trainings), "queries": len(first)}
+    return means | replicate_summary(KEY, first["clip_uid"], values) | counts

@@ -1,7 +1,5 @@
 """Runs of the notebooks through papermill: parameters, progress in the terminal; and copies of them to work on."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
