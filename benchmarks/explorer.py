@@ -29,7 +29,8 @@ from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import make_points
 from groundnlq.notebook import workspace
 from groundnlq.view import explorer as module
-from groundnlq.view.explorer import ALL, NONE, Explorer
+from groundnlq.view.controls import ALL, NONE
+from groundnlq.view.explorer import Explorer
 
 NUM_QUERIES, NUM_CLIPS, CLIP_SEC = 4552, 415, 480.0
 

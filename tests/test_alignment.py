@@ -34,7 +34,7 @@ from groundnlq.video.frame_cache import FrameCache
 from groundnlq.video.frames import Video
 from groundnlq.video.narrated import NarratedFrames, frame_times, wanted_frames
 from groundnlq.video.towers import SmallEncoder, Towers
-from groundnlq.view.timeline import loss_curve
+from groundnlq.view.plots import loss_curve
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_films import COLOURS, DIRECTIONS, SHAPES, films_config, make_tiny_films
 from tests.tiny_run import same_weights, weights_of

@@ -5,7 +5,7 @@ Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or another o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -64,13 +64,18 @@ def moments_to_compare(
 def film_strips(
     folder: str | Path, record: Record, segments: np.ndarray, rank: int = 1, name: str = ""
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Strips of the moments of `moments_to_compare`, by title, each frame the middle of a fifth; none where the folder
-    has no video of the clip."""
+    """Strips of the moments of `moments_to_compare`; none where the folder has no video of the clip."""
+    return strips_of(find_video(folder, record.clip_uid), moments_to_compare(record, segments, rank, name))
+
+
+def strips_of(
+    path: Path | None, moments_sec: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Strips of moments by title, each frame the middle of a fifth; none without a video."""
     strips = dict[str, tuple[np.ndarray, np.ndarray]]()
-    if path := find_video(folder, record.clip_uid):
-        for title, (start, end) in moments_to_compare(record, segments, rank, name).items():
-            inside = (end - start) / 10
-            strips[title] = film_strip(path, start + inside, end - inside, num_frames=5)
+    for title, (start, end) in moments_sec.items() if path else ():
+        inside = (end - start) / 10
+        strips[title] = film_strip(path, start + inside, end - inside, num_frames=5)
     return strips
 
 
