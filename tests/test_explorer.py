@@ -136,9 +136,10 @@ def test_what_is_under_the_mouse_is_told_in_words(explorer):
     assert (x0, x1) == pytest.approx((left + 0.4 * (right - left), left + 0.44 * (right - left)))
     assert top < y0 < y1 < bottom
     assert spots[answers[1]][1] > y1  # the next rank is below
-    assert max(hover["scores"]["weak"]) == pytest.approx(0.3, abs=1e-3)
+    ((_, duration, scores),) = hover["curves"]
+    assert (duration, max(scores)) == (100, pytest.approx(0.3, abs=1e-3))
     explorer.prediction.value = 1  # spots outside the window are not there, others end at its border
-    assert hover["span"] == [0, 100]
+    assert hover["span"] == (0, 100)
     assert explorer.picture.hover["span"] == pytest.approx([32, 52])
     assert "ground truth" not in [spot[4] for spot in explorer.picture.hover["spots"]]
 

@@ -125,7 +125,7 @@ def test_the_film_of_a_second_run_or_of_a_typed_question_says_so(folder):
     explorer.run.value, explorer.second_run.value = "other $", "one"
     assert titles_shown(explorer.figure())[1] == r"answer 1 of other \$: 7.0 – 9.0 s, tIoU 0.00"
     hidden = Record("h", "clip", "Where?", 12.0)
-    assert list(film.film_strips(folder, hidden, np.array([[7.0, 9.0, 0.5]]))) == ["answer 1: 7.0 – 9.0 s"]
+    assert list(film.moments_to_compare(hidden, np.array([[7.0, 9.0, 0.5]]))) == ["answer 1: 7.0 – 9.0 s"]
     assert film.moments_to_compare(hidden, np.zeros((0, 3))) == {}
 
 

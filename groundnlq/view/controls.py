@@ -25,7 +25,7 @@ WHOLE_CLIP, GROUND_TRUTH, CLICKED = 0, -1, -2  # values of "go to" besides a ran
 ORDERS = ("as in the file", "score, highest first", "tIoU, lowest first", "outcome")
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "7em"}}
+WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "6em"}}
 LATER = WIDE | {"continuous_update": False}  # acts when it is released, or at Enter
 HALF = {"layout": widgets.Layout(width="47%")}
 
@@ -54,8 +54,8 @@ class Panel:
         self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *outcomes, WON, LOST], **WIDE)
         self.clip = widgets.Dropdown(description="clip", options=[(ALL, ALL), *clips], **WIDE)
         self.order = widgets.Dropdown(description="order", options=ORDERS, **WIDE)
-        self.query = widgets.Select(description="query", rows=8, **WIDE)
-        self.previous, self.next, self.count = button("◀ previous", "7em"), button("next ▶", "7em"), widgets.HTML()
+        self.query = widgets.Select(description="query", rows=6, **WIDE)
+        self.previous, self.next, self.count = button("◀ previous", "7.8em"), button("next ▶", "5.8em"), widgets.HTML()
         hint = "a question about this clip, then Enter"
         self.question = widgets.Text(description="ask", placeholder=hint, disabled=is_off or not can_ask, **LATER)
         self.run = widgets.Dropdown(description="run", options=list(runs), **WIDE)
@@ -67,32 +67,25 @@ class Panel:
         )
         self.sigma = _slider("NMS sigma", SIGMAS, settings.sigma, is_off)
         self.min_score = _slider("min. score", MIN_SCORES, settings.min_score, is_off)
-        self.prediction = widgets.Select(description="go to", rows=7, **WIDE)
+        self.prediction = widgets.Select(description="go to", rows=6, **WIDE)
         self.attention = widgets.Checkbox(description="attention to words", indent=False, disabled=is_off, **HALF)
         self.play = widgets.ToggleButton(description="▶ play the moments", **HALF)
         self.note = widgets.Text(description="note", placeholder="what is to be remembered", **LATER)
-        self.keep, self.reset = button("keep note and picture", "12em"), button("reset", "5em")
+        self.keep, self.reset = button("keep note and picture", "13em"), button("reset", "6em")
         self.summary, self.player = widgets.HTML(), widgets.HBox()
         self._film, self._note, self._keep = [self.play] * has_film, [self.note] * has_notes, [self.keep] * has_notes
-        chosen = (self.search, self.template, self.outcome, self.clip, self.order, self.question, self.second_run)
-        settable = (self.top_k, self.threshold, self.sigma, self.min_score, self.attention)
-        self.defaults = {control: control.value for control in (*chosen, *settable)}
+        self._found = [self.search, self.template, self.outcome, self.clip, self.order]
+        self._set = [self.second_run, self.top_k, self.threshold, self.sigma, self.min_score]
+        self.defaults = {c: c.value for c in (*self._found, self.question, *self._set, self.attention)}
 
     def panel(self, picture: widgets.Widget) -> widgets.Widget:
         """The controls beside the picture, for `display`."""
-        row = {"layout": widgets.Layout(margin="0 0 0 7em", align_items="center")}
-        controls = [
-            *(self.search, self.template, self.outcome, self.clip, self.order, self.query),
-            *(widgets.HBox([self.previous, self.next, self.count], **row), self.question, self.run, self.second_run),
-            *(self.top_k, self.threshold, self.sigma, self.min_score, self.prediction),
-            widgets.HBox([self.attention, *self._film], **row),
-            *self._note,
-            widgets.HBox([*self._keep, self.reset], **row),
-        ]
-        left = widgets.VBox(controls, layout=widgets.Layout(flex="0 0 25em"))
-        right = widgets.VBox(
-            [self.summary, self.player, picture], layout=widgets.Layout(flex="1 1 0", min_width="30em")
-        )
+        rows = ([self.previous, self.next, self.count], [self.attention, *self._film], [*self._keep, self.reset])
+        steps, shown, kept = (widgets.HBox(row, layout=widgets.Layout(margin="0 0 0 2em")) for row in rows)
+        asked, looked = [self.query, steps, self.question, self.run], [self.prediction, shown, *self._note, kept]
+        left = widgets.VBox([*self._found, *asked, *self._set, *looked], layout=widgets.Layout(flex="0 0 24em"))
+        wide = widgets.Layout(flex="1 1 0", min_width="30em")
+        right = widgets.VBox([self.summary, self.player, picture], layout=wide)
         both = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
         both.add_class("groundnlq-panel")
         return both

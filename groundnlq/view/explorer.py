@@ -15,7 +15,6 @@ from html import escape
 from pathlib import Path
 
 import ipywidgets as widgets
-import numpy as np
 from IPython.display import display
 
 from groundnlq.analysis.candidates import MANY, SplitPredictions
@@ -26,7 +25,6 @@ from groundnlq.errors import KitError
 from groundnlq.view.controls import keep_keys
 from groundnlq.view.picture import Picture
 from groundnlq.view.selection import OUTCOME_NAMES, Selection
-from groundnlq.view.timeline import at_finest_steps
 
 CLICKED_SEC = 4.0  # shown and played from a clicked time on
 NOTED = ["query_id", "clip_uid", "query", "run", "outcome", "shown", "note", "picture"]  # columns of the notes
@@ -67,9 +65,8 @@ class Explorer(Selection):
 
     def _connect(self) -> None:
         self._observe((self.search, self.template, self.outcome, self.clip, self.order), self._filter)
-        # a run or a setting changes the outcomes, and so the queries that match the filter
-        settings = (self.run, self.second_run, self.top_k, self.threshold, self.sigma, self.min_score)
-        self._observe(settings, self._filter)
+        # these change the outcomes, and so the queries that match the filter
+        self._observe((self.run, self.second_run, self.top_k, self.threshold, self.sigma, self.min_score), self._filter)
         self._observe((self.query,), self._choose)
         self._observe((self.prediction, self.play), self._go)
         self._observe((self.attention,), self._redraw)
@@ -203,9 +200,7 @@ class Explorer(Selection):
 
     def _redraw(self) -> None:
         if self._is_shown:
-            scores = {name: self._level_scores(name) for name in self._shown()}
-            best = {name: np.nanmax(at_finest_steps(levels), axis=0) for name, levels in scores.items() if levels}
-            self.picture.show(self.figure(self._sheet), self.record.duration_sec, best)
+            self.picture.show(self.figure(self._sheet))
 
     def _observe(self, controls: Sequence[widgets.Widget], act: Callable[[], None]) -> None:
         for control in controls:

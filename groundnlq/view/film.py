@@ -62,21 +62,13 @@ def moments_to_compare(
 
 
 def film_strips(
-    folder: str | Path, record: Record, segments: np.ndarray, rank: int = 1, name: str = ""
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Strips of the moments of `moments_to_compare`; none where the folder has no video of the clip."""
-    return strips_of(find_video(folder, record.clip_uid), moments_to_compare(record, segments, rank, name))
-
-
-def strips_of(
     path: Path | None, moments_sec: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Strips of moments by title, each frame the middle of a fifth; none without a video."""
-    strips = dict[str, tuple[np.ndarray, np.ndarray]]()
-    for title, (start, end) in moments_sec.items() if path else ():
-        inside = (end - start) / 10
-        strips[title] = film_strip(path, start + inside, end - inside, num_frames=5)
-    return strips
+    if path is None:
+        return {}
+    inner = {title: (end - start) / 10 for title, (start, end) in moments_sec.items()}
+    return {t: film_strip(path, start + inner[t], end - inner[t], 5) for t, (start, end) in moments_sec.items()}
 
 
 def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], height: int = 240) -> bytes:

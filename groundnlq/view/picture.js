@@ -38,12 +38,12 @@ function render({ model, el }) {
     return { x: x * box.width, y: y * box.height, spot, sec: span[0] + (x - left) / (right - left) * (span[1] - span[0]) };
   };
   const tell = event => {
-    const found = under(event), { scores, duration } = model.get("hover");
+    const found = under(event);
     line.hidden = words.hidden = !found;
     if (!found) return;
-    const numbers = Object.entries(scores).map(([name, values]) => {
+    const numbers = model.get("hover").curves.map(([name, duration, values]) => {
       const value = values[Math.min(values.length - 1, Math.floor(found.sec / duration * values.length))];
-      return `best score ${value.toFixed(2)}${name && " of " + name}`;
+      return `best score ${value.toFixed(2)}${name.startsWith("_") ? "" : " of " + name}`;
     });
     words.textContent = found.spot?.[4] ?? [`${found.sec.toFixed(1)} s`, ...numbers].join(", ");
     line.style.left = words.style.left = `${found.x}px`;

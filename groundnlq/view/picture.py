@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ class Picture(anywidget.AnyWidget):
     Attributes:
         room: width in pixels of the page, pixels of the screen for each of them, and whether the theme is dark.
         hover: `spots`, the boxes of the figure that have `urls`: left, top, right, bottom in shares of the picture,
-            words, start and end in seconds. `area` of the rows, `span` in seconds, `scores` over the `duration`.
+            words, start and end in seconds; `area` of the rows, `span` in seconds, and `curves`, evenly over the clip.
     """
 
     _esm, _css = Path(__file__).with_name("picture.js"), Path(__file__).with_name("picture.css")
     png, alt = traitlets.Bytes().tag(sync=True), traitlets.Unicode().tag(sync=True)
     room = traitlets.List([PAGE_DPI * WIDTH_INCH, 2, False]).tag(sync=True)
-    hover = traitlets.Dict({"area": [0, 0, 0, 0], "span": [0, 0], "spots": []}).tag(sync=True)
+    hover = traitlets.Dict({"area": [0, 0, 0, 0], "span": [0, 0], "spots": [], "curves": []}).tag(sync=True)
 
     def __init__(self, clicked: Callable[[float, float, str], None]):
         """`clicked` is called with start, end and words of the clicked spot; between spots the words are empty."""
@@ -45,13 +45,11 @@ class Picture(anywidget.AnyWidget):
         width, _, is_dark = self.room
         return Sheet(max(NARROWEST_INCH, width / PAGE_DPI), DARK if is_dark else None)
 
-    def show(self, figure: Figure, duration_sec: float, scores: Mapping[str, np.ndarray]) -> None:
-        """Show this figure; `scores` (T,) by run are told over the whole clip."""
+    def show(self, figure: Figure) -> None:
+        """Show this figure, here and in the copy."""
         content, metadata = figure_png(figure, min(3.0, max(1.0, float(self.room[1]))))
-        rounded = {name: np.round(np.nan_to_num(values), 3).tolist() for name, values in scores.items()}
         with self.hold_sync():
-            self.png, self.alt = b64decode(content), metadata["alt"]
-            self.hover = _places(figure) | {"duration": duration_sec, "scores": rounded}
+            self.png, self.alt, self.hover = b64decode(content), metadata["alt"], _places(figure)
         self._shown = {"image/png": content, "text/plain": self.alt}, {"image/png": metadata}
         if self._copy is not None:
             self._copy.update(self._shown[0], metadata=self._shown[1], raw=True)
@@ -62,7 +60,7 @@ class Picture(anywidget.AnyWidget):
 
 
 def _places(figure: Figure) -> dict[str, Any]:
-    """`area`, `span` and `spots` of a figure of rows."""
+    """What `hover` is for a figure of rows."""
     width, height = figure.bbox.size
     rows = [axis for axis in figure.axes if axis.get_visible() and axis.axison]
     boxes = [axis.get_position() for axis in rows]
@@ -76,4 +74,9 @@ def _places(figure: Figure) -> dict[str, Any]:
                     place = max(left, box.x0), 1 - max(y0, y1), min(right, box.x1), 1 - min(y0, y1)
                     spots.append([*place, words, *ends[:, 0].tolist()])
     area = [boxes[0].x0, 1 - boxes[0].y1, boxes[0].x1, 1 - min(box.y0 for box in boxes)]
-    return {"area": [float(end) for end in area], "span": [float(end) for end in rows[0].get_xlim()], "spots": spots}
+    curves = [  # name, length of the clip, values
+        (line.get_label(), sum(line.get_xdata()[[0, -1]]), np.nan_to_num(line.get_ydata()).round(3).tolist())
+        for axis in rows
+        for line in axis.lines
+    ]
+    return {"area": area, "span": rows[0].get_xlim(), "spots": spots, "curves": curves}

@@ -21,7 +21,7 @@ from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
 from groundnlq.view.canvas import Sheet
 from groundnlq.view.controls import ALL, CLICKED, GROUND_TRUTH, LOST, NONE, ORDERS, WHOLE_CLIP, WON, Panel
-from groundnlq.view.film import cut_video, find_video, moments_to_compare, strips_of
+from groundnlq.view.film import cut_video, film_strips, find_video, moments_to_compare
 from groundnlq.view.listing import QueryList, by_clip
 from groundnlq.view.timeline import query_timeline
 
@@ -62,19 +62,12 @@ class Selection(Panel):
         """The figure of the selected query, a new one or on a used sheet."""
         record, names = self.record, self._shown()
         labels = names if len(names) > 1 else [""]
+        ranked, scored = (dict(zip(labels, map(of, names), strict=True)) for of in (self._segments, self._level_scores))
+        others = [r for r in self.by_clip[record.clip_uid] if r is not record]
         return query_timeline(
-            record,
-            dict(zip(labels, map(self._segments, names), strict=True)),
-            dict(zip(labels, map(self._level_scores, names), strict=True)),
-            others=[r for r in self.by_clip[record.clip_uid] if r is not record],
-            events=self.events.get(record.clip_uid, ()),
-            window_sec=self._window(),
-            top_k=self.top_k.value,
-            threshold=self.threshold.value,
-            attention=self._attention(),
-            films=self._films(),
-            sheet=sheet,
-        )
+            record, ranked, scored, others, self.events.get(record.clip_uid, ()), self._window(), self.top_k.value,
+            self.threshold.value, self._attention(), self._films(), sheet,
+        )  # fmt: skip
 
     def recall(self, name: str, top_k: int) -> float:
         """Percent of all annotated queries with a hit among the first `top_k` predictions of a run."""
@@ -205,7 +198,7 @@ class Selection(Panel):
         """Frames of both moments, unless they are played; a video that cannot be read is told, and does not cost the
         picture."""
         try:
-            return strips_of(self._video(), self._moments()) if self.video_folder and not self.play.value else {}
+            return {} if self.play.value else film_strips(self._video(), self._moments())
         except KitError as error:
             self.summary.value += f"<b>{escape(str(error))}</b>"
             return {}
