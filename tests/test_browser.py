@@ -267,7 +267,7 @@ def keys_stay_in_the_controls(desk: Desk) -> None:
 
 def both_moments_play(desk: Desk) -> None:
     """Each under a title that says which one it is, until another query is shown."""
-    desk.cell.get_by_role("button", name="play true and answered moment").click()
+    desk.cell.get_by_role("button", name="play the moments").click()
     players = desk.cell.locator("video")
     desk.until(lambda: players.evaluate_all("all => all.map(v => v.readyState >= 2)") == [True, True], "two videos")
     titles = desk.cell.locator(".widget-vbox", has=desk.page.locator("video")).last.locator("..").inner_text()
@@ -303,8 +303,8 @@ def the_mouse_tells_and_goes(desk: Desk) -> None:
     """The numbers of the first answer are told where its bar is, and a click goes there."""
     words = desk.cell.locator(".groundnlq-words")
     box, steps = desk.image.bounding_box(), range(100, 950, 5)
-    (answer,) = [option for option in desk.control(".widget-select", "go to").locator("option").all_inner_texts()
-                 if option.startswith("1: ")]  # fmt: skip
+    options = desk.control(".widget-select", "go to").locator("option").all_inner_texts()
+    (answer,) = [text for text in (option.replace("\xa0", " ") for option in options) if text.startswith("1: ")]
     y = box["y"] + 100 * (0.28 + 0.03 + 1.5 * 0.195)  # of the first answer, in inches from the top
     for x in steps:
         desk.page.mouse.move(box["x"] + x, y)
@@ -321,7 +321,8 @@ def the_mouse_tells_and_goes(desk: Desk) -> None:
 
 def the_picture_lives_on(desk: Desk) -> None:
     """After the cell was cut and put back, and after the page was loaded again, the picture is the present one."""
-    desk.cell.locator(".jp-InputPrompt").click()
+    desk.cell.locator(".cm-content").click()
+    desk.page.keyboard.press("Escape")
     cells = desk.page.locator(".jp-Cell").count()
     desk.page.keyboard.press("x")
     desk.until(lambda: desk.page.locator(".jp-Cell").count() == cells - 1, "a cell less")

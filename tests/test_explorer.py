@@ -298,18 +298,16 @@ def test_queries_that_one_of_two_runs_alone_hits_can_be_listed(explorer):
     assert len(offered(explorer)) == 4
 
 
-def test_a_typed_question_that_is_no_better_than_nonsense_says_so(explorer, monkeypatch):
-    best = {"nonsense": 0.5}
-    monkeypatch.setattr(explorer, "_nonsense_of", lambda name, clip: np.repeat([best["nonsense"], 0.0], [3, 37]))
+def test_a_typed_question_is_held_against_nonsense(explorer, monkeypatch):
+    scores = np.repeat([0.6, 0.0], [19, 21])
+    monkeypatch.setattr(explorer, "_nonsense_of", lambda name, clip_uid: scores)
     explorer.question.value = "Where is my hat?"  # 0.5
-    assert "no better than nonsense" in explorer.summary.value
-    assert "3 of 40 questions" in explorer.summary.value
-    best["nonsense"] = 0.4
+    assert "weak: 19 of 40 questions of random letters about this clip score 0.50 or more" in explorer.summary.value
+    scores[19] = 0.5
     explorer.question.value = "Where is my coat?"
-    assert "nonsense" not in explorer.summary.value
-    best["nonsense"] = 1.0
+    assert "<b>no better than nonsense</b>: 20 of 40" in explorer.summary.value
     explorer.query.value = "a_1"  # is not typed
-    assert "nonsense" not in explorer.summary.value
+    assert "random letters" not in explorer.summary.value
 
 
 def test_nonsense_is_asked_about_the_clip_once(explorer):

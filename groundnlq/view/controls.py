@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -14,11 +15,6 @@ from groundnlq.data.recall import THRESHOLDS
 from groundnlq.data.records import Record
 from groundnlq.view.timeline import segments_in_words
 
-_KEEP_KEYS = """window.groundnlqKeepsKeys ??= (document.addEventListener("focusin", event => {
-  const control = event.target;
-  if (control.closest(".jupyter-widgets") && !control.matches(":read-write"))
-    control.setAttribute("data-lm-suppress-shortcuts", "true");
-}), true);"""
 ALL, NONE = "(all)", "(none)"
 WON, LOST = "won against the second run", "lost against the second run"
 WHOLE_CLIP, GROUND_TRUTH, CLICKED = 0, -1, -2  # values of "go to" besides a rank
@@ -27,7 +23,6 @@ SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "6em"}}
 LATER = WIDE | {"continuous_update": False}  # acts when it is released, or at Enter
-HALF = {"layout": widgets.Layout(width="47%")}
 
 
 class Panel:
@@ -68,8 +63,9 @@ class Panel:
         self.sigma = _slider("NMS sigma", SIGMAS, settings.sigma, is_off)
         self.min_score = _slider("min. score", MIN_SCORES, settings.min_score, is_off)
         self.prediction = widgets.Select(description="go to", rows=6, **WIDE)
-        self.attention = widgets.Checkbox(description="attention to words", indent=False, disabled=is_off, **HALF)
-        self.play = widgets.ToggleButton(description="▶ play the moments", **HALF)
+        narrow, wide = widgets.Layout(width="8em"), widgets.Layout(width="13em")
+        self.attention = widgets.Checkbox(description="attention", indent=False, disabled=is_off, layout=narrow)
+        self.play = widgets.ToggleButton(description="▶ play the moments", layout=wide)
         self.note = widgets.Text(description="note", placeholder="what is to be remembered", **LATER)
         self.keep, self.reset = button("keep note and picture", "13em"), button("reset", "6em")
         self.summary, self.player = widgets.HTML(), widgets.HBox()
@@ -126,7 +122,7 @@ class Panel:
 def keep_keys() -> None:
     """Show a script by which keys that are pressed on a control stay there: for JupyterLab, an `x` on a list or button
     is a command, which cuts the cell."""
-    display(Javascript(_KEEP_KEYS))
+    display(Javascript(filename=str(Path(__file__).with_name("keys.js"))))
 
 
 def button(text: str, width: str = "10em") -> widgets.Button:

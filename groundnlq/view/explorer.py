@@ -21,7 +21,6 @@ from groundnlq.analysis.candidates import MANY, SplitPredictions
 from groundnlq.analysis.events import Events
 from groundnlq.data.recall import recall_key
 from groundnlq.data.text import TextEncoder
-from groundnlq.errors import KitError
 from groundnlq.view.controls import keep_keys
 from groundnlq.view.picture import Picture
 from groundnlq.view.selection import OUTCOME_NAMES, Selection
@@ -47,13 +46,9 @@ class Explorer(Selection):
     """
 
     def __init__(
-        self,
-        runs: Mapping[str, SplitPredictions],
-        encoder: TextEncoder | None = None,
-        events: Events | None = None,
-        video_folder: str | Path | None = None,
-        notes: str | Path | None = None,
-    ):
+        self, runs: Mapping[str, SplitPredictions], encoder: TextEncoder | None = None, events: Events | None = None,
+        video_folder: str | Path | None = None, notes: str | Path | None = None,
+    ):  # fmt: skip
         super().__init__(runs, encoder, events, video_folder, notes is not None)
         self.notes, self.picture = Path(notes or "notes.csv"), Picture(self._click)
         self._sheet, self._is_shown, self._is_setting = self.picture.sheet(), False, False
@@ -132,22 +127,20 @@ class Explorer(Selection):
         """Show the selected query in place of the one that was typed."""
         if self.query.value:  # else none matches
             self.queries.choose(self.query.value)
+            self.count.value = f"{self.queries.number + 1} of {len(self.queries.fitting)}"
             self._ask_runs("")
             self._look()
 
     def _ask(self) -> None:
         """Show the free-form query about the clip; an empty one shows the selected query again."""
-        try:
+        with self._told():
             self._ask_runs(self.question.value.strip())
             self._look()
-        except KitError as error:
-            self.summary.value = f"<b>{escape(str(error))}</b>"
 
     def _look(self) -> None:
         """List the predictions, show the numbers, draw the picture."""
         with self._setting():
             self.offer_segments(self.record, self._segments(self.run.value))
-        self.count.value = f"{self.queries.number + 1} of {len(self.queries.fitting)}"
         recalls = dict.fromkeys(recall_key(k, self.threshold.value) for k in (1, self.top_k.value))
         table = [["run", "outcome", "hits in top k", *(f"{key}, split" for key in recalls)]]
         self.summarise(self.record, [*table, *map(self._row, self._shown())], self._doubt())
@@ -157,10 +150,8 @@ class Explorer(Selection):
     def _go(self) -> None:
         """Draw the selected part of the clip, and play it where the player is on."""
         self._redraw()
-        try:
+        with self._told():
             self.play_videos(self._pieces() if self.play.value else {})
-        except KitError as error:
-            self.summary.value += f"<b>{escape(str(error))}</b>"
 
     def _click(self, start_sec: float, end_sec: float, words: str) -> None:
         """Go to what was clicked in the picture, a moment of these words or a time, and play it."""

@@ -25,7 +25,7 @@ class Picture(anywidget.AnyWidget):
     Attributes:
         room: width in pixels of the page, pixels of the screen for each of them, and whether the theme is dark.
         hover: `spots`, the boxes of the figure that have `urls`: left, top, right, bottom in shares of the picture,
-            words, start and end in seconds; `area` of the rows, `span` in seconds, and `curves`, evenly over the clip.
+            words, start and end in seconds; `area` of the rows, `span` in seconds; `curves`: name, length, values.
     """
 
     _esm, _css = Path(__file__).with_name("picture.js"), Path(__file__).with_name("picture.css")
@@ -74,9 +74,6 @@ def _places(figure: Figure) -> dict[str, Any]:
                     place = max(left, box.x0), 1 - max(y0, y1), min(right, box.x1), 1 - min(y0, y1)
                     spots.append([*place, words, *ends[:, 0].tolist()])
     area = [boxes[0].x0, 1 - boxes[0].y1, boxes[0].x1, 1 - min(box.y0 for box in boxes)]
-    curves = [  # name, length of the clip, values
-        (line.get_label(), sum(line.get_xdata()[[0, -1]]), np.nan_to_num(line.get_ydata()).round(3).tolist())
-        for axis in rows
-        for line in axis.lines
-    ]
+    lines = [(line.get_label(), *line.get_data()) for axis in rows for line in axis.lines]
+    curves = [(name, x[0] + x[-1], np.nan_to_num(y).round(3).tolist()) for name, x, y in lines]
     return {"area": area, "span": rows[0].get_xlim(), "spots": spots, "curves": curves}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -149,16 +150,18 @@ class Selection(Panel):
         return words_of_query(self.encoder, self.record.query, weights.shape[1]), weights
 
     def _doubt(self) -> str:
-        """A sentence where a typed question has no better score than questions without meaning; else empty."""
-        doubts, clip_uid = "", self.record.clip_uid
+        """For a typed question, how many questions without meaning have as high a best score; else empty."""
+        doubts = ""
         for name in self._shown() if self._free_form else ():
             run, _ = self._current(name)
             if isinstance(run, LivePredictions):
-                best, nonsense = run.decode().ranked[0, 0, 2], self._nonsense_of(name, clip_uid)
+                best, nonsense = run.decode().ranked[0, 0, 2], self._nonsense_of(name, self.record.clip_uid)
                 as_high = int((nonsense >= best).sum())
-                if as_high > len(nonsense) / 20:
-                    found = f"{as_high} of {len(nonsense)} questions of random letters score as high ({best:.2f})"
-                    doubts += f"<b>{escape(name)}: no better than nonsense.</b> About this clip, {found}.<br>"
+                verdict = "<b>no better than nonsense</b>: " if 2 * as_high >= len(nonsense) else ""
+                found = (
+                    f"{as_high} of {len(nonsense)} questions of random letters about this clip score {best:.2f} or more"
+                )
+                doubts += f"{escape(name)}: {verdict}{found}<br>"
         return doubts
 
     def _nonsense(self, name: str, clip_uid: str) -> np.ndarray:
@@ -195,19 +198,21 @@ class Selection(Panel):
         return moments_to_compare(self.record, segments, max(1, rank), name if len(self._shown()) > 1 else "")
 
     def _films(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-        """Frames of both moments, unless they are played; a video that cannot be read is told, and does not cost the
-        picture."""
-        try:
+        """Frames of both moments, unless they are played."""
+        with self._told():
             return {} if self.play.value else film_strips(self._video(), self._moments())
-        except KitError as error:
-            self.summary.value += f"<b>{escape(str(error))}</b>"
-            return {}
+        return {}
 
     def _pieces(self) -> dict[str, bytes]:
         """Both moments, cut out of the video."""
-        pieces, around = dict[str, bytes](), PLAYED_AROUND_SEC
-        if path := self._video():
-            for title, (start, end) in self._moments().items():
-                name = f"{title} (and {around:g} s before and after)"
-                pieces[name] = cut_video(path, [(max(0.0, start - around), end + around)])
-        return pieces
+        path, around = self._video(), PLAYED_AROUND_SEC
+        spans = {f"{title} (and {around:g} s before and after)": span for title, span in self._moments().items()}
+        return {title: cut_video(path, [(max(0.0, a - around), b + around)]) for title, (a, b) in spans.items() if path}
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What is wrong with a video or a question is told, and does not cost the picture."""
+        try:
+            yield
+        except KitError as error:
+            self.summary.value += f"<b>{escape(str(error))}</b>"
