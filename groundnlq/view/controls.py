@@ -115,7 +115,7 @@ class Panel:
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
         self.summary.value = (
             f"<div style='line-height:1.4'><b>{escape(record.query)}</b> {where}"
-            f"<table cellpadding=2>{rows}</table>{note}</div>"
+            f"<table cellpadding=0 style='border-spacing: 9px 0'>{rows}</table>{note}</div>"
         )
 
 
