@@ -56,7 +56,8 @@ def workspace() -> Path:
 
         from groundnlq.view.style import figure_png
 
-        shell.display_formatter.formatters["image/png"].for_type(Figure, figure_png)
+        display: Any = shell.display_formatter
+        display.formatters["image/png"].for_type(Figure, figure_png)
     return folder
 
 

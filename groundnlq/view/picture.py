@@ -36,7 +36,7 @@ class Picture(anywidget.AnyWidget):
     def __init__(self, clicked: Callable[[float, float, str], None]):
         """`clicked` is called with start, end and words of the clicked spot; between spots the words are empty."""
         super().__init__()
-        self.on_msg(lambda _widget, content, _buffers: clicked(*map(float, content[:2]), str(content[2])))
+        self.on_msg(lambda _widget, content, _buffers: clicked(float(content[0]), float(content[1]), str(content[2])))
         self._copy: DisplayHandle | None = None
         self._shown: tuple[dict[str, Any], dict[str, Any]] = {}, {}
 
@@ -74,6 +74,6 @@ def _places(figure: Figure) -> dict[str, Any]:
                     place = max(left, box.x0), 1 - max(y0, y1), min(right, box.x1), 1 - min(y0, y1)
                     spots.append([*place, words, *ends[:, 0].tolist()])
     area = [boxes[0].x0, 1 - boxes[0].y1, boxes[0].x1, 1 - min(box.y0 for box in boxes)]
-    lines = [(line.get_label(), *line.get_data()) for axis in rows for line in axis.lines]
+    lines: list[Any] = [(line.get_label(), *line.get_data()) for axis in rows for line in axis.lines]
     curves = [(name, x[0] + x[-1], np.nan_to_num(y).round(3).tolist()) for name, x, y in lines]
     return {"area": area, "span": rows[0].get_xlim(), "spots": spots, "curves": curves}

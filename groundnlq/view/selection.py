@@ -63,7 +63,8 @@ class Selection(Panel):
         """The figure of the selected query, a new one or on a used sheet."""
         record, names = self.record, self._shown()
         labels = names if len(names) > 1 else [""]
-        ranked, scored = (dict(zip(labels, map(of, names), strict=True)) for of in (self._segments, self._level_scores))
+        ranked = dict(zip(labels, map(self._segments, names), strict=True))
+        scored = dict(zip(labels, map(self._level_scores, names), strict=True))
         others = [r for r in self.by_clip[record.clip_uid] if r is not record]
         return query_timeline(
             record, ranked, scored, others, self.events.get(record.clip_uid, ()), self._window(), self.top_k.value,

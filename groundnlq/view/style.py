@@ -56,7 +56,8 @@ def figure_png(figure: Figure, sharpness: float = 2.0) -> tuple[str, dict[str, A
 
 def in_words(figure: Figure) -> str:
     """The label of a figure (`set_label`), else all words in it, those in the largest letters first."""
-    texts = sorted(figure.findobj(Text), key=lambda text: -text.get_fontsize())
+    texts: list[Any] = list(figure.findobj(Text))
+    texts.sort(key=lambda text: -text.get_fontsize())
     words = dict.fromkeys(" ".join(text.get_text().split()) for text in texts if text.get_visible())
     said = "; ".join(word for word in words if re.search(r"[^\W\d_]{3}", word)).replace(r"\$", "$")
     return textwrap.shorten(figure.get_label() or f"Figure: {said}", 500, placeholder=" …")

@@ -152,8 +152,8 @@ def _mark_moments(axis: Axes, record: Record, **style: Any) -> None:
 
 def overlap_color(overlap: float | np.ndarray) -> np.ndarray:
     """RGB from the background (tIoU 0) to green (1), which can also be read in greyscale."""
-    paper, green = to_rgb(rcParams["axes.facecolor"]), to_rgb(GREEN)
-    return paper + np.clip(overlap, 0.0, 1.0)[..., None] * np.subtract(green, paper)
+    paper, green = np.array(to_rgb(rcParams["axes.facecolor"])), np.array(to_rgb(GREEN))
+    return np.asarray(paper + np.clip(np.asarray(overlap, float), 0.0, 1.0)[..., None] * (green - paper))
 
 
 def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str, highest: float) -> None:
