@@ -17,7 +17,7 @@ from matplotlib.text import Text
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
-SEVEN = (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION)
+NINE = (GREEN, BLUE, YELLOW, PURPLE, ORANGE, SKY, GREY, BLACK, VERMILION)
 CURVES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"))
 DARK = {"figure.facecolor": "#111111", "axes.facecolor": "#111111", "hatch.color": "#111111"}
 DARK |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), "#E0E0E0")
