@@ -61,7 +61,12 @@ def moments_to_compare(
     return shown
 
 
-def film_strips(
+def film_strips(folder: str | Path, record: Record, segments: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Strips of the true moment and the first of these segments; none where the folder has no video of the clip."""
+    return strips_of(find_video(folder, record.clip_uid), moments_to_compare(record, segments))
+
+
+def strips_of(
     path: Path | None, moments_sec: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Strips of moments by title, each frame the middle of a fifth; none without a video."""

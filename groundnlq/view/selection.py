@@ -22,7 +22,7 @@ from groundnlq.data.text import TextEncoder
 from groundnlq.errors import DataError, KitError
 from groundnlq.view.canvas import Sheet
 from groundnlq.view.controls import ALL, CLICKED, GROUND_TRUTH, LOST, NONE, ORDERS, WHOLE_CLIP, WON, Panel
-from groundnlq.view.film import cut_video, film_strips, find_video, moments_to_compare
+from groundnlq.view.film import cut_video, find_video, moments_to_compare, strips_of
 from groundnlq.view.listing import QueryList, by_clip
 from groundnlq.view.timeline import query_timeline
 
@@ -201,7 +201,7 @@ class Selection(Panel):
     def _films(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
         """Frames of both moments, unless they are played."""
         with self._told():
-            return {} if self.play.value else film_strips(self._video(), self._moments())
+            return {} if self.play.value else strips_of(self._video(), self._moments())
         return {}
 
     def _pieces(self) -> dict[str, bytes]:
