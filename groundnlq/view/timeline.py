@@ -67,7 +67,8 @@ def query_timeline(
     heights |= {"attention": 0.1 + 0.16 * len(attention[0])} if attention else {}
     with rc_context(sheet.colors):
         rows = sheet.rows(heights, window_sec or (0, record.duration_sec), FILM_INCH * bool(films))
-        next(iter(rows.values())).set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
+        title = plain(record.query, min(90, 12 + int(12 * sheet.wide)))  # as much as there is room for
+        next(iter(rows.values())).set_title(title, fontsize=10, loc="left", y=1.0)
         for number, (title, strip) in enumerate((films or {}).items()):
             _draw_film(rows["below"], number / 2, title, *strip)
         _draw_segments(rows["segments"], record, ranked, others, threshold)
