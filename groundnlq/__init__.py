@@ -6,8 +6,6 @@
 >>> groundnlq.evaluate("val.json", "nlq_val.json")  # doctest: +SKIP
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
 """Batches: clips padded to what the pyramid needs, each read once for all its queries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,7 +60,7 @@ class Batch(TensorBatch):
         cls, clips: Sequence[Tensor], texts: Sequence[Tensor], clip_index: Sequence[int],
         moments_grid: Sequence[Tensor], query_ids: Sequence[str], clip_uids: Sequence[str],
         durations_sec: Sequence[float], row_multiple: int = ROW_MULTIPLE,
-    ) -> Batch:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim)."""
         num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
         video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
@@ -75,7 +73,7 @@ class Batch(TensorBatch):
         about = tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
         return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), moments, *about)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Self:
         """The same batch on another device; features and tokens change to another dtype there."""
         moved = super().to(device, non_blocking)
         return replace(moved, video=moved.video.to(dtype), text=moved.text.to(dtype))

@@ -1,7 +1,5 @@
 """Feature store: one HDF5 dataset per clip, so that a whole clip is read in milliseconds; one file or a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The sample's text encoder, MiniLM (a BERT), without `transformers`, whose import takes longer than an answer."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

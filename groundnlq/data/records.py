@@ -1,7 +1,5 @@
 """Records: one query about one clip, in the published JSON-lines layout."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,12 +1,10 @@
 """Query tokens: encoders through `transformers`, and a store that lies whole in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -44,7 +42,7 @@ class TextEncoder:
         return self.model.config.hidden_size
 
     @classmethod
-    def load(cls, name: str, download: bool = False, trainable: bool = False) -> TextEncoder:
+    def load(cls, name: str, download: bool = False, trainable: bool = False) -> Self:
         """A text encoder by name: ``"clip"``, the published one (CLIP ViT-B/32), ``"sample"``, the small sentence
         encoder of the extra `sample`, which needs no network, or a folder or hub name for `AutoModel`.
 

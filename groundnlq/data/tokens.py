@@ -1,7 +1,5 @@
 """Query tokens: one packed matrix that lies whole in memory, and where each query begins in it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Checkpoints of plain tensors: written atomically, verified by checksum, loaded without running code."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Mapping

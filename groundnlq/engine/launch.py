@@ -4,8 +4,6 @@ The processes outlive the one that started them (a notebook's kernel that dies, 
 them by their run directory.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What becomes of the memory that a batch has given back."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """How the threads of OpenMP wait for each other while other programs want the cores."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Iterator

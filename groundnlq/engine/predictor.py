@@ -1,7 +1,5 @@
 """Ranked moments from a trained network: for a split, or for one question about one clip."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -94,7 +92,7 @@ class Predictor:
     def load(
         cls, path: str | Path, *, preset: str | RunConfig = "finetune", weights: str | None = None,
         precision: Literal["float32", "bfloat16"] = "float32", top_k: int | None = None,
-    ) -> Predictor:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``; a CheckpointError
         where it is damaged, refused or of another architecture.
 

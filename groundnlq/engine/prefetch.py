@@ -1,7 +1,5 @@
 """Batches that threads read ahead while the network computes."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """What a `Trainer` trains: network, batches, loss and its divisor, validation."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

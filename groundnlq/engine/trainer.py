@@ -4,8 +4,6 @@ The learning rate, the order of samples and every random number are functions of
 that shapes the future (what the learner holds, history, best score) is saved.
 """
 
-from __future__ import annotations
-
 import resource
 import signal
 import time

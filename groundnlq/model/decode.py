@@ -1,7 +1,5 @@
 """Decoding: from scores and offsets at points to a few ranked moments in seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

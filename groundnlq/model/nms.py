@@ -1,7 +1,5 @@
 """Non-maximum suppression in time, for many queries at once; only the first `top_k` picks are computed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

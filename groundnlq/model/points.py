@@ -1,7 +1,5 @@
 """Points of the pyramid and the targets that a moment gives them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

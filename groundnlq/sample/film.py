@@ -1,7 +1,5 @@
 """The event log of a clip as a film: frame by frame, and as an mp4. Needs PyAV (extra `sample`)."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

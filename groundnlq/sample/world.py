@@ -5,14 +5,12 @@ streams of its own, named after what they decide; the number of clips in one spl
 split.
 """
 
-from __future__ import annotations
-
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -73,7 +71,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     motion_speed: Annotated[float, Field(ge=0.25, le=3)] = 1.0  # movements a second
 
     @classmethod
-    def of_scale(cls, scale: str = "demo", **changes: Any) -> WorldConfig:
+    def of_scale(cls, scale: str = "demo", **changes: Any) -> Self:
         """The settings of a named scale with some changed; a ConfigError has all that are unknown or impossible."""
         if scale not in SCALES:
             raise ConfigError(f"unknown scale {scale!r} -- one of {', '.join(SCALES)}")
@@ -149,7 +147,7 @@ class ClipLog:
     events: tuple[Event, ...]
 
     @classmethod
-    def of(cls, log: dict[str, Any]) -> ClipLog:
+    def of(cls, log: dict[str, Any]) -> Self:
         """A log as `make.read_events` gives it."""
         return cls(**log | {"events": tuple(Event(**event) for event in log["events"])})
 

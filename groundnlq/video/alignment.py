@@ -1,7 +1,5 @@
 """Stage one: a video encoder learns from narrations, by comparing the features of frames and of texts (EgoVLP)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain

@@ -1,7 +1,5 @@
 """Questions about a video file: a network, the video encoders that its features need, and a cache of features."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

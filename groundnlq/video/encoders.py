@@ -1,7 +1,5 @@
 """Video encoders: the frames of a step to one feature vector, by the published networks or any of `transformers`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Features of videos: decoded beside the network, saved as they come, written as a feature store."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

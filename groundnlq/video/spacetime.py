@@ -1,8 +1,7 @@
 """EgoVLP's space-time transformer (Frozen in Time): attention over time, then over space, in every block."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ class SpaceTimeTransformer(nn.Module):
         self.vid_proj = nn.Linear(width, output_width)
 
     @classmethod
-    def from_published(cls, weights: Mapping[str, Tensor], num_heads: int | None = None) -> SpaceTimeTransformer:
+    def from_published(cls, weights: Mapping[str, Tensor], num_heads: int | None = None) -> Self:
         """With the weights of a published file, in either layout; heads of 64 channels unless their number is given.
 
         A KeyError names what the file lacks, a RuntimeError what does not fit.

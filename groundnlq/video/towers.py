@@ -1,7 +1,5 @@
 """The two towers of stage one, one for the frames and one for the text of a narration; their features are compared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
