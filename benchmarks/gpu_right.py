@@ -26,9 +26,8 @@ from groundnlq.engine.predictor import open_dataset
 from groundnlq.engine.step import learning_rate_at
 from groundnlq.model.attention import attend_window
 from groundnlq.model.blocks import TransformerBlock
-from groundnlq.model.decode import decode
+from groundnlq.model.decode import decode, hard_nms, soft_nms, vote
 from groundnlq.model.grounder import Grounder, Outputs
-from groundnlq.model.nms import hard_nms, soft_nms, vote
 from groundnlq.model.points import assign_targets, make_points
 from tests.golden_inputs import GOLDEN, GRID, META, golden_batch, golden_config, golden_model
 from tests.published_layout import to_published

@@ -13,7 +13,7 @@ from groundnlq.data.dataset import clip_batches, pad_length, shuffled_batches
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou, recalls
 from groundnlq.data.records import Record
-from groundnlq.model.nms import hard_nms, soft_nms
+from groundnlq.model.decode import hard_nms, soft_nms
 from groundnlq.model.points import assign_targets, make_points
 from tests.strategies import SEGMENT, quick, splits
 

@@ -19,9 +19,8 @@ from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.engine.predictor import Predictor
-from groundnlq.model.decode import find_candidates, suppress
+from groundnlq.model.decode import find_candidates, suppress, vote
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.nms import vote
 from groundnlq.model.points import Points, assign_targets, make_points
 
 FEW, MANY = 5, 10  # segments decoded for every query; the first k of them are what `top_k=k` gives

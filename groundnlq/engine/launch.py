@@ -19,8 +19,7 @@ import torch
 
 from groundnlq.config import RunConfig
 from groundnlq.engine.distributed import StopRequest, World
-from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.openmp import short_waits_when_busy
+from groundnlq.engine.processor import memory_kept, short_waits_when_busy
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.trainer import Trainer

@@ -16,7 +16,7 @@ from torch import Tensor
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import clean_query
 from groundnlq.data.check import check_rate
-from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
+from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, read_ahead
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Predictions, Ranked
@@ -24,9 +24,7 @@ from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore, same_encoder
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
-from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.openmp import short_waits_when_busy
-from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.processor import memory_kept, short_waits_when_busy
 from groundnlq.engine.question import Answer, Moment
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory

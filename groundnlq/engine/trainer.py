@@ -18,10 +18,9 @@ from zipfile import is_zipfile
 import torch
 
 from groundnlq.config import RunConfig
-from groundnlq.data.dataset import shuffled_batches
+from groundnlq.data.dataset import read_ahead, shuffled_batches
 from groundnlq.engine.checkpoint import States, read_checkpoint, save_model
 from groundnlq.engine.distributed import StopRequest, World
-from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.engine.step import Learner, learning_rate_at

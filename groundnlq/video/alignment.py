@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from groundnlq.config import AlignConfig, RunConfig
+from groundnlq.data.dataset import read_ahead
 from groundnlq.data.records import Record, identity_of, odd_moments, read_records
 from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import trained_state
 from groundnlq.engine.distributed import World
-from groundnlq.engine.openmp import short_waits_when_busy
-from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.processor import short_waits_when_busy
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.task import Normaliser, Task
 from groundnlq.errors import CheckpointError, ConfigError, DataError, FeatureError, Findings, sample_of
