@@ -160,7 +160,7 @@ def pyramids(draw):
 @given(pyramids(), st.sampled_from([0.5, 1.5, 3.0]))
 def test_targets_are_the_slow_loop(pyramid, radius):
     lengths, ranges, moments = pyramid
-    points = make_points(lengths, ranges)
+    points = make_points(tuple(lengths), tuple(ranges))
     grid = torch.tensor(moments, dtype=torch.float32).reshape(-1, 2)
     labels, distances = assign_targets(points, grid, radius)
     index = 0

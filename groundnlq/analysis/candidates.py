@@ -247,7 +247,7 @@ def levels_reached(record: Record, config: RunConfig) -> set[int]:
 
 @lru_cache(maxsize=256)
 def _points(num_steps: int, ranges_grid: tuple[tuple[float, float], ...]) -> Points:
-    return make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
+    return make_points(tuple(-(-num_steps // 2**level) for level in range(len(ranges_grid))), ranges_grid)
 
 
 def _overlaps(ranked: np.ndarray, moments: np.ndarray) -> np.ndarray:
