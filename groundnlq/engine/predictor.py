@@ -91,12 +91,12 @@ class Predictor:
         cls, path: str | Path, *, preset: str | RunConfig = "finetune", weights: str | None = None,
         precision: Literal["float32", "bfloat16"] = "float32", top_k: int | None = None,
     ) -> Self:  # fmt: skip
-        """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``; a CheckpointError
-        where it is damaged, refused or of another architecture.
+        """From a run directory (its best weights), a checkpoint of ours, a published ``.pth.tar`` or bare weights (also
+        safetensors); a CheckpointError where it is damaged, refused or of another architecture.
 
         Args:
-            preset: configuration of a published checkpoint, which has none of its own.
-            weights: ``raw`` or ``ema``; by default those that were better in validation.
+            preset: of a published file: what its shapes do not tell (heads, window, position table), and decoding.
+            weights: ``raw`` or ``ema``; by default those that were better in validation, of a published file ``raw``.
             top_k: moments per query; as configured by default.
         """
         model, config, info = load_model(path, preset, weights)

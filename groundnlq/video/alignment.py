@@ -27,8 +27,7 @@ from groundnlq.video.encoders import published_weights
 from groundnlq.video.extract import find_videos
 from groundnlq.video.frame_cache import FrameCache
 from groundnlq.video.narrated import NarratedFrames, wanted_frames
-from groundnlq.video.spacetime import SpaceTimeTransformer
-from groundnlq.video.towers import SmallEncoder, Towers
+from groundnlq.video.towers import SmallEncoder, SpaceTimeTransformer, Towers
 
 NUM_STANDARD = 512  # narrations over which features are brought to unit variance
 _BATCH = 64  # of validation
