@@ -206,8 +206,6 @@ class _Attention(nn.Module):
             each = groups(tokens)
             return torch.cat([tokens[:, :, :1].repeat_interleave(len(each) // len(x), dim=0), each], dim=2)
 
-        patches = scaled_dot_product_attention(groups(q), with_cls(k), with_cls(v)).unflatten(
-            0, (len(x), -1)
-        )
+        patches = scaled_dot_product_attention(groups(q), with_cls(k), with_cls(v)).unflatten(0, (len(x), -1))
         patches = patches.permute(0, 2, 3, 1, 4) if over_time else patches.transpose(1, 2)  # (B, heads, T, N, d)
         return self.proj(torch.cat([cls, patches.flatten(2, 3)], dim=2).transpose(1, 2).flatten(2))
