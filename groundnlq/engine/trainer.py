@@ -134,18 +134,9 @@ class Trainer:
 
     def save(self) -> None:
         """Commit all that shapes the future; returns in all processes when it is on disk, or raises in all."""
-        state = self.learner.state() | {
-            "history": self.history,
-            "best": self.best,
-            "sums": dict(self.sums),
-            "rate_factor": self.rate_factor,
-            "batch_size": self.batch_size,
-            "num_processes": self.world.size,
-            "inputs": dict(self.task.inputs),
-            "schedule": self.schedule,
-            "extended": self.extended,
-            "made_with": self.made_with,
-        }
+        own = ("history", "best", "rate_factor", "batch_size", "schedule", "extended", "made_with")
+        state = self.learner.state() | {name: getattr(self, name) for name in own}
+        state |= {"sums": dict(self.sums), "num_processes": self.world.size, "inputs": dict(self.task.inputs)}
         self.world.from_main(lambda: self.states.save(self.step, state, self.config.keep_checkpoints))
 
     def restore(self, state: dict[str, Any]) -> None:
