@@ -38,7 +38,7 @@ class Peaks(nn.Module):
 
     def __init__(self, ranges_grid, num_steps: int, seed: int):
         super().__init__()
-        lengths = [-(-num_steps // 2**level) for level in range(len(ranges_grid))]
+        lengths = tuple(-(-num_steps // 2**level) for level in range(len(ranges_grid)))
         self.points = make_points(lengths, ranges_grid)
         self.random = torch.Generator().manual_seed(seed)
         self.device = nn.Parameter(torch.zeros(1))
