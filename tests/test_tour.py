@@ -11,7 +11,7 @@ from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
-from groundnlq.model.nms import soft_nms
+from groundnlq.model.decode import soft_nms
 from notebooks.lessons import targets as lesson
 from notebooks.lessons import tour
 from tests.stub_network import config_of
