@@ -116,7 +116,7 @@ def paired_figure(
     right.set(xlabel=f"{names[1]} − {names[0]} in {key} [points]", ylabel="resampled splits")
     right.set_title(
         f"{found['difference']:+.1f} points [{found[LOW]:+.1f}, {found[HIGH]:+.1f}], {p_text(found['p'])}",
-        fontsize=10, loc="left", pad=20,
+        fontsize=10, loc="left", pad=24,
     )  # fmt: skip
     right.legend(fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), frameon=False,
                  columnspacing=1, handlelength=1.5)  # fmt: skip

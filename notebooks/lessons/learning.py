@@ -43,7 +43,7 @@ def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndar
             axis.barh(row, end - start, left=start, height=0.85, color=BLACK, label=label)
     axis.set_yticks(range(len(narrations)), [plain(r.query, 44) for r in narrations], fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlabel("time in the clip [s]")
+    axis.set(xlabel="time in the clip [s]", xlim=(0, None))
     figure.legend(loc="outside upper right", ncols=2, fontsize=9)
     return figure
 

@@ -99,7 +99,7 @@ def threshold_figure(ranked: Mapping[str, Ranked], records: Sequence[Record], ks
             label = plain(name, 24)
             if k == 1:
                 label += f", mIoU {(curves[name] + curves[name].shift()).mean() / 2:.1f}"  # its area
-            axis.plot(curves.index, curves[name], dash, color=color, label=label)
+            axis.plot(curves.index, curves[name], dash, color=color, label=label, linewidth=2)
         for threshold in THRESHOLDS:
             axis.axvline(threshold, color=GREY, linestyle=":", zorder=0)
         axis.set(xlabel="tIoU threshold m", ylabel=f"R@{k} IoU=m [%]", xlim=(0, 1))
@@ -130,7 +130,7 @@ def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> 
         right.hist(draws[name], edges, label=f"{name}: [{low:.1f}, {high:.1f}]", **style)
     right.set(xlabel=f"{key} [%] of resampled splits", ylabel="resampled splits")
     effect = design_effect(clips, query_ids, values, seed)
-    right.set_title(design_effect_text(effect), fontsize=9)
+    right.set_title(design_effect_text(effect).replace(": ", ":\n"), fontsize=9)
     right.legend(fontsize=9, title="95 % interval, resampling", title_fontsize=9, loc="upper right")
     right.set_ylim(top=1.5 * right.get_ylim()[1])  # space for the legend
     return figure

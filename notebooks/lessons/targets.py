@@ -91,7 +91,7 @@ def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4)
     segments, scores = candidates[:, :2], candidates[:, 2].astype(float)
     figure = new_figure(9.5, 1.35 * num_picks)
     axes = figure.subplots(num_picks, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    remaining = scores.copy()
+    remaining, picks = scores.copy(), []
     for number, axis in enumerate(axes, 1):
         best = int(remaining.argmax())
         centers = segments.mean(axis=1)
@@ -99,9 +99,10 @@ def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4)
         axis.vlines(centers, 0, remaining, color=SKY, linewidth=1)
         axis.hlines(remaining[best], *segments[best], color=VERMILION, linewidth=4)
         start, end = segments[best]
+        picks += [start, end]
         axis.set_title(f"pick {number}: {start:.1f} – {end:.1f} s, score {remaining[best]:.3f}", fontsize=9, loc="left")
         remaining = remaining * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
         remaining[best] = 0.0
-    axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None))
+    axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None), xlim=(min(picks) - 5, max(picks) + 5))
     figure.supylabel("score (grey: original, blue: now)", fontsize=9)
     return figure

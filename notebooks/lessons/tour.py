@@ -66,12 +66,12 @@ def model_figure(found: Mapping[str, Part]) -> Figure:
     middle = len(levels) / 2
     _box(axis, (0.1, middle - 0.5, 1.6, 1.2), found["video"], "0.9")
     _box(axis, (2.0, middle - 0.5, 1.7, 1.2), found["embedding"], "#DCEBF7")
-    _box(axis, (4.0, middle - 0.5, 2.0, 1.2), found["stem"], "#BFDDF2")
+    _box(axis, (4.0, middle - 0.6, 2.0, 1.4), found["stem"], "#BFDDF2")
     _box(axis, (0.1, -1.5, 1.6, 1.2), found["text"], "0.9")
     _box(axis, (2.0, -1.5, 1.7, 1.2), found["query encoder"], "#FBE5BF")
     longest = levels[0].shape[1]
     for row, level in enumerate(reversed(levels)):  # the finest on top, as in all figures
-        width = 2.2 * (1 + np.log2(level.shape[1])) / (1 + np.log2(longest))
+        width = max(1.6, 2.2 * (1 + np.log2(level.shape[1])) / (1 + np.log2(longest)))
         _box(axis, (6.4, row + 0.05, width, 0.8), level, "#BFDDF2")
     _box(axis, (9.2, middle + 0.15, 1.7, 1.1), found["scores"], "#CBE9DF")
     _box(axis, (9.2, middle - 1.15, 1.7, 1.1), found["offsets"], "#CBE9DF")
@@ -79,7 +79,7 @@ def model_figure(found: Mapping[str, Part]) -> Figure:
     for left, right, height in ((1.7, 2, middle), (3.7, 4, middle), (6, 6.4, middle), (8.6, 9.2, middle),
                                 (1.7, 2, -0.9)):  # fmt: skip
         axis.annotate("", (right, height), (left, height), arrowprops=arrow)
-    axis.annotate("", (4.6, middle - 0.52), (3.72, -0.9), arrowprops=arrow)
+    axis.annotate("", (4.6, middle - 0.62), (3.72, -0.9), arrowprops=arrow)
     axis.text(4.5, -0.4, "cross-attention:\nevery step reads the words", fontsize=9, va="center")
     axis.text(6.4, len(levels) + 0.05, "feature pyramid: each level has half the steps", fontsize=9)
     axis.text(8.9, middle + 0.15, "neck", fontsize=9, ha="center")
@@ -161,7 +161,7 @@ def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
                      middle + reach["whole network"].iloc[level], color=GREY, linewidth=3)  # fmt: skip
     right.set(xlabel="time in the clip [s]", xlim=(0, clip_sec), ylim=(len(reach) - 0.4, -0.6))
     right.set_yticks(places, reach.index)
-    right.set_title("influence on the middle point (square root); grey: its receptive field", fontsize=9.5)
+    right.set_title("influence on the middle point (square root)\ngrey: its receptive field", fontsize=9.5)
     return figure
 
 
