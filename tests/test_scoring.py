@@ -161,7 +161,7 @@ def test_differences_of_groups_are_those_of_compare_and_corrected_for_their_numb
     text = differing(table, "one", "other")
     assert "better in *all* (+50), *odd* (+100); in the other 1" in text
     assert "worse in *all* (-50)" in differing(scoring.group_differences(other, one, groups), "other", "one")
-    assert "in all 1 groups the difference may be chance" in differing(table[table.index == ["even"]], "one", "other")
+    assert "in all 1 groups the difference may be chance" in differing(table.loc[["even"]], "one", "other")
 
 
 def test_the_hits_that_are_left_are_counted():
