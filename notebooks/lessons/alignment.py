@@ -133,7 +133,7 @@ def nearest_events(records: Sequence[Record], similarity: np.ndarray, count: int
 
 def features_figure(video: np.ndarray, grid: StepGrid, film: Path | None, log: Mapping[str, Any] | None) -> Figure:
     """(T, D) features of a clip between its film, if there is one, and its event log, if there is one."""
-    heights = [0.9] * (film is not None) + [2.2] + [1.8] * (log is not None)
+    heights = [0.9] * (film is not None) + [2.2] + [3.0] * (log is not None)
     figure, end_sec = new_figure(12, sum(heights) + 0.6), len(video) * grid.step_sec
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
     if film is not None:

@@ -179,8 +179,8 @@ def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | 
 
 def event_log(log: Mapping[str, Any], records: Sequence[Record] = (), film: Path | None = None) -> Figure:
     """Event log of a clip of the sample world below its film: places, events, and the moments of its queries."""
-    figure = new_figure(12, 4.4 + 1.1 * bool(film))
-    above, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, 4)) if film else (None, figure.subplots())
+    figure = new_figure(12, 5.4 + 1.1 * bool(film))
+    above, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, 5)) if film else (None, figure.subplots())
     if film:
         draw_film(above, film, log["duration_sec"])
     draw_events(axis, log, first_row=1, color=SKY)

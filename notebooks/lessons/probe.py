@@ -130,7 +130,7 @@ def similarity_figure(
         words: one for each token; shares: (T, L) of `Probe.shares`.
         log: the clip's event log; events named in the query are orange and hatched.
     """
-    heights = [2.6] * bool(log) + [0.5 + 0.2 * len(words), 1.1]
+    heights = [3.0] * bool(log) + [0.5 + 0.2 * len(words), 1.1]
     figure = new_figure(11, 0.7 + sum(heights))
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     if log:

@@ -85,7 +85,7 @@ def template_bars(records: Sequence[Record], reference: Mapping[str, float] | No
                   markeredgecolor=BLACK, label="with the share in Ego4D")  # fmt: skip
         axis.legend(fontsize=9, loc="lower right")
     axis.invert_yaxis()
-    axis.tick_params(axis="y", labelsize=8)
+    axis.tick_params(axis="y", labelsize=9)
     axis.set_xlabel("queries")
     axis.margins(x=0.1)
     return figure
