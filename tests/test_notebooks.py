@@ -95,13 +95,13 @@ def test_every_notebook_runs_and_keeps_its_pictures(walk):
     found = {name: pictures(notebook) for name, notebook in notebooks.items()}
     wanted = {
         "00_ask": 1,
-        "01_data_inspection": 10,
-        "02_video_encoder": 15,
-        "03_pretraining": 8,
+        "01_data_inspection": 9,
+        "02_video_encoder": 14,
+        "03_pretraining": 9,
         "04_finetuning": 9,
-        "05_evaluation": 8,
+        "05_evaluation": 6,
         "06_error_analysis": 8,
-        "07_model_tour": 8,
+        "07_model_tour": 6,
         "08_own_video": 3,
     }
     assert found == wanted
