@@ -553,37 +553,22 @@ def _evaluate_encoder(run: Path, output: Path | None) -> None:
 @_param("--events --narrations", "FILE", "what happens in the clips: a sample world's events.jsonl, records of "
         "narrations, or EgoClip's CSV", required=False)  # fmt: skip
 @_param("--train", "R.jsonl", "train split, for how often words occur in training", required=False)
+@_param("--ego4d", "ego4d.json", "for the scenario of each video", required=False)
+@_param("--videos", "DIR", "CLIP_UID.mp4 of some clips, for frames of wrong answers", required=False)
 @click.option("--threshold", default=0.3, callback=_tiou, help="tIoU above which a prediction is right")
 @click.option("--top-k", default=5, callback=_positive, help="predictions that count")
 @_param("--output", "DIR", "the report goes to DIR/RUN-on-DATA", callback=_writable)
 def _diagnose(
-    predictions: Path, truth: Path, against: Sequence[Path], events: Path | None, train: Path | None,
-    threshold: float, top_k: int, output: Path,
-) -> None:  # fmt: skip
+    predictions: Path, truth: Path, against: Sequence[Path], videos: Path | None, output: Path, **options: Any
+) -> None:
     """Say why predictions are wrong: outcomes, what wrong answers show, groups, comparisons, as page and files."""
-    from groundnlq.analysis.candidates import FixedPredictions
     from groundnlq.analysis.diagnosis import Diagnosis
-    from groundnlq.analysis.evaluation import by_record
-    from groundnlq.analysis.events import read_events
-    from groundnlq.config import DecodeConfig
-    from groundnlq.data.annotations import read_truth
-    from groundnlq.data.submission import read_submission
     from groundnlq.view.report import write_report
 
-    records, happened = read_truth(truth), read_events(events, truth) if events else {}
-    paths, files = [predictions, *against], [truth, *filter(None, (events, train))]
-    is_plain = len({path.stem for path in paths}) == len(paths)
-    names = [path.stem if is_plain else f"{path.absolute().parent.name}-{path.stem}" for path in paths]
-    if len(set(names)) < len(names):
-        raise DataError(f"{sample_of(paths)}: the same name twice -- rename a file or its folder")
-    answers = [read_submission(path) for path in paths]
-    runs = [FixedPredictions(records, by_record(records, ranked)) for ranked in answers]
-    inputs = {str(path): provenance.file_identity(path)["sha256"] for path in [*paths, *files]}
-    diagnosis = Diagnosis(
-        names[0], runs[0], dict(zip(names[1:], runs[1:], strict=True)), read_truth(train) if train else (), threshold,
-        DecodeConfig(top_k=top_k), happened, truth.stem, {"files": inputs, "top_k": top_k},
-    )  # fmt: skip
-    written = write_report(diagnosis, output)
+    if videos and not videos.is_dir():
+        raise DataError(f"{videos}: no such folder -- name one with CLIP_UID.mp4")
+    diagnosis = Diagnosis.of_files([predictions, *against], truth, **options)
+    written = write_report(diagnosis, output, videos)
     print(f"{diagnosis.summary()}\n{len(written)} files, the page is {written[0]}")
 
 

@@ -1,6 +1,8 @@
 """Every query has one outcome, the first that applies; each is made here on purpose."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from groundnlq.analysis.evaluation import evaluate
 from groundnlq.analysis.intervals import holm, sign_flip_p
 from groundnlq.analysis.outcomes import OUTCOMES, diagnose
 from groundnlq.analysis.sensitivity import kinds_of_query, paired_difference, sensitivity
+from groundnlq.data.annotations import read_scenarios
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from notebooks.lessons.levels import level_table
@@ -166,6 +169,36 @@ def test_a_query_is_of_the_kinds_that_it_is_of():
     assert kinds["share of the clip"].tolist() == ["0.5 – 1 %", "2 – 4 %", "8 % or more", "8 % or more"]
     assert kinds["query length"].tolist() == ["4 words", "4 words", "under 4 words", "5 words or more"]
     assert "words" not in kinds_of_query(records)
+
+
+def test_videos_annotators_and_scenarios_are_kinds_where_they_have_enough_queries():
+    records = [
+        replace(record(i, clip=f"c{i // 4}"), query_id=f"{'ab'[i % 2]}{i // 20}_{i}", video_uid=f"v{min(i // 12, 3)}")
+        for i in range(60)
+    ]
+    kinds = kinds_of_query(records, scenarios={"v0": "Cooking", "v1": "Cleaning", "v3": "Cooking"})
+    assert kinds["video"].value_counts().to_dict() == {"v0": 12, "v1": 12, "v2": 12, "v3": 24, "(other)": 0}
+    assert kinds["annotator"].value_counts()["a0"] == 10
+    assert kinds["scenario"].value_counts().to_dict() == {"Cooking": 36, "Cleaning": 12, "(other)": 12}
+    assert kinds["scenario"].tolist()[24] == "(other)"  # its video is not in the file
+    one_each = [replace(r, query_id=f"{r.video_uid}_{i}") for i, r in enumerate(records)]
+    assert "annotator" not in kinds_of_query(one_each)  # it would be the videos again
+    assert "scenario" not in kinds_of_query(records)
+    few = kinds_of_query(records[:24:3])
+    assert set(few["video"]) == {"(other)"}
+
+
+def test_scenarios_are_read_from_a_file_with_dirt_in_it(tmp_path):
+    videos = [
+        {"video_uid": "a", "scenarios": ["Cooking", "Cleaning"], "duration_sec": 3}, {"video_uid": "b"},
+        {"video_uid": "c", "scenarios": [None, "", 7, "Walking"]}, {"video_uid": None, "scenarios": ["Lost"]},
+        {"video_uid": "d", "scenarios": "Cooking"}, "not an object", {"video_uid": "e", "scenarios": []},
+    ]  # fmt: skip
+    (tmp_path / "ego4d.json").write_text(json.dumps({"version": "2.0", "videos": videos}))
+    assert read_scenarios(tmp_path / "ego4d.json") == {"a": "Cooking", "c": "Walking"}
+    (tmp_path / "other.json").write_text('{"results": []}')
+    with pytest.raises(DataError, match=r"no list 'videos'.*ego4d\.json"):
+        read_scenarios(tmp_path / "other.json")
 
 
 def test_a_real_difference_is_significant_and_none_is_not(split, tables):

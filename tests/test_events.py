@@ -1,6 +1,7 @@
 """What wrong answers show, and what chance would: by a slow program, on a sample world, on narrations."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,33 @@ def test_confusion_and_distances_are_those_of_a_slow_program():
     by_chance = diagnosis.distances.loc["within 10 s", "by chance"]
     assert by_chance == pytest.approx(100 * np.mean([np.mean(row) for row in near]))
     assert "100 % of the wrong answers hit another query's moment" in diagnosis.summary()
+
+
+def test_events_between_the_answer_and_the_moment_are_counted_as_a_slow_program_does():
+    random, within, by_chance = np.random.default_rng(4), [], []
+    events, records, ranked = {}, [], {}
+    for clip in range(6):
+        events[f"c{clip}"], asked = random_clip(random)
+        for number, record in enumerate(asked):
+            records.append(replace(record, clip_uid=f"c{clip}", query_id=f"a{clip}_{number}"))
+            start = random.uniform(0, 50)
+            ranked[records[-1].query_id] = np.array([[start, start + 4.0, 0.5]])
+
+    def between(answer, moment, own):
+        low, high = sorted([sum(answer) / 2, sum(moment) / 2])
+        times = [(e.start_sec, e.end_sec) for e in own]
+        return sum(low < sum(t) / 2 < high and not half(t, answer) and not half(t, moment) for t in times)
+
+    for record in records:
+        answer, moment, own = tuple(ranked[record.query_id][0, :2]), record.moments_sec[0], events[record.clip_uid]
+        if not overlap(answer, moment) > 0.3:
+            within.append(between(answer, moment, own) <= 1)
+            by_chance.append(np.mean([between(place, moment, own) <= 1 for place in places_of(answer, moment)]))
+    found = Diagnosis("run", FixedPredictions(records, ranked), events=events).distances.loc[
+        "events between: at most 1"
+    ]
+    assert found.tolist() == pytest.approx([100 * np.mean(within), 100 * np.mean(by_chance)])
+    assert 0 < np.mean(within) < 1
 
 
 def test_random_answers_show_what_chance_says_and_answers_that_use_the_verb_more():

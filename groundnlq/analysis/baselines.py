@@ -3,8 +3,6 @@
 Training records without moments are a DataError.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,28 +1,35 @@
 """Diagnosis of a run: all tables about its outcomes, beside any number of other runs."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.candidates import SplitPredictions
-from groundnlq.analysis.events import SHOWN, Events, Meaning, random_segments_like
+from groundnlq.analysis.agreement import agreement
+from groundnlq.analysis.candidates import FixedPredictions, SplitPredictions
+from groundnlq.analysis.evaluation import by_record
+from groundnlq.analysis.events import SHOWN, Events, Meaning, random_segments_like, read_events, shares_half
 from groundnlq.analysis.intervals import HIGH, LOW, p_text, share_summary
-from groundnlq.analysis.outcomes import OUTCOMES, RIGHT, check_threshold, diagnose, outcome_codes
+from groundnlq.analysis.outcomes import OUTCOMES, check_threshold, diagnose, outcome_codes
+from groundnlq.analysis.regression import held_recalls
+from groundnlq.analysis.runs import hits_of
 from groundnlq.analysis.sensitivity import kinds_of_query, paired_difference, sensitivity
 from groundnlq.config import DecodeConfig
+from groundnlq.data.annotations import read_scenarios, read_truth
 from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
+from groundnlq.data.submission import read_submission
+from groundnlq.errors import DataError, sample_of
+from groundnlq.provenance import file_identity
 
 AS_IT_IS = "as it is"  # the first row of `oracle_gains`
 NUM_BINS = 8  # of calibration
-WITHIN_SEC = (2, 5, 10, 20, 50, 100, 200)
+WITHIN_SEC, WITHIN_EVENTS = (2, 5, 10, 20, 50, 100, 200), (0, 1, 2, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Diagnosis:
         settings: of decoding; by default each run's own.
         events: of the clips, to see what answers show (see `events.read_events`).
         data, inputs: name of the split and provenance of the files, for the report.
+        scenarios: by video_uid (see `annotations.read_scenarios`).
     """
 
     name: str
@@ -47,9 +55,35 @@ class Diagnosis:
     events: Events = field(default_factory=dict)
     data: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    scenarios: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+
+    @classmethod
+    def of_files(
+        cls, predictions: Sequence[Path], truth: Path, *, events: Path | None = None, train: Path | None = None,
+        ego4d: Path | None = None, threshold: float = THRESHOLDS[0], top_k: int = DecodeConfig().top_k,
+    ) -> Self:  # fmt: skip
+        """Of submission files of any program, the first one against the others; `truth` and `train` are official files
+        or records, `events` as `read_events` takes them, `ego4d` is Ego4D's ``ego4d.json``."""
+        records, names = read_truth(truth), _names_of(predictions)
+        runs = [FixedPredictions(records, by_record(records, read_submission(path))) for path in predictions]
+        more: dict[str, Any] = {
+            "events": read_events(events, truth) if events else {},
+            "train": read_truth(train) if train else (),
+            "scenarios": read_scenarios(ego4d) if ego4d else {},
+        }
+        files = filter(None, (*predictions, truth, events, train, ego4d))
+        inputs = {"files": {str(path): file_identity(path)["sha256"] for path in files}, "top_k": top_k}
+        others, settings = dict(zip(names[1:], runs[1:], strict=True)), DecodeConfig(top_k=top_k)
+        more |= {"threshold": threshold, "settings": settings, "data": truth.stem, "inputs": inputs}
+        return cls(names[0], runs[0], others, **more)
+
+    @property
+    def top_k(self) -> int:
+        """Number of predictions that count."""
+        return (self.settings or self.run.settings).top_k
 
     @property
     def table(self) -> pd.DataFrame:
@@ -69,18 +103,7 @@ class Diagnosis:
         for name in self.others:
             own = self.tables[name][["query_id", "outcome", "first_start_sec", "first_end_sec", "first tIoU", "shows"]]
             frame = frame.merge(own.rename(columns=lambda c, n=name: c if c == "query_id" else f"{n}: {c}"), how="left")
-        return frame
-
-    @cached_property
-    def runs(self) -> pd.DataFrame:
-        """A row a run: recalls, and the share of queries that this run alone hits; and what any and every run hits."""
-        hits = pd.DataFrame({n: t.set_index("query_id")["outcome"].eq("hit") for n, t in self.tables.items()})
-        means = {**hits, "any run": hits.any(axis=1), "every run": hits.all(axis=1)}
-        rows = {name: share_summary("R@1", self.table["clip_uid"], means[name]) for name in means}
-        for name, table in self.tables.items():
-            alone = hits[name] & (hits.sum(axis=1) == 1)
-            rows[name] |= {"R@k": 100 * table["outcome"].isin(RIGHT).mean(), "only this run": 100 * alone.mean()}
-        return pd.DataFrame.from_dict(rows, orient="index")
+        return frame.assign(**{"runs that hit": hits_of(self.tables).sum(axis=1).to_numpy()})
 
     @cached_property
     def shown(self) -> dict[str, pd.DataFrame]:
@@ -122,14 +145,22 @@ class Diagnosis:
 
     @cached_property
     def distances(self) -> pd.DataFrame:
-        """Share of the wrong first answers whose middle lies within some seconds of the moment's: as it is, and for
-        segments as long, anywhere in the clip."""
+        """Share of the wrong first answers whose middle lies within some seconds of the moment's, or with so many
+        events between the two, if `events` are known; and of segments as long, anywhere in the clip."""
+        index = [f"within {seconds} s" for seconds in WITHIN_SEC]
+        index += [f"events between: at most {num}" for num in WITHIN_EVENTS if self.events]
         rows = []
         for record, places in self._answers(self.table):
-            near = np.abs(places.mean(axis=1) - np.mean(record.moments_sec[0]))[:, None] <= WITHIN_SEC
+            moment, events = np.array(record.moments_sec[:1]), self.events.get(record.clip_uid, ())
+            near = np.abs(places.mean(axis=1) - moment.mean())[:, None] <= WITHIN_SEC
+            if self.events:
+                times = np.array([(e.start_sec, e.end_sec) for e in events]).reshape(-1, 2)
+                ends = np.sort([places.mean(axis=1), np.full(len(places), moment.mean())], axis=0)[..., None]
+                between = (ends[0] < times.mean(axis=1)) & (times.mean(axis=1) < ends[1])
+                between &= ~shares_half(places[:, None], times) & ~shares_half(moment, times)
+                near = np.hstack([near, between.sum(axis=1)[:, None] <= WITHIN_EVENTS])
             rows.append([near[0], near[1:].mean(axis=0) if len(near) > 1 else near[0]])
-        shares = 100 * np.mean(rows, axis=0) if rows else np.full((2, len(WITHIN_SEC)), np.nan)
-        index = [f"within {seconds} s" for seconds in WITHIN_SEC]
+        shares = 100 * np.mean(rows, axis=0) if rows else np.full((2, len(index)), np.nan)
         return pd.DataFrame(shares.T, index=index, columns=["wrong answers", "by chance"])
 
     def _answers(self, table: pd.DataFrame) -> list[tuple[Record, np.ndarray]]:
@@ -185,12 +216,17 @@ class Diagnosis:
     @cached_property
     def kinds(self) -> pd.DataFrame:
         """The group of every query under each kind (see `kinds_of_query`)."""
-        return kinds_of_query(self.run.records, self.train, self.events)
+        return kinds_of_query(self.run.records, self.train, self.events, self.scenarios)
 
     @cached_property
     def sensitivity(self) -> pd.DataFrame:
         """R@1 of each group of each kind of query."""
         return sensitivity(self.table, self.kinds)
+
+    @cached_property
+    def held(self) -> pd.DataFrame:
+        """The same with all other kinds held (see `held_recalls`)."""
+        return held_recalls(self.table, self.kinds)
 
     @cached_property
     def differences(self) -> dict[str, pd.DataFrame]:
@@ -202,9 +238,8 @@ class Diagnosis:
         now = self.oracle_gains.loc[AS_IT_IS]
         gains = self.oracle_gains.loc[[n for n in OUTCOMES if n != "hit"], "gain"].sort_values(ascending=False)
         largest = ", ".join(f"{name} {gain:.1f}" for name, gain in gains[:2].items())
-        top_k = (self.settings or self.run.settings).top_k
         lines = [
-            f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{top_k} {now['R@k']:.1f} "
+            f"{self.name}: R@1 IoU={self.threshold:g} is {now['R@1']:.1f} %, R@{self.top_k} {now['R@k']:.1f} "
             f"%, over {len(self.table)} queries of {self.table['clip_uid'].nunique()} clips.",
             *(self._what_is_shown() if self.name in self.shown else []),
             f"Largest oracle gains [points]: {largest}.",
@@ -216,6 +251,13 @@ class Diagnosis:
                 f"length, anywhere in the clip, would in {others['by chance']:.0f} %."
             )
         lines.append(f"Score and hit rate differ by {self.calibration.attrs['error']:.1f} points on average.")
+        matter = dict.fromkeys(key[0] for key in self.held.index[self.held["p (Holm)"] < 0.05])
+        lines.append(f"Kinds of query that matter with all others held: {', '.join(matter) or 'none is certain'}.")
+        for _, pairs in agreement(self.run.records, self.threshold).filter(["same words"], axis=0).iterrows():
+            lines.append(
+                f"Of {pairs['pairs']:.0f} pairs of questions of a clip with the same words, the moment of one is right "
+                f"for the other in {pairs['agree']:.0f} %."
+            )
         for name, differences in self.differences.items():
             row = differences.iloc[0]
             lines.append(
@@ -223,6 +265,9 @@ class Diagnosis:
                 f"[{row[LOW]:+.1f}, {row[HIGH]:+.1f}], {row['won']:.0f} queries won, {row['lost']:.0f} lost, "
                 f"{p_text(row['p'])}; these queries can show a difference of {row['detectable']:.1f}."
             )
+        if self.others:
+            missed = 100 * (~hits_of(self.tables).any(axis=1)).mean()
+            lines.append(f"No run finds {missed:.0f} % of the queries.")
         return "\n".join(lines)
 
     def _what_is_shown(self) -> list[str]:
@@ -237,3 +282,12 @@ class Diagnosis:
             f"{verdict} chance gives (another event of the clip {by_chance.iloc[0]:.0f} %, a segment of that length "
             f"{by_chance.iloc[1]:.0f} %)."
         ]
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """The file's name, with as many folders before it as tell the runs apart."""
+    for depth in range(1, 6):
+        names = ["-".join(path.absolute().with_suffix("").parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise DataError(f"{sample_of(paths)}: the same name twice -- rename a file or its folder")

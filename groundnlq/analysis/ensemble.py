@@ -1,7 +1,5 @@
 """The published ensemble: first segments of several runs that agree are averaged and join the candidates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,17 +1,15 @@
 """Recalls of a split as the challenge computes them, and strictly, with intervals over clips."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, detectable, share_summary, sign_flip_p
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, paired_summary, share_summary
 from groundnlq.data.annotations import read_truth
 from groundnlq.data.recall import KS, THRESHOLDS, best_tiou, kept_ks, recall_key
 from groundnlq.data.records import Record, identity_of, odd_moments
@@ -98,7 +96,7 @@ class Evaluation:
             rows[name] = share_summary(key, part["clip_uid"], part[key]) | {"queries": len(part)}
         return pd.DataFrame.from_dict(rows, orient="index", columns=[key, LOW, HIGH, "queries"])
 
-    def difference(self, other: Evaluation, key: str = KEY) -> np.ndarray:
+    def difference(self, other: Self, key: str = KEY) -> np.ndarray:
         """(Q,) `other` minus this one in points for every query, in the order of `hits`."""
         left, right = (e.hits.set_index("query_id")[key] for e in (self, other))
         if set(left.index) != set(right.index):
@@ -144,12 +142,9 @@ def evaluate(predictions: Ranked | str | Path, truth: Sequence[Record] | str | P
 
 
 def compare(one: Evaluation, other: Evaluation, key: str = KEY, seed: int = 0) -> dict[str, float]:
-    """``other - one`` in points, paired: the difference, its interval by bootstrap over clips, how likely one so far
-    from 0 is if the two are equally good (`sign_flip_p`), and the smallest difference that these queries can show
-    (`detectable`); a DataError where they are not about the same queries."""
-    clips, difference = one.hits["clip_uid"], one.difference(other, key)
-    interval = ClipBootstrap(clips, seed).summary("difference", difference)
-    return interval | {"p": sign_flip_p(clips, difference, seed), "detectable": detectable(clips, difference)}
+    """``other - one`` in points, query by query (see `paired_summary`); a DataError where they are not about the same
+    queries."""
+    return paired_summary(one.hits["clip_uid"], one.difference(other, key), seed)
 
 
 def by_record(records: Sequence[Record], ranked: Ranked) -> Ranked:

@@ -1,11 +1,11 @@
 """Events of clips, and what wrong answers show: from an event log or from narrations, beside what chance would show."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel
@@ -86,6 +86,7 @@ def read_events(path: str | Path, truth: str | Path = "") -> Events:
     return events
 
 
+@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """A word without its ending, so that forms of a word are equal.
 
@@ -116,17 +117,20 @@ class Meaning:
     has_noun: np.ndarray
 
     @classmethod
-    def of(cls, record: Record, events: Events) -> Meaning:
+    def of(cls, record: Record, events: Events) -> Self:
         """Words of the official file (`verb_x`, `slot_x`), else of the event at the moment. An event has a word in
-        another form, too; or, if the event at the moment has the word, the same class number."""
+        another form, too; or, if the event at the moment has the word, the same class number. If that has the noun, its
+        verb counts as the query's: "saw the cup" where the narrator says "looks at the cup"."""
         own, moments = events.get(record.clip_uid, ()), np.array(record.moments_sec).reshape(-1, 2)
         times = np.array([(e.start_sec, e.end_sec) for e in own], float).reshape(-1, 2)
         true = next((own[place] for place in event_shown(moments, times) if place >= 0), Event(0, 0, ""))
         verb = (record.verb_x or true.verb).partition(" ")[0]
         noun = _head(record.slot_x or true.object or "") or next(iter(true.nouns), "")
-        verbs = set(true.verb_classes) if stem(verb) == stem(true.verb) else set()
-        nouns = set(true.noun_classes[:1]) if stem(noun) in map(stem, true.nouns) else set()
-        has_verb = [stem(verb) == stem(e.verb) or not verbs.isdisjoint(e.verb_classes) for e in own]
+        is_noun = bool(noun) and stem(noun) in map(stem, true.nouns)
+        forms = {stem(verb)} | ({stem(true.verb)} if is_noun else set())
+        verbs = set(true.verb_classes) if stem(true.verb) in forms else set()
+        nouns = set(true.noun_classes[:1]) if is_noun else set()
+        has_verb = [stem(e.verb) in forms or not verbs.isdisjoint(e.verb_classes) for e in own]
         has_noun = [stem(noun) in map(stem, e.nouns) or not nouns.isdisjoint(e.noun_classes) for e in own]
         is_true: np.ndarray = np.asarray(shares_half(times[:, None], moments[None]).any(axis=1))
         return cls(verb, noun, times, is_true, np.array(has_verb, bool), np.array(has_noun, bool))

@@ -1,12 +1,11 @@
 """Statistics of means over queries, with clips as the independent units: intervals, tests, design effect."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 NUM_BOOTSTRAP, NUM_SIGNS = 1000, 5000
 Z, Z_POWER = 1.96, 0.8416  # normal quantiles of a 95 % interval, of a power of 80 %
+T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # the same of Student's t, from 1 degree of freedom on
 LOW, HIGH = "95 % low", "95 % high"
 
 
@@ -67,7 +66,8 @@ def detectable(clips: ArrayLike, difference: ArrayLike) -> float:
 
 
 def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int = NUM_SIGNS) -> float:
-    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum.
+    """Two-sided p of a paired difference (Q,): the share of random signs, one a clip, with so large a sum. Of several
+    at once (Q, K), with so large a sum of squares, where those that vary together count once.
 
     If two runs are equally good, either could have been named first, clip by clip (Fisher's randomisation).
 
@@ -75,10 +75,41 @@ def sign_flip_p(clips: ArrayLike, difference: ArrayLike, seed: int = 0, num: int
     1.0
     """
     _, index = np.unique(clips, return_inverse=True)
-    sums = np.bincount(index, weights=difference)
+    columns = np.asarray(difference, float).reshape(len(index), -1)
+    sums = np.zeros((index.max() + 1, columns.shape[1]))
+    np.add.at(sums, index, columns)
+    directions, sizes, _ = np.linalg.svd(sums, full_matrices=False)
+    directions = directions[:, sizes > 1e-7]
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num, len(sums)))
-    num_as_far = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum()
+    squares = ((signs @ directions) ** 2).sum(axis=1)
+    num_as_far = (squares >= (directions.sum(axis=0) ** 2).sum() - 1e-9).sum()
     return float((1 + num_as_far) / (1 + num))
+
+
+def paired_summary(clips: ArrayLike, difference: ArrayLike, seed: int = 0) -> dict[str, float]:
+    """A mean paired ``difference`` (Q,) with its interval, the smallest that is `detectable`, the queries that were won
+    and lost, and `sign_flip_p`."""
+    change = np.asarray(difference)
+    counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(change)}
+    row = ClipBootstrap(clips, seed).summary("difference", change) | {"detectable": detectable(clips, change)}
+    return row | counts | {"p": sign_flip_p(clips, change, seed)}
+
+
+def replicate_summary(name: str, clips: ArrayLike, *settings: np.ndarray) -> dict[str, float]:
+    """The mean of values (R, Q) of R trainings of one setting, called `name`; of two settings, the difference.
+
+    Its interval covers the sampling of clips and of trainings: the squares of both half widths are added, that of the
+    trainings by Student's t. Of a single training, the spread is not known and left out.
+    """
+    means = [np.atleast_2d(values).mean(axis=0) for values in settings]
+    difference = means[0] - (means[1] if len(means) > 1 else 0.0)
+    squares, spreads = [(Z * ClipBootstrap(clips).means(difference).std()) ** 2], []
+    for values in settings:
+        if (num := len(np.atleast_2d(values))) > 1:
+            spreads.append(float(values.mean(axis=1).std(ddof=1)))
+            squares.append((T[num - 2] if num - 2 < len(T) else Z) ** 2 * spreads[-1] ** 2 / num)
+    half, mean = float(np.sqrt(sum(squares))), float(difference.mean())
+    return {name: mean, LOW: mean - half, HIGH: mean + half, "between trainings": max(spreads, default=float("nan"))}
 
 
 def p_text(p: float, num: int = NUM_SIGNS) -> str:

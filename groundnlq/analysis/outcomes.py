@@ -3,8 +3,6 @@
 In the manner of detection error analysis (Hoiem et al. 2012; Alwassel et al. 2018, for actions in time).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

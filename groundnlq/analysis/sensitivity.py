@@ -1,10 +1,8 @@
 """Sensitivity to the kind of query: recall of each group, and its change from one run to another."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from groundnlq.analysis.events import Events, Meaning, stem
-from groundnlq.analysis.intervals import ClipBootstrap, detectable, holm, share_summary, sign_flip_p
+from groundnlq.analysis.intervals import holm, paired_summary, share_summary, sign_flip_p
 from groundnlq.analysis.outcomes import RIGHT
 from groundnlq.data.annotations import clean_query
 from groundnlq.data.records import Record
@@ -24,10 +22,11 @@ MOST_GROUPS, SMALLEST = 12, 10  # of a kind with one group for each word: number
 
 
 def kinds_of_query(
-    records: Sequence[Record], train: Sequence[Record] = (), events: Events | None = None
-) -> pd.DataFrame:
-    """For each annotated query, by its id, the group that it belongs to under each kind; groups in order. Without
-    records of the `train` split, or events of the clips, the kinds about training, or about look-alikes, are left out.
+    records: Sequence[Record], train: Sequence[Record] = (), events: Events | None = None,
+    scenarios: Mapping[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """For each annotated query, by its id, the group that it belongs to under each kind; groups in order. Kinds that
+    need records of the `train` split, `events` of the clips, or `scenarios` by video_uid are left out without them.
     """
     annotated = [record for record in records if record.moments_sec]
     moments = np.array([record.moments_sec[0] for record in annotated]).reshape(-1, 2)
@@ -60,8 +59,7 @@ def kinds_of_query(
         label = {stem(getattr(m, kind)): getattr(m, kind).lower() for m in meanings}  # one form of each word
         words = [label[stem(getattr(meaning, kind))] for meaning in meanings]
         if any(words):
-            often = [word for word, n in Counter(words).most_common(MOST_GROUPS) if word and n >= SMALLEST]
-            kinds[kind] = pd.Categorical([w if w in often else "(other)" for w in words], [*often, "(other)"])
+            kinds[kind] = _most_frequent(words)
             if train:
                 kinds[f"{kind} in training"] = _cut([counts[stem(w)] for w in words], (1, 5, 20, 80), "queries", 1)
             if events:
@@ -71,6 +69,12 @@ def kinds_of_query(
         seen = {word for record in train for word in _words_of(record.query)}
         is_new = [not _words_of(record.query) <= seen for record in annotated]
         kinds["words"] = _one_of(is_new, "one unseen in training", "all known")
+    origins = {"video": [r.video_uid or "" for r in annotated], "annotator": [r.annotation_uid for r in annotated]}
+    if len({*zip(*origins.values(), strict=True)}) == len({*origins["video"]}) == len({*origins["annotator"]}):
+        del origins["annotator"]  # one a video
+    if scenarios:
+        origins["scenario"] = [scenarios.get(video_uid, "") for video_uid in origins["video"]]
+    kinds |= {kind: _most_frequent(labels) for kind, labels in origins.items() if any(labels)}
     return pd.DataFrame(kinds, index=[record.query_id for record in annotated])
 
 
@@ -98,14 +102,9 @@ def paired_difference(one: pd.DataFrame, other: pd.DataFrame, kinds: pd.DataFram
     if set(one["query_id"]) != set(other["query_id"]):
         raise DataError("the two runs are not about the same queries -- answer one split with both")
     hits = other.set_index("query_id")["outcome"].reindex(one["query_id"]).eq("hit").to_numpy(float)
-    table = one.assign(difference=100 * (hits - (one["outcome"] == "hit").to_numpy(float)))
-    rows = {}
-    for key, part in [(("all", "all queries"), table), *_groups(table, kinds)]:
-        clips, change = part["clip_uid"], part["difference"]
-        counts = {"won": int((change > 0).sum()), "lost": int((change < 0).sum()), "queries": len(part)}
-        interval = ClipBootstrap(clips).summary("difference", change)
-        rows[key] = interval | {"detectable": detectable(clips, change)} | counts | {"p": sign_flip_p(clips, change)}
-    return _frame(rows)
+    table = one.assign(change=100 * (hits - (one["outcome"] == "hit").to_numpy(float)))
+    parts = [(("all", "all queries"), table), *_groups(table, kinds)]
+    return _frame({key: paired_summary(part["clip_uid"], part["change"]) for key, part in parts})
 
 
 def _groups(table: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -142,6 +141,11 @@ def _quartiles(values: ArrayLike, step: float) -> list[float]:
     """Edges near the quartiles, rounded up to whole steps so that they read well."""
     quartiles = np.percentile(np.asarray(values), [25, 50, 75]) if np.size(values) else [step]
     return sorted({float(step * np.ceil(q / step)) for q in quartiles})
+
+
+def _most_frequent(labels: Sequence[str]) -> pd.Categorical:
+    often = [label for label, n in Counter(labels).most_common(MOST_GROUPS) if label and n >= SMALLEST]
+    return pd.Categorical([label if label in often else "(other)" for label in labels], [*often, "(other)"])
 
 
 def _one_of(is_first: Sequence[bool], first: str, second: str) -> pd.Categorical:

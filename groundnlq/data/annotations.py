@@ -61,6 +61,7 @@ class NlqFile:
 
 class _Video(BaseModel, frozen=True):
     video_uid: Annotated[Text | None, LENIENT] = None
+    scenarios: Annotated[tuple[Annotated[Text | None, LENIENT], ...] | None, LENIENT] = None
 
 
 class _Annotation(BaseModel, frozen=True):
@@ -131,6 +132,16 @@ def read_clips(paths: Iterable[str | Path]) -> dict[str, Clip]:
         if odd:
             warnings.warn(f"{path}: clips left out {len(odd)}: {sample_of(odd)}", stacklevel=2)
     return clips
+
+
+def read_scenarios(path: str | Path) -> dict[str, str]:
+    """The first scenario of each video of ``ego4d.json``; videos without one, or without an id, are left out."""
+    findings, found = Findings(str(path), DataError), dict[str, str]()
+    for _, video, _ in entries(_Video, read_json(Path(path)), "videos", "", findings, []):
+        if (scenario := next(filter(None, video.scenarios or ()), "")) and video.video_uid:
+            found.setdefault(video.video_uid, scenario)
+    findings.raise_if_any("name Ego4D's ego4d.json")
+    return found
 
 
 def read_truth(path: str | Path) -> list[Record]:

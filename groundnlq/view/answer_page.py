@@ -91,11 +91,15 @@ def place_pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[f
 
 
 def _row(video: Path, moment: Moment) -> dict[str, Any]:
-    strip = np.concatenate(list(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1]), axis=1)
+    film = strip_jpeg(film_strip(video, moment.start_sec, moment.end_sec, 5, 66)[1])
+    return moment._asdict() | {"start": clock(moment.start_sec), "end": clock(moment.end_sec), "film": film}
+
+
+def strip_jpeg(pictures: np.ndarray) -> str:
+    """Pictures (F, H, W, 3) side by side as a JPEG, in base64."""
     picture = BytesIO()
-    image.imsave(picture, strip, format="jpeg")
-    times = {"start": clock(moment.start_sec), "end": clock(moment.end_sec)}
-    return moment._asdict() | times | {"film": _text(picture.getvalue())}
+    image.imsave(picture, np.concatenate(list(pictures), axis=1), format="jpeg")
+    return _text(picture.getvalue())
 
 
 def _chart(answer: Answer) -> str:

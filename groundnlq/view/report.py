@@ -1,7 +1,5 @@
 """Figures of a diagnosis, and the report: all figures and tables on one page and as files of their own."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re
@@ -16,31 +14,19 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from groundnlq.analysis.agreement import agreement
 from groundnlq.analysis.diagnosis import Diagnosis
 from groundnlq.analysis.events import SHOWN
 from groundnlq.analysis.intervals import HIGH, LOW, p_text
 from groundnlq.analysis.outcomes import OUTCOMES
+from groundnlq.analysis.runs import all_pairs, found_by, recalls_of_runs, trainings
 from groundnlq.data.schema import read_json
 from groundnlq.files import sha256_of, write_json, write_text
 from groundnlq.provenance import made_by
+from groundnlq.view.gallery import CARDS, KINDS_OF_EVENTS, STYLE, cards, chosen_failures
 from groundnlq.view.plots import BARS, recall_by
-from groundnlq.view.style import (
-    ABOVE,
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    YELLOW,
-    error_ends,
-    new_figure,
-    plain,
-)  # fmt: skip
+from groundnlq.view.style import ABOVE, BLACK, BLUE, GREY, NINE, error_ends, new_figure, plain
 
-NINE = (GREEN, BLUE, YELLOW, PURPLE, ORANGE, SKY, GREY, BLACK, VERMILION)
 COLORS = dict(zip(OUTCOMES, NINE, strict=True))
 HATCHES = dict(zip(OUTCOMES, ("", "//", "\\\\", "oo", "", "..", "--", "", "xx"), strict=True))  # for greyscale
 CHANCE = {
@@ -52,15 +38,23 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>Diagnosis of {{ title }}</title>
 <style>
-body { font: 14px sans-serif; max-width: 64em; margin: 2em auto; background: #fff; color: #111 }
-td, th { padding: 2px 8px; text-align: right } img { max-width: 100% } pre { white-space: pre-wrap }
-tbody th { text-align: left; font-weight: normal }
+body { font: 14px sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; background: #fff; color: #111 }
+td, th { padding: 2px 8px; text-align: right } p > img { max-width: 100% } pre { white-space: pre-wrap }
+tbody th { text-align: left; font-weight: normal } table { display: block; overflow-x: auto }
+{{ style }}
 </style>
 <h1>Diagnosis of {{ title }}</h1>
 {% for line in summary %}<p>{{ line }}</p>{% endfor %}
+<p><a href="{{ other }}.html">{{ other }}</a></p>
 {% for name, picture in figures.items() %}
 <h2>{{ name }}</h2>
 <p><img alt="{{ name }}" src="data:image/svg+xml;base64,{{ picture }}"></p>
+{% endfor %}
+<h2>{{ heading }}</h2>
+{{ draw(cards, kinds) }}
+{% for name, rows in lists.items() %}
+<details><summary>{{ name }}: {{ rows|length }}</summary><ol>{% for row in rows %}
+<li><a href="queries.html#{{ row.query_id }}">{{ row.query }}</a> {{ row.outcome }}</li>{% endfor %}</ol></details>
 {% endfor %}
 {% for name, table in tables.items() %}
 <h2>{{ name }}</h2>
@@ -70,15 +64,16 @@ tbody th { text-align: left; font-weight: normal }
 <pre>{{ provenance }}</pre>
 </html>
 """
-DIFFERS = "filled: differs from the rest of the split (p < 0.05 after Holm's correction)"
-SURE = ["query", "outcome", "start_sec", "end_sec", "first_start_sec", "first_end_sec", "score", "shows"]
+NUM_SHOWN, FAILURES = 18, "wrong answers: of each outcome in turn, those with the highest scores"
+DIFFERS = "filled: p < 0.05 after Holm's correction, of the group alone or of its whole kind"
 
 
-def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
+def write_report(diagnosis: Diagnosis, folder: str | Path, films: str | Path | None = None) -> list[Path]:
     """Write a diagnosis into a folder of its own, ``RUN-on-DATA``, below `folder`: a page, figures as SVG and PDF,
-    tables as CSV and LaTeX, a table of all queries, and ``provenance.json`` with the hash of each file.
+    tables as CSV and LaTeX, all queries as page and CSV, and ``provenance.json`` with the hash of each file.
 
-    A diagnosis of other files that has the same names gets ``RUN-on-DATA-2`` and so on.
+    A diagnosis of other files that has the same names gets ``RUN-on-DATA-2`` and so on. The page shows some wrong
+    answers, with frames where the folder `films` has a video of the clip.
 
     Returns:
         all files, the page first.
@@ -93,11 +88,17 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> list[Path]:
         latex = latex.replace("≤", r"$\leq$").replace("–", "--")
         write_text(folder / f"{_slug(name)}.tex", re.sub("(?m)^", "% ", provenance) + "\n" + latex)
     write_text(folder / "queries.csv", diagnosis.queries.to_csv(index=False))
-    page = Environment(autoescape=True).from_string(PAGE)
-    html = {name: Markup(readable(table).to_html(escape=True, border=0)) for name, table in tables.items()}
-    summary = diagnosis.summary().splitlines()
-    written = page.render(title=title, summary=summary, figures=pictures, tables=html, provenance=provenance)
-    write_text(folder / "report.html", written)
+    page = Environment(autoescape=True).from_string(CARDS + PAGE)
+    content: dict[str, Any] = {"title": title, "provenance": provenance, "style": Markup(STYLE)}
+    content |= {"figures": {}, "lists": {}, "tables": {}}
+    every = cards(diagnosis, diagnosis.table["query_id"], is_short=True)
+    write_text(folder / "queries.html", page.render(content, heading="all queries", cards=every, other="report"))
+    content["tables"] = {name: Markup(readable(table).to_html(border=0)) for name, table in tables.items()}
+    content["lists"] = {name: [*rows.itertuples()] for name, rows in found_by(diagnosis.tables).items()}
+    content |= {"summary": diagnosis.summary().splitlines(), "figures": pictures, "heading": FAILURES}
+    failures = cards(diagnosis, chosen_failures(diagnosis.table, NUM_SHOWN), films)
+    kinds = KINDS_OF_EVENTS if diagnosis.events else ()
+    write_text(folder / "report.html", page.render(content, cards=failures, kinds=kinds, other="queries"))
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "provenance.json"}
     write_json(folder / "provenance.json", {"diagnosis": title, "provenance": origin, "files": files}, indent=1)
     return sorted((folder / name for name in files), key=lambda path: path.name != "report.html")
@@ -120,7 +121,7 @@ def _own_folder(parent: Path, title: str, origin: Mapping[str, Any]) -> Path:
 
 def _picture(figure: Figure, folder: Path, name: str, title: str, provenance: str) -> str:
     """Write a figure as SVG and PDF; the SVG in base 64."""
-    figure.text(0.995, 0.995, plain(title), fontsize=8, color="0.4", ha="right", va="top")
+    figure.text(0.995, 0.005, plain(title), fontsize=8, color="0.4", ha="right", va="bottom")
     figure.savefig(folder / f"{_slug(name)}.pdf", metadata={"Title": f"{name}: {title}", "Subject": provenance})
     path = folder / f"{_slug(name)}.svg"
     figure.savefig(path, metadata={"Title": f"{name}: {title}", "Description": provenance})
@@ -128,19 +129,28 @@ def _picture(figure: Figure, folder: Path, name: str, title: str, provenance: st
 
 
 def _figures(diagnosis: Diagnosis) -> dict[str, Figure]:
-    kinds = diagnosis.sensitivity.set_axis([": ".join(key) for key in diagnosis.sensitivity.index])
     figures = {"what wrong answers show": shown_bars(diagnosis.shown)} if diagnosis.shown else {}
     return figures | {
         "outcomes": outcome_bars(diagnosis.tables),
         "calibration": calibration_curve(diagnosis.calibration),
-        "kinds of query": recall_by({diagnosis.name: kinds}, "R@1", DIFFERS),
+        "kinds of query": kinds_figure(diagnosis),
     }
 
 
+def kinds_figure(diagnosis: Diagnosis, num_groups: int = 25) -> Figure:
+    """R@1 of the groups that differ most from the rest of the split, alone and with all other kinds held."""
+    tables = {"alone": diagnosis.sensitivity, "other kinds held": diagnosis.held}
+    least = pd.concat([table["p"] for table in tables.values()], axis=1).min(axis=1)
+    chosen = [key for key in diagnosis.sensitivity.index if key in set(least.nsmallest(num_groups).index)]
+    return recall_by({name: table.loc[chosen].set_axis([": ".join(key) for key in chosen])
+                      for name, table in tables.items()}, "R@1", DIFFERS)  # fmt: skip
+
+
 def _tables(diagnosis: Diagnosis) -> dict[str, pd.DataFrame]:
-    wrong = diagnosis.table[diagnosis.table["outcome"] != "hit"].sort_values("score", ascending=False)
     tables = {
-        "runs": diagnosis.runs,
+        "runs": recalls_of_runs(diagnosis.tables),
+        "trainings": trainings(diagnosis.tables),
+        "pairs of runs": all_pairs(diagnosis.tables) if len(diagnosis.others) > 1 else pd.DataFrame(),
         **{f"what wrong answers of {name} show": table for name, table in diagnosis.shown.items()},
         "oracle gains": diagnosis.oracle_gains,
         "outcomes by threshold": diagnosis.by_threshold,
@@ -148,7 +158,8 @@ def _tables(diagnosis: Diagnosis) -> dict[str, pd.DataFrame]:
         "other queries answered": diagnosis.confusion[diagnosis.confusion["wrong answers"] > 0],
         **{f"{diagnosis.name} against {name}": table for name, table in diagnosis.differences.items()},
         "kinds of query": diagnosis.sensitivity,
-        "wrong with the highest scores": wrong[SURE].head(20).set_index("query"),
+        "kinds of query, others held": diagnosis.held,
+        "agreement of annotators": agreement(diagnosis.run.records, diagnosis.threshold),
     }
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -158,7 +169,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.astype(object)
     for name, column in table.select_dtypes("number").items():
         digits = 0 if column.dtype.kind == "i" else 2 if name == "score" else 1
-        is_p = str(name).startswith("p")
+        is_p = name in ("p", "p (Holm)")
         texts = [
             p_text(value).removeprefix("p").removeprefix(" = ") if is_p else f"{value:.{digits}f}" for value in column
         ]

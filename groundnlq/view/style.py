@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
-SEVEN = (GREEN, BLUE, ORANGE, SKY, PURPLE, BLACK, VERMILION)
+NINE = (GREEN, BLUE, YELLOW, PURPLE, ORANGE, SKY, GREY, BLACK, VERMILION)
 CURVES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"))
 # position of a legend
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
