@@ -62,8 +62,7 @@ def prediction(folder: Path) -> Iterator[None]:
 
 def work(steps: Iterator[None]) -> None:
     """Work for as many seconds as each line of the input says; print the steps a second."""
-    from groundnlq.engine.malloc import memory_kept
-    from groundnlq.engine.openmp import short_waits_when_busy
+    from groundnlq.engine.processor import memory_kept, short_waits_when_busy
 
     with memory_kept(), short_waits_when_busy():
         for line in sys.stdin:

@@ -16,9 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
-from traitlets.config import Config
 
 from groundnlq.analysis.candidates import LivePredictions
 from groundnlq.config import load_config
@@ -27,9 +25,10 @@ from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.model.grounder import Outputs
 from groundnlq.model.points import make_points
-from groundnlq.notebook import workspace
 from groundnlq.view import explorer as module
-from groundnlq.view.explorer import ALL, NONE, Explorer
+from groundnlq.view import picture
+from groundnlq.view.controls import ALL, NONE
+from groundnlq.view.explorer import Explorer
 
 NUM_QUERIES, NUM_CLIPS, CLIP_SEC = 4552, 415, 480.0
 
@@ -39,7 +38,7 @@ class Peaks(nn.Module):
 
     def __init__(self, ranges_grid, num_steps: int, seed: int):
         super().__init__()
-        lengths = [-(-num_steps // 2**level) for level in range(len(ranges_grid))]
+        lengths = tuple(-(-num_steps // 2**level) for level in range(len(ranges_grid)))
         self.points = make_points(lengths, ranges_grid)
         self.random = torch.Generator().manual_seed(seed)
         self.device = nn.Parameter(torch.zeros(1))
@@ -79,20 +78,13 @@ def make_records() -> list[Record]:
 
 
 class Screen:
-    """Makes of every figure what the notebook would get, in a shell that was set up as in a notebook."""
+    """Takes what a notebook would get: the panel, and copies of the picture."""
 
-    def __init__(self):
-        self.shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-        workspace()
+    def display(self, thing, **options):
+        return self
 
-    def display(self, thing, display_id: bool = False):
-        if display_id:
-            self.update(thing)
-        return self if display_id else None
-
-    def update(self, figure) -> None:
-        content, _ = self.shell.display_formatter.format(figure)
-        assert content["image/png"]
+    def update(self, bundle, **options) -> None:
+        assert bundle["image/png"]
 
 
 def turns(explorer: Explorer, number: int) -> dict:
@@ -119,11 +111,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     screen = Screen()
-    module.display = screen.display
+    module.display = picture.display = screen.display
     records = make_records()
     began = time.perf_counter()
     runs = {"one": make_run(records, 1), "other": make_run(records, 2)}
     explorer = Explorer(runs)
+    explorer.picture.room = [950, 1, False]  # of a common screen
     explorer.show()
     took = time.perf_counter() - began
     began = time.process_time()

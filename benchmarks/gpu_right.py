@@ -26,9 +26,8 @@ from groundnlq.engine.predictor import open_dataset
 from groundnlq.engine.step import learning_rate_at
 from groundnlq.model.attention import attend_window
 from groundnlq.model.blocks import TransformerBlock
-from groundnlq.model.decode import decode
+from groundnlq.model.decode import decode, hard_nms, soft_nms, vote
 from groundnlq.model.grounder import Grounder, Outputs
-from groundnlq.model.nms import hard_nms, soft_nms, vote
 from groundnlq.model.points import assign_targets, make_points
 from tests.golden_inputs import GOLDEN, GRID, META, golden_batch, golden_config, golden_model
 from tests.published_layout import to_published
@@ -244,7 +243,7 @@ def together(device: torch.device) -> dict[str, Any]:
 def targets(name: str, device: torch.device) -> dict[str, Any]:
     """Labels and distances of all points."""
     config, golden, worst = golden_config(name), stored(name), 0.0
-    lengths = [config.max_seq_len >> level for level in range(config.num_levels)]
+    lengths = tuple(config.max_seq_len >> level for level in range(config.num_levels))
     points = make_points(lengths, config.regression_ranges_grid, device)
     for b, moments in enumerate(golden_batch(name).moments_grid):
         labels, distances = assign_targets(points, moments.to(device), TrainConfig().center_radius)
@@ -270,7 +269,7 @@ def suppression(device: torch.device) -> dict[str, Any]:
 
 def decoding(device: torch.device) -> dict[str, Any]:
     """The same random scores decoded here and there, by every kind of NMS; one query without candidates."""
-    random, lengths = torch.Generator().manual_seed(0), [2304 >> level for level in range(7)]
+    random, lengths = torch.Generator().manual_seed(0), tuple(2304 >> level for level in range(7))
     ranges = golden_config("champion").regression_ranges_grid
     logits = torch.randn(6, sum(lengths), generator=random)
     logits[5] = -20.0 + 0.1 * logits[5]

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from groundnlq.data.dataset import Batch
 from groundnlq.engine import predictor
-from groundnlq.model.decode import to_segments
-from groundnlq.model.nms import soft_nms
+from groundnlq.model.decode import soft_nms, to_segments
 
 Change = Callable[[], AbstractContextManager[Any]]
 DECODE = CHAMPION.decode

@@ -19,8 +19,7 @@ from gpu_variants import depthwise_by_shifts, window_by_flash, window_by_sdpa, w
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
-from groundnlq.engine.prefetch import read_ahead
+from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, read_ahead
 from groundnlq.model.attention import attend_window
 from groundnlq.model.layers import Conv
 

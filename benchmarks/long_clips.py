@@ -50,7 +50,8 @@ def joined(parts: list[tuple[Outputs, int, int, int]], num_steps: int, ranges: l
             chosen = (outputs.points.level == level) & (time >= begin) & (time < end)
             columns.append([x[:, chosen] for x in (outputs.logits, outputs.offsets, outputs.mask)])
     logits, offsets, mask = (torch.cat(kind, dim=1) for kind in zip(*columns, strict=True))
-    return Outputs(logits, offsets, mask, make_points([-(-num_steps // 2**n) for n in range(num_levels)], ranges))
+    lengths = tuple(-(-num_steps // 2**n) for n in range(num_levels))
+    return Outputs(logits, offsets, mask, make_points(lengths, ranges))
 
 
 @torch.inference_mode()

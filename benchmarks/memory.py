@@ -19,8 +19,8 @@ from timing import QUERIES_PER_CLIP, champion, make_batch
 from training import our_step, published_step
 
 from groundnlq.config import RunConfig
-from groundnlq.engine.malloc import memory_kept
 from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.processor import memory_kept
 
 CASES = {
     "prediction": ["published 1", "published 16", "float32 11", "bfloat16 11"],

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groundnlq.model.nms import soft_nms
+from groundnlq.model.decode import soft_nms
 
 LOOP = r"""
 #include <algorithm>

@@ -22,8 +22,8 @@ from timing import CLIP_STEPS, PUBLISHED_SEC, QUERIES_PER_CLIP, champion, compar
 from groundnlq.config import RunConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
-from groundnlq.engine.malloc import memory_kept
 from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.processor import memory_kept
 from groundnlq.model.decode import decode
 from groundnlq.model.grounder import Grounder
 

@@ -71,7 +71,7 @@ class StandIn(nn.Module):
             logits.append(_head(heads.classification, x, mask)[:, 0])
             offsets.append((_head(heads.regression, x, mask) * heads.level_scale[i]).relu().transpose(1, 2))
         mask = torch.cat([mask[:, 0] for _, mask in levels], dim=1)
-        points = make_points([x.shape[2] for x, _ in levels], self.model.ranges_grid)
+        points = make_points(tuple(x.shape[2] for x, _ in levels), self.model.ranges_grid)
         return Outputs(torch.cat(logits, dim=1), torch.cat(offsets, dim=1), mask, points)
 
 

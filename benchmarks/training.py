@@ -24,7 +24,7 @@ from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.engine.distributed import World
-from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.processor import memory_kept
 from groundnlq.engine.step import Learner, _make_optimizer
 from groundnlq.engine.task import Normaliser, Task
 from groundnlq.model.grounder import Grounder, Outputs

@@ -6,8 +6,7 @@
 >>> groundnlq.evaluate("val.json", "nlq_val.json")  # doctest: +SKIP
 """
 
-from __future__ import annotations
-
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,18 +15,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "evaluate", "load"]
+_HOMES = {"evaluate": "groundnlq.analysis.evaluation", "load": "groundnlq.video.answer"}
 
 
 def __getattr__(name: str) -> Any:
     """`load` and `evaluate`, imported at their first use: they need torch and pandas."""
-    if name == "load":
-        from groundnlq.video.answer import load
-
-        return load
-    if name == "evaluate":
-        from groundnlq.analysis.evaluation import evaluate
-
-        return evaluate
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -3,8 +3,6 @@
 A command imports what it needs when it runs, so that `groundnlq --help` does not wait for torch.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

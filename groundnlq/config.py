@@ -1,12 +1,10 @@
 """What a run is: a frozen tree of numbers, saved beside its checkpoints. Presets are YAML files in `configs/`."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -58,7 +56,7 @@ class ModelConfig(_Section):
         return 1 + self.num_cross_levels + self.num_self_levels
 
     @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _check(self) -> Self:
         if self.window and self.window % 2 == 0:
             raise ValueError(f"window {self.window} is even; a step sees as far back as ahead: make it odd")
         if self.width % (2 * self.num_heads):
@@ -138,7 +136,7 @@ class TrainConfig(_Section):
         return round(self.warmup_epochs * steps_per_epoch)
 
     @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
+    def _check(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be smaller than epochs {self.epochs}")
         if self.init_heads and self.init_from is None:
@@ -171,7 +169,7 @@ class AlignConfig(_Section):
     cache_gb: Annotated[float, Field(ge=0)] = 100.0  # of decoded frames; what has no room is decoded at every use
 
     @model_validator(mode="after")
-    def _check(self) -> AlignConfig:
+    def _check(self) -> Self:
         if self.encoder == "small" and len(self.channels) < 2:
             raise ValueError("the small encoder needs the channels of at least two convolutions")
         if self.encoder == "space-time" and (self.size % self.patch or self.hidden % self.num_heads):
@@ -215,7 +213,7 @@ class RunConfig(_Section):
         return "EgoMCQ mean" if self.align else "mean R@1"
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any], where: str) -> RunConfig:
+    def parse(cls, tree: Mapping[str, Any], where: str) -> Self:
         """Check plain dictionaries; keys of version 0.1 are understood."""
         try:
             return cls.model_validate(_renamed(tree))
@@ -226,7 +224,7 @@ class RunConfig(_Section):
         """Write YAML that `load_config` reads back to an equal configuration."""
         write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
-    def differing_keys(self, other: RunConfig) -> list[str]:
+    def differing_keys(self, other: Self) -> list[str]:
         """Dotted names of the values in which two configurations differ."""
         ours, theirs = dict(_leaves(self.model_dump())), dict(_leaves(other.model_dump()))
         return sorted(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))

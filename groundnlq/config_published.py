@@ -4,8 +4,6 @@ Every key is either translated, held to the one value that the kit has, or ignor
 `configs/published/keys.yaml`); anything else is a typing error. What a file leaves out has the published default.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files

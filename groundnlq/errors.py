@@ -1,7 +1,5 @@
 """The kit's errors: each message says what is wrong, where, and how to fix it."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """Files: written whole or not at all; read without running anything that is in them."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

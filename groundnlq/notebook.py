@@ -40,11 +40,11 @@ def _project_folder() -> Path:
 def workspace() -> Path:
     """Change to the project folder, so that a path means the same in JupyterLab, papermill and a shell.
 
-    Figures are shown as PNG from here on, and a dollar sign in a table stays one: no query is typeset as a formula.
+    Figures are shown as sharp PNGs with a text in words from here on, and a dollar sign in a table stays one: no query
+    is typeset as a formula.
     """
     import pandas as pd
     from IPython import get_ipython
-    from IPython.core.pylabtools import select_figure_formats
 
     pd.set_option("display.html.use_mathjax", False)
     folder = _project_folder()
@@ -52,8 +52,12 @@ def workspace() -> Path:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))  # for notebooks/lessons
     if (shell := get_ipython()) is not None:
-        # "tight" would draw everything twice; a higher level saves a tenth of the bytes, for 8 ms a figure
-        select_figure_formats(shell, {"png"}, bbox_inches=None, pil_kwargs={"compress_level": 3})
+        from matplotlib.figure import Figure
+
+        from groundnlq.view.style import figure_png
+
+        display: Any = shell.display_formatter
+        display.formatters["image/png"].for_type(Figure, figure_png)
     return folder
 
 
@@ -174,7 +178,7 @@ class NotebookReporter(Reporter):
         self._step.update(self._markdown(line))
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
-        from groundnlq.view.timeline import loss_curve
+        from groundnlq.view.plots import loss_curve
 
         row = history[-1]
         found = [f", {name} {row[f'ema {name}']:.1f}" for name in ("mean R@1", "EgoMCQ mean") if f"ema {name}" in row]

@@ -1,7 +1,5 @@
 """Provenance of a result: the kit's version, the command, and the hash of every input."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Kind, content and provenance of a file, as `groundnlq show` prints them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

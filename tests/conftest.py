@@ -50,6 +50,14 @@ def pytest_xdist_make_scheduler(config, log):
     return Shares(config, log)
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """The kit's folder of cached frames and features, for the tests of one file alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROUNDNLQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
     """A prepared sample world of 20 short clips, the same for all workers; read it, never write into it."""

@@ -132,12 +132,12 @@ class _Operations(TorchDispatchMode):
 def fake_gpu() -> Iterator[FakeGPU]:
     """Within ``with``, tensors can be put on `GPU`; what is computed is what a CPU computes."""
     from groundnlq.model.heads import _layout
-    from groundnlq.model.points import _make_points
+    from groundnlq.model.points import make_points
 
     gpu = FakeGPU()
     try:
         with _Functions(gpu), _Operations(gpu):
             yield gpu
     finally:
-        for cached in (_layout, _make_points):  # their tensors are no GPU's
+        for cached in (_layout, make_points):  # their tensors are no GPU's
             cached.cache_clear()

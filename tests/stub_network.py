@@ -41,7 +41,7 @@ class StubNetwork(nn.Module):
 
     def forward(self, batch) -> Outputs:
         num_points = max([1, *(len(self.segments.get(i, ())) for i in batch.query_ids)])
-        points = make_points([num_points], [[0, 10000]])
+        points = make_points((num_points,), ((0, 10000),))
         rows = [self._row(self.segments.get(query_id, ()), points.time_grid) for query_id in batch.query_ids]
         logits, offsets, mask = (torch.stack(field) for field in zip(*rows, strict=True))
         return Outputs(logits, offsets, mask, points)

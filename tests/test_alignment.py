@@ -34,7 +34,7 @@ from groundnlq.video.frame_cache import FrameCache
 from groundnlq.video.frames import Video
 from groundnlq.video.narrated import NarratedFrames, frame_times, wanted_frames
 from groundnlq.video.towers import SmallEncoder, Towers
-from groundnlq.view.timeline import loss_curve
+from groundnlq.view.plots import loss_curve
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_films import COLOURS, DIRECTIONS, SHAPES, films_config, make_tiny_films
 from tests.tiny_run import same_weights, weights_of
@@ -43,13 +43,7 @@ pytest.importorskip("av", reason="PyAV is not installed")
 GOLDEN = np.load(Path(__file__).parent / "golden" / "video.npz")
 NARRATION = Record("a", "c", "C turns", 60.0, ((10.0, 14.0),), "nlq_narration", verbs=(1,), nouns=(2,))
 EVERY_FRAME = {"frames_per_moment": 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GROUNDNLQ_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

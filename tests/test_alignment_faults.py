@@ -15,13 +15,7 @@ from tests.test_faults import damage, ending, is_left, run, torchrun
 from tests.tiny_films import films_config, make_tiny_films
 
 ALIGN = {"scene_negatives": True, "crop": [0.5, 1], "flip": True}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GROUNDNLQ_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def test_levels_reached_are_those_that_training_gives_positive_points(half_windo
         start, length = random.uniform(0, 60), np.exp(random.normal(1, 1.3))
         one = Record("a_0", "c", "?", 64.0, ((start, start + length),))
         num_steps = int(64 / grid.step_sec)
-        points = make_points([-(-num_steps // 2**level) for level in range(4)], RANGES)
+        points = make_points(tuple(-(-num_steps // 2**level) for level in range(4)), tuple(map(tuple, RANGES)))
         seen = torch.tensor([[start, min(64.0, start + length)]], dtype=torch.float32)
         labels, _ = assign_targets(points, grid.to_grid(seen), center_radius)
         assert set(points.level[labels > 0].tolist()) <= levels_reached(one, config)

@@ -13,7 +13,7 @@ RANGES = ((0, 4), (2, 10000))
 
 def predictions(scores_at, num_queries=1, num_steps=8, offset=1.0):
     """All points silent but those given as {point: score}; each spans `offset` strides to both sides."""
-    points = make_points([num_steps, num_steps // 2], RANGES)
+    points = make_points((num_steps, num_steps // 2), RANGES)
     scores = torch.full((num_queries, len(points)), 1e-6)
     for point, score in scores_at.items():
         scores[0, point] = score

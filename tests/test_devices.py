@@ -17,7 +17,7 @@ from groundnlq.engine.graphs import StepGraphs
 from groundnlq.engine.predictor import Predictor
 from groundnlq.engine.reporter import Reporter
 from groundnlq.errors import FeatureError
-from groundnlq.model import attention, decode, grounder, nms
+from groundnlq.model import attention, decode, grounder
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import make_points
@@ -212,13 +212,13 @@ def test_a_tensor_that_the_criterion_gets_from_the_cpu_is_found(gpu, monkeypatch
         Criterion(TrainConfig(), GPU)(model(batch), batch)
 
 
-@pytest.mark.parametrize("module", [nms, decode])
-def test_a_tensor_that_decoding_leaves_on_the_cpu_is_found(module, gpu, monkeypatch):
+@pytest.mark.parametrize("nms", ["soft", "none"])  # in a pick; without picks, in the answer that there always is
+def test_a_tensor_that_decoding_leaves_on_the_cpu_is_found(nms, gpu, monkeypatch):
     batch = golden_batch("tiny").to(GPU)
     outputs = golden_model("tiny").to(GPU)(batch)
-    monkeypatch.setattr(module, "torch", forgetful("arange"))
+    monkeypatch.setattr(decode, "torch", forgetful("arange"))
     with pytest.raises(WrongDevice, match=r"index of cuda .*, cpu"):
-        decode.decode(outputs, GRID, batch.durations_sec, DecodeConfig())
+        decode.decode(outputs, GRID, batch.durations_sec, DecodeConfig(nms=nms))
 
 
 def test_state_of_the_loss_that_stays_on_the_cpu_is_found(gpu):

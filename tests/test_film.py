@@ -7,7 +7,8 @@ from groundnlq.analysis.candidates import FixedPredictions
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError, KitError
 from groundnlq.view import film
-from groundnlq.view.explorer import GROUND_TRUTH, Explorer
+from groundnlq.view.controls import GROUND_TRUTH
+from groundnlq.view.explorer import Explorer
 from groundnlq.view.film import cut_video, film_strip, find_video
 from tests.test_timeline import bars
 
@@ -86,7 +87,7 @@ def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, mo
         records, {"a_0": np.array([[7.0, 9.0, 0.5], [2.5, 3.5, 0.4]]), "b_0": np.array([[7.0, 9.0, 0.5]])}
     )
     cut, played = [], []
-    monkeypatch.setattr("groundnlq.view.explorer.cut_video", lambda *a: cut.append(a) or film.cut_video(*a))
+    monkeypatch.setattr("groundnlq.view.selection.cut_video", lambda *a: cut.append(a) or film.cut_video(*a))
     explorer = Explorer({"run": run}, video_folder=folder)
     show = explorer.play_videos
     monkeypatch.setattr(
@@ -99,16 +100,22 @@ def test_the_explorer_shows_the_film_of_what_one_goes_to_and_plays_it(folder, mo
     assert titles_shown(explorer.figure())[1] == "answer 2: 2.5 – 3.5 s, tIoU 0.33"
     explorer.prediction.value = GROUND_TRUTH
     assert titles_shown(explorer.figure()) == titles
-    explorer.play.click()
+    explorer.play.value = True
     assert cut == [(folder / "clip.mp4", [(1.0, 4.0)]), (folder / "clip.mp4", [(6.0, 10.0)])]
     assert played == [[f"{title} (and 1 s before and after)" for title in titles]]
-    assert len(explorer.player.outputs) == 1
+    assert len(explorer.player.children) == 2
+    assert titles_shown(explorer.figure()) == []  # the videos stand there instead
     explorer.query.value = "b_0"  # a clip without a video
-    assert explorer.player.outputs == ()  # no video of the query before
-    assert titles_shown(explorer.figure()) == []
+    assert explorer.player.children == ()  # no video of the query before
     assert explorer.play.disabled
     explorer.query.value = "a_0"
     assert not explorer.play.disabled
+    assert len(played) == 2  # the player follows the query
+    explorer.play.value = False
+    assert explorer.player.children == ()
+    explorer._click(5.0, 5.0, "")
+    assert explorer.play.value
+    assert played[-1][1] == "from 5.0 s on (and 1 s before and after)"
 
 
 def test_the_film_of_a_second_run_or_of_a_typed_question_says_so(folder):
@@ -118,7 +125,7 @@ def test_the_film_of_a_second_run_or_of_a_typed_question_says_so(folder):
     explorer.run.value, explorer.second_run.value = "other $", "one"
     assert titles_shown(explorer.figure())[1] == r"answer 1 of other \$: 7.0 – 9.0 s, tIoU 0.00"
     hidden = Record("h", "clip", "Where?", 12.0)
-    assert list(film.film_strips(folder, hidden, np.array([[7.0, 9.0, 0.5]]))) == ["answer 1: 7.0 – 9.0 s"]
+    assert list(film.moments_to_compare(hidden, np.array([[7.0, 9.0, 0.5]]))) == ["answer 1: 7.0 – 9.0 s"]
     assert film.moments_to_compare(hidden, np.zeros((0, 3))) == {}
 
 
@@ -130,8 +137,8 @@ def test_a_video_that_cannot_be_read_is_told_and_the_picture_stays(folder):
     assert "broken.mp4: not a readable video" in explorer.summary.value
     assert titles_shown(figure) == []
     assert (2.0, 3.0) in bars(figure.axes[0])
-    explorer.play.click()
-    assert explorer.player.outputs == ()
+    explorer.play.value = True
+    assert explorer.player.children == ()
 
 
 def titles_shown(figure) -> list[str]:

@@ -67,7 +67,7 @@ def test_losses_and_gradients_equal_the_published_ones(name):
 @pytest.mark.parametrize("name", ["tiny", "tiny_star"])
 def test_targets_equal_the_published_ones(name):
     config, golden = golden_config(name), stored(name)
-    lengths = [config.max_seq_len >> level for level in range(config.num_levels)]
+    lengths = tuple(config.max_seq_len >> level for level in range(config.num_levels))
     points = make_points(lengths, config.regression_ranges_grid)
     for b, moments in enumerate(golden_batch(name).moments_grid):
         labels, distances = assign_targets(points, moments, 1.5)

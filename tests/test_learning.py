@@ -80,7 +80,7 @@ def test_shares_count_the_draws_that_make_a_point_positive():
         count += labels.numpy()
     assert shares == pytest.approx(count / 3)
     assert 0 < shares.max() < 1
-    assert len(make_points([40, 20, 10], RANGES)) == len(points)
+    assert len(make_points((40, 20, 10), RANGES)) == len(points)
 
 
 def test_the_jitter_is_drawn_where_it_is_and_only_positive_points_are_lit(tmp_path):

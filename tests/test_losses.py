@@ -36,7 +36,7 @@ moments = st.lists(st.tuples(eighths, eighths).filter(lambda m: m[0] < m[1]), ma
 @settings(max_examples=3 * settings.default.max_examples // 2)
 @given(moments=moments)
 def test_targets_equal_a_slow_loop(moments):
-    points = make_points([64, 32, 16, 8], RANGES)
+    points = make_points((64, 32, 16, 8), RANGES)
     labels, distances = assign_targets(points, torch.tensor(moments).reshape(-1, 2), 1.5)
     for label, distance, expected in zip(
         labels.tolist(), distances.tolist(), slow_targets(points, moments, 1.5), strict=True

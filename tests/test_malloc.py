@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from groundnlq.engine.malloc import memory_kept
+from groundnlq.engine.processor import memory_kept
 from groundnlq.model.layers import FUSED_DTYPES
 
 NUM_BLOCKS, MB = 96, 2**20

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.model.nms import hard_nms, soft_nms, vote
+from groundnlq.model.decode import hard_nms, soft_nms, vote
 from tests.golden_inputs import GOLDEN
 
 CASES = np.load(GOLDEN / "nms.npz")

@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
-from groundnlq.engine import openmp
+from groundnlq.engine import processor
 from tests.processes import wait_for
 
-GOMP = openmp._libgomp()
+GOMP = processor._libgomp()
 pytestmark = pytest.mark.skipif(GOMP is None, reason="PyTorch uses another OpenMP here")
 NUM_CORES = GOMP.omp_get_num_procs() if GOMP else 0
 
@@ -22,7 +22,7 @@ def num_threads() -> int:
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    for name in openmp.OWN_CHOICE:
+    for name in processor.OWN_CHOICE:
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -41,14 +41,14 @@ def queued(monkeypatch):
     def queued_sec():
         return time.monotonic() * Queued.share
 
-    monkeypatch.setattr(openmp, "LOOK_EVERY_SEC", 0.02)
-    monkeypatch.setattr(openmp, "_queued_sec", queued_sec)
+    monkeypatch.setattr(processor, "LOOK_EVERY_SEC", 0.02)
+    monkeypatch.setattr(processor, "_queued_sec", queued_sec)
     return Queued
 
 
 def test_a_further_team_lasts_as_long_as_threads_queue_for_cores(two_threads, queued):
     before = num_threads()
-    with openmp.short_waits_when_busy():
+    with processor.short_waits_when_busy():
         time.sleep(0.1)
         assert num_threads() == before + 1  # that watches
         queued.share = 0.6
@@ -60,14 +60,14 @@ def test_a_further_team_lasts_as_long_as_threads_queue_for_cores(two_threads, qu
     wait_for(lambda: num_threads() == before, "all have gone")
 
 
-@pytest.mark.parametrize("why", ["one thread", *openmp.OWN_CHOICE])
+@pytest.mark.parametrize("why", ["one thread", *processor.OWN_CHOICE])
 def test_nothing_watches_one_thread_or_where_a_user_has_decided(two_threads, queued, monkeypatch, why):
     if why == "one thread":
         torch.set_num_threads(1)
     else:
         monkeypatch.setenv(why, "10000")
     before, queued.share = num_threads(), 1.0
-    with openmp.short_waits_when_busy():
+    with processor.short_waits_when_busy():
         time.sleep(0.1)
         assert num_threads() == before
 
@@ -81,7 +81,7 @@ def gradients() -> list[torch.Tensor]:
 
 def test_a_further_team_changes_no_bit_but_another_number_of_threads_does(two_threads):
     calm = gradients()
-    with openmp._idle_team(GOMP):
+    with processor._idle_team(GOMP):
         assert all(map(torch.equal, gradients(), calm))
     torch.set_num_threads(1)
     assert not all(map(torch.equal, gradients(), calm))
@@ -89,11 +89,11 @@ def test_a_further_team_changes_no_bit_but_another_number_of_threads_does(two_th
 
 def test_time_in_the_queue_is_counted_while_another_process_has_the_core():
     cores = os.sched_getaffinity(0)
-    before = openmp._queued_sec()
+    before = processor._queued_sec()
     try:
         os.sched_setaffinity(0, {min(cores)})
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same core
-        wait_for(lambda: _computes_for(0.1) and openmp._queued_sec() - before > 0.1, "it had to wait")
+        wait_for(lambda: _computes_for(0.1) and processor._queued_sec() - before > 0.1, "it had to wait")
     finally:
         os.sched_setaffinity(0, cores)
         other.kill()

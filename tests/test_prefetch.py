@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from groundnlq.engine.prefetch import read_ahead
+from groundnlq.data.dataset import read_ahead
 
 
 @pytest.mark.parametrize(("kind", "number"), [("cpu", 1), ("cuda", 2)])

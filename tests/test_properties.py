@@ -13,7 +13,7 @@ from groundnlq.data.dataset import clip_batches, pad_length, shuffled_batches
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou, recalls
 from groundnlq.data.records import Record
-from groundnlq.model.nms import hard_nms, soft_nms
+from groundnlq.model.decode import hard_nms, soft_nms
 from groundnlq.model.points import assign_targets, make_points
 from tests.strategies import SEGMENT, quick, splits
 
@@ -160,7 +160,7 @@ def pyramids(draw):
 @given(pyramids(), st.sampled_from([0.5, 1.5, 3.0]))
 def test_targets_are_the_slow_loop(pyramid, radius):
     lengths, ranges, moments = pyramid
-    points = make_points(lengths, ranges)
+    points = make_points(tuple(lengths), tuple(ranges))
     grid = torch.tensor(moments, dtype=torch.float32).reshape(-1, 2)
     labels, distances = assign_targets(points, grid, radius)
     index = 0

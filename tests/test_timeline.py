@@ -1,22 +1,29 @@
 """Figures draw whatever the data is, say what their axes are, and put things where they are in time."""
 
+from base64 import b64decode
 from io import BytesIO
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from groundnlq.analysis.evaluation import evaluate
+from groundnlq.analysis.events import Event
 from groundnlq.data.check import FeatureReport
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.records import Record
-from groundnlq.view import plots, timeline
+from groundnlq.view import plots, style, timeline
 from groundnlq.view.canvas import Sheet
+from groundnlq.view.style import DARK
 from notebooks.lessons import comparison, inspection, learning, scoring, statistics
 from tests.stub_network import config_of
 
+LOG_EVENTS = [Event(9.0, 15.0, "put", "cup"), Event(20.0, 21.0, "$\\frac{$", None, "<b>")]
 ODD_TEXTS = [
     "costs $5 or $6^{2}$?",
     "$\\frac{$",
@@ -84,7 +91,7 @@ def test_any_text_is_drawn_as_it_is_never_as_mathematics(text):
 )
 def test_a_timeline_draws_with_nothing_little_and_much(moments, answers, scores):
     one, other = record(moments=moments), record(1, moments=())
-    figure = timeline.query_timeline(one, answers, scores, [other], [record(2), other])
+    figure = timeline.query_timeline(one, answers, scores, [other], LOG_EVENTS)
     assert png(figure)
 
 
@@ -144,10 +151,40 @@ def test_two_runs_stand_under_each_other_with_a_heat_map_each():
     figure = timeline.query_timeline(record(), answers, {name: pyramid() for name in answers})
     assert row_names(figure.axes[0]) == ["ground truth", r"weak \$ 1", "good 1", "2"]
     assert [bool(axis.images) for axis in figure.axes] == [False, True, True, False]
-    assert [t.get_text() for t in figure.axes[3].texts] == [r"weak \$", "good"]
-    curves, samples = figure.axes[3].lines[::2], figure.axes[3].lines[1::2]
+    legend = figure.axes[3].get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == [r"weak \$", "good"]
+    curves, samples = figure.axes[3].lines, legend.get_lines()
     assert [c.get_linestyle() for c in curves] == [s.get_linestyle() for s in samples] == ["-", "--"]
     assert png(figure)
+
+
+def test_two_runs_have_one_colour_scale():
+    scores = {"strong": pyramid(), "weak": [level * 0.2 for level in pyramid()]}
+    figure = timeline.query_timeline(record(), dict.fromkeys(scores, ranked()), scores)
+    highest = [axis.images[0].get_array()[0, -1] for axis in figure.axes[1:3]]
+    assert np.array_equal(highest, [colormaps["cividis"](value, bytes=True) for value in (1.0, 0.2)])
+
+
+def test_a_dark_sheet_has_light_words_and_no_white():
+    shown = {"ranked": ranked((9, 15, 0.5)), "level_scores": pyramid(), "others": [record(1)], "events": LOG_EVENTS}
+    for colors, is_dark in ((None, False), (DARK, True)):
+        figure = timeline.query_timeline(record(), **shown, sheet=Sheet(8, colors))
+        image = plt.imread(BytesIO(png(figure)))[..., :3].mean(axis=-1)
+        assert (np.median(image) < 0.2) == is_dark
+        words = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
+        assert {to_rgb(t.get_color())[0] > 0.5 for t in words} == {is_dark}
+
+
+def test_every_figure_has_a_text_in_words_and_two_pixels_for_each_of_the_page():
+    figure = plots.loss_curve(VALIDATED)
+    content, metadata = style.figure_png(figure)
+    height, width = plt.imread(BytesIO(b64decode(content))).shape[:2]
+    assert (width, height) == (2 * metadata["width"], 2 * metadata["height"]) == (1800, 560)
+    assert {"epoch", "training loss", "classification", "averaged weights (EMA)"} <= set(
+        metadata["alt"].removeprefix("Figure: ").split("; ")
+    )
+    figure.set_label("own words")
+    assert style.in_words(figure) == "own words"
 
 
 def test_attention_has_a_row_a_word_and_a_cell_a_step():
@@ -179,7 +216,7 @@ FILMS = {"true $": [10.0, 12.0], "answer": [7.0, 9.0]}
 TWO = {"one": ranked((9, 15, 0.5)), "other": ranked((10, 14, 0.7), (60, 70, 0.2))}
 PICTURES = [  # one after another on a sheet, each with other rows than the one before
     {"ranked": TWO["one"], "level_scores": pyramid()},
-    {"ranked": TWO, "level_scores": dict.fromkeys(TWO, pyramid()), "narrations": [record(2)]},
+    {"ranked": TWO, "level_scores": dict.fromkeys(TWO, pyramid()), "events": LOG_EVENTS},
     {"ranked": TWO["one"], "window_sec": (5.0, 20.0)},
     {"ranked": ranked(), "films": {"true": (np.array([10.0]), np.zeros((1, 9, 16, 3), np.uint8))}},
     {"ranked": TWO["other"], "attention": (["where", "cup"], np.linspace(0, 1, 128).reshape(64, 2))},
@@ -260,16 +297,16 @@ FIGURES = {  # what makes it, and the labels that its axes must have
     ),
     "moments of a clip": (lambda: inspection.moments_of_clip(MANY[:5], NARRATED), TIME),
     "jittered": (lambda: learning.jitter_timeline(NARRATED, [np.array([[9.0, 16.0], [8.0, 14.0]])] * 2), TIME),
-    "losses": (lambda: timeline.loss_curve(VALIDATED), {"epoch", "training loss", "val mean R@1 [%]"}),
-    "losses before any validation": (lambda: timeline.loss_curve(HISTORY), {"epoch", "training loss"}),
+    "losses": (lambda: plots.loss_curve(VALIDATED), {"epoch", "training loss", "val mean R@1 [%]"}),
+    "losses before any validation": (lambda: plots.loss_curve(HISTORY), {"epoch", "training loss"}),
     "runs": (
         lambda: comparison.compare_runs({"a": VALIDATED, "b $": VALIDATED[:1], "c": []}),
         {"training step", "val R@1 IoU=0.3 [%]"},
     ),
     "event log": (lambda: inspection.event_log(LOG, NARRATED), TIME),
     "query": (
-        lambda: timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), MANY, NARRATED),
-        TIME | {"pyramid level\n(stride)", "best score"},
+        lambda: timeline.query_timeline(record(), ranked((9, 15, 0.5)), pyramid(), MANY, LOG_EVENTS),
+        TIME | {"pyramid level\n(stride)", "best\nscore"},
     ),
 }
 
@@ -299,8 +336,6 @@ def test_a_moment_belongs_to_one_length_group_and_the_groups_are_in_order():
 
 
 def test_no_figure_is_left_behind_in_pyplot():
-    import matplotlib.pyplot as plt
-
     before = plt.get_fignums()
     for make, _ in FIGURES.values():
         make()

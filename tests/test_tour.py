@@ -8,7 +8,7 @@ import torch
 
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
-from groundnlq.model.nms import soft_nms
+from groundnlq.model.decode import soft_nms
 from notebooks.lessons import targets as lesson
 from notebooks.lessons import tour
 from tests.stub_network import config_of

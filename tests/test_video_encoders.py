@@ -19,7 +19,7 @@ from groundnlq.errors import CheckpointError, ConfigError, FeatureError
 from groundnlq.files import sha256_of
 from groundnlq.video import encoders
 from groundnlq.video.encoders import LITE, load_encoder
-from groundnlq.video.spacetime import SpaceTimeTransformer
+from groundnlq.video.towers import SpaceTimeTransformer
 from tests.golden_inputs import GOLDEN
 from tests.published_encoders import (
     VIDEO,

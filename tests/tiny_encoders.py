@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groundnlq.video.spacetime import SpaceTimeTransformer
+from groundnlq.video.towers import SpaceTimeTransformer
 
 
 @dataclass

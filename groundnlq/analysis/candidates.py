@@ -19,9 +19,8 @@ from groundnlq.data.recall import tiou
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
 from groundnlq.engine.predictor import Predictor
-from groundnlq.model.decode import find_candidates, suppress
+from groundnlq.model.decode import find_candidates, suppress, vote
 from groundnlq.model.grounder import Grounder
-from groundnlq.model.nms import vote
 from groundnlq.model.points import Points, assign_targets, make_points
 
 FEW, MANY = 5, 10  # segments decoded for every query; the first k of them are what `top_k=k` gives
@@ -232,7 +231,8 @@ def positive_points(moments_sec: ArrayLike, num_steps: int, config: RunConfig) -
 
     Grid, regression ranges and centre radius are those of the run.
     """
-    points = _points(num_steps, tuple(map(tuple, config.model.regression_ranges_grid)))
+    ranges_grid = config.model.regression_ranges_grid
+    points = make_points(tuple(-(-num_steps // 2**level) for level in range(len(ranges_grid))), ranges_grid)
     moments_grid = config.data.grid.to_grid(torch.as_tensor(moments_sec)).float()
     labels, _ = assign_targets(points, moments_grid, config.train.center_radius)
     return points, labels > 0
@@ -244,11 +244,6 @@ def levels_reached(record: Record, config: RunConfig) -> set[int]:
     moments = torch.tensor(record.moments_sec, dtype=torch.float32).reshape(-1, 2)
     points, is_positive = positive_points(moments.clamp(0, record.duration_sec), num_steps, config)
     return set(points.level[is_positive].tolist())
-
-
-@lru_cache(maxsize=256)
-def _points(num_steps: int, ranges_grid: tuple[tuple[float, float], ...]) -> Points:
-    return make_points([-(-num_steps // 2**level) for level in range(len(ranges_grid))], ranges_grid)
 
 
 def _overlaps(ranked: np.ndarray, moments: np.ndarray) -> np.ndarray:

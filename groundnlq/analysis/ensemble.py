@@ -15,7 +15,7 @@ SEGMENTS_OF_EACH_RUN = 4
 NMS_IOU = 0.5
 
 
-def ensemble(runs: Sequence[Ranked], top_k: int = TOP_K) -> Predictions:
+def ensemble(runs: Sequence[Ranked]) -> Predictions:
     """Fuse the runs' predictions query by query; a DataError where they do not answer the same queries."""
     if not runs:
         raise DataError("an ensemble needs at least one run's predictions")
@@ -25,8 +25,8 @@ def ensemble(runs: Sequence[Ranked], top_k: int = TOP_K) -> Predictions:
                 f"run {number} ({Predictions.origin_of(run).get('path', 'unnamed')}) answers other queries than run 1: "
                 f"{sample_of(sorted(differing))} -- predict the same split with both"
             )
-    fused = {query_id: _fuse([run[query_id] for run in runs], top_k) for query_id in runs[0]}
-    return Predictions(fused, made_by(runs=[Predictions.origin_of(run) for run in runs], top_k=top_k))
+    fused = {query_id: _fuse([run[query_id] for run in runs]) for query_id in runs[0]}
+    return Predictions(fused, made_by(runs=[Predictions.origin_of(run) for run in runs], top_k=TOP_K))
 
 
 def _fuse(answers: Sequence[np.ndarray], top_k: int = TOP_K) -> np.ndarray:

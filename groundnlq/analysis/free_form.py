@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from string import ascii_lowercase
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,20 +16,25 @@ from groundnlq.data.tokens import same_encoder
 from groundnlq.errors import DataError
 
 
-def ask_about_clip(run: LivePredictions, text: str, clip: Record, encoder: TextEncoder) -> LivePredictions:
-    """The predictions of a run's network for a question, as those of a split of one query; a KitError where it cannot
-    be encoded, or not as the queries were."""
+def ask_about_clip(run: LivePredictions, texts: Sequence[str], clip: Record, encoder: TextEncoder) -> LivePredictions:
+    """The predictions of a run's network for questions, as those of a split; a KitError where they cannot be encoded,
+    or not as the queries were."""
     there = run.dataset.tokens
     if not same_encoder(encoder.name, there.encoder) or encoder.width != there.width:
         raise DataError(
             f"the queries were encoded by {there.encoder} ({there.width} wide), this question would be by "
             f"{encoder.name} ({encoder.width} wide) -- give the explorer the encoder of the queries"
         )
-    (tokens,) = encoder.encode([text])
-    record = Record("own_0", clip.clip_uid, text, clip.duration_sec)
-    store: Any = SimpleNamespace(read=lambda query_id: tokens, encoder=encoder.name, width=encoder.width)
-    dataset = QueryDataset([record], run.dataset.store, store, run.config.data.grid)
-    return LivePredictions(run.predictor, dataset)
+    records = [Record(f"own_{n}", clip.clip_uid, text, clip.duration_sec) for n, text in enumerate(texts)]
+    tokens = dict(zip((record.query_id for record in records), encoder.encode(list(texts)), strict=True))
+    store: Any = SimpleNamespace(read=tokens.__getitem__, encoder=encoder.name, width=encoder.width)
+    return LivePredictions(run.predictor, QueryDataset(records, run.dataset.store, store, run.config.data.grid))
+
+
+def random_questions(count: int) -> list[str]:
+    """Questions without meaning: four words of random letters each, always the same ones."""
+    letters = random.Random(0)
+    return [" ".join("".join(letters.choices(ascii_lowercase, k=5)) for _ in range(4)) + "?" for _ in range(count)]
 
 
 def words_of_query(encoder: TextEncoder | None, text: str, num_tokens: int) -> list[str]:

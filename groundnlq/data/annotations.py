@@ -5,8 +5,6 @@ nobody can correct a licensed file: what is odd in a query, an annotation or a c
 another nesting is refused, all findings in one error.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter, defaultdict

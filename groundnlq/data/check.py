@@ -1,7 +1,5 @@
 """Checks that features, tokens and records fit each other, made before any work starts."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,13 @@
 """Batches: clips padded to what the pyramid needs, each read once for all its queries."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from threading import Barrier
 from typing import Any, Self
 
 import numpy as np
@@ -62,7 +65,7 @@ class Batch(TensorBatch):
         cls, clips: Sequence[Tensor], texts: Sequence[Tensor], clip_index: Sequence[int],
         moments_grid: Sequence[Tensor], query_ids: Sequence[str], clip_uids: Sequence[str],
         durations_sec: Sequence[float], row_multiple: int = ROW_MULTIPLE,
-    ) -> Batch:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim)."""
         num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
         video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
@@ -75,7 +78,7 @@ class Batch(TensorBatch):
         about = tuple(query_ids), tuple(clip_uids), tuple(durations_sec)
         return cls(video, video_mask, text, text_mask, torch.tensor(clip_index), moments, *about)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype = torch.float32) -> Self:
         """The same batch on another device; features and tokens change to another dtype there."""
         moved = super().to(device, non_blocking)
         return replace(moved, video=moved.video.to(dtype), text=moved.text.to(dtype))
@@ -240,6 +243,32 @@ def clip_batches(
         else:
             merged.append(batch)
     return [batch for batch in merged if batch]
+
+
+def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], device: torch.device) -> Iterator[tuple[Any, float]]:
+    """`read` of every item, in order, and the seconds waited for it; one thread reads ahead, two for a GPU."""
+    left, num_readers, threads = iter(items), 2 if device.type == "cuda" else 1, torch.get_num_threads()
+    together = Barrier(num_readers)
+
+    def begin() -> None:
+        together.wait()  # each reader does this once
+        # OpenMP would give a reader threads of its own, whose idle ones spin where the network computes
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes up its number when it first asks for it
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else it would take memory of the first GPU to pin batches
+
+    with ThreadPoolExecutor(num_readers) as readers:
+        for begun in [readers.submit(begin) for _ in range(num_readers)]:
+            begun.result()
+        torch.set_num_threads(threads)  # what a reader sets is also what other threads begin with
+        pending = deque(readers.submit(read, item) for item in islice(left, num_readers))
+        while pending:
+            began = time.perf_counter()
+            value = pending.popleft().result()
+            waited = time.perf_counter() - began
+            pending.extend(readers.submit(read, item) for item in islice(left, 1))
+            yield value, waited
 
 
 def _valid(rows: Sequence[Tensor], num_rows: int) -> Tensor:

@@ -1,7 +1,5 @@
 """Feature store: one HDF5 dataset per clip, so that a whole clip is read in milliseconds; one file or a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -48,8 +46,12 @@ class FeatureStore:
         self._files = _read_folder(self.path) if self.path.is_dir() else [_read_file(self.path)]
         self._file_of = {uid: file for file in self._files for uid in file.num_steps}
         self.num_steps = {uid: n for file in self._files for uid, n in file.num_steps.items()}
+        self.clip_uids = list(self.num_steps)
         self.attributes = dict(self._files[0].traits)
         self.width, self.dtype = self.attributes.pop("width"), self.attributes.pop("dtype")
+        # name and weights of the video encoders, if the features were extracted by this kit
+        self.encoder: str | None = self.attributes.get("encoder")
+        self.grid = StepGrid(**self.rate)  # that the features were imported with
         self.sha256 = _sum(file.sha256 for file in self._files)
 
     @property
@@ -59,23 +61,9 @@ class FeatureStore:
         return {key: value for key, value in found.items() if isinstance(value, int | float) and value > 0}
 
     @property
-    def grid(self) -> StepGrid:
-        """The grid that the features were imported with."""
-        return StepGrid(**self.rate)
-
-    @property
-    def encoder(self) -> str | None:
-        """Name and weights of the video encoders, if the features were extracted by this kit."""
-        return self.attributes.get("encoder")
-
-    @property
     def durations_sec(self) -> dict[str, float]:
         """Seconds that the features of each clip span."""
         return {clip_uid: num_steps * self.grid.step_sec for clip_uid, num_steps in self.num_steps.items()}
-
-    @property
-    def clip_uids(self) -> list[str]:
-        return list(self.num_steps)
 
     def __contains__(self, clip_uid: object) -> bool:
         return clip_uid in self.num_steps

@@ -1,7 +1,5 @@
 """The one place where seconds become feature steps and steps become seconds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 

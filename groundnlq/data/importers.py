@@ -1,7 +1,5 @@
 """Import of published archives: features or query tokens from folders of tensors and arrays, LMDB or HDF5."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 import warnings

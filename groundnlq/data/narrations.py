@@ -1,7 +1,5 @@
 """Narrations become queries for pretraining: EgoClip's rows, cut to the clips of the train files."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The arithmetic of the official score, in one place: temporal IoU and recall at k."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Records: one query about one clip, in the published JSON-lines layout."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,11 +120,7 @@ def _row(record: Record) -> dict[str, Any]:
         "duration": record.duration_sec,
         "video_id": record.clip_uid,
         "query_type": record.query_type,
-        "timestamps": record.moments_sec or None,
-        "template": record.template,
-        "raw_query": record.raw_query,
-        **{name: getattr(record, name) for name in ("video_uid", *SLOTS)},
-        "verbs": record.verbs or None,
-        "nouns": record.nouns or None,
+        "timestamps": record.moments_sec,
+        **{name: getattr(record, name) for name in ("template", "raw_query", "video_uid", *SLOTS, "verbs", "nouns")},
     }
-    return {key: value for key, value in row.items() if value is not None}
+    return {key: value for key, value in row.items() if value not in (None, ())}

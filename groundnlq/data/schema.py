@@ -1,7 +1,5 @@
 """Strict JSON: texts and numbers that are safe to compute with, and faults that name their place."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,12 +1,10 @@
 """The HDF5 files of this kit: what feature stores and token stores share, and what is refused in them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import h5py
 import numpy as np
@@ -31,7 +29,7 @@ class StoreFile(h5py.File):
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, kind: str) -> Iterator[StoreFile]:
+    def open(cls, path: Path, kind: str) -> Iterator[Self]:
         """Open to read; what is missing, truncated, held by a writer, of another kind or schema, or found damaged
         while it is open, is a FeatureError with the remedy."""
         remedy = f"{_REMEDIES[kind]} again"

@@ -1,7 +1,5 @@
 """Ranked moments of a split, in the challenge's submission format."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any

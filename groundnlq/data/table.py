@@ -1,7 +1,5 @@
 """Annotations of one's own: a table with a row for each moment of a query becomes records."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path

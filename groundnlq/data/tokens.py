@@ -1,7 +1,5 @@
 """Query tokens: one packed matrix that lies whole in memory, and where each query begins in it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -39,14 +37,7 @@ class TokenStore:
             self.sha256 = root.text("sha256", "unknown")  # of ids and values, in order
             self._spans = dict(zip(ids, pairwise(offsets), strict=True))
         self._require_whole(offsets)
-
-    @property
-    def width(self) -> int:
-        return self._matrix.shape[1]
-
-    @property
-    def query_ids(self) -> list[str]:
-        return list(self._spans)
+        self.query_ids, self.width = ids, self._matrix.shape[1]
 
     def __contains__(self, query_id: object) -> bool:
         return query_id in self._spans

@@ -1,7 +1,5 @@
 """Checkpoints of plain tensors: written atomically, verified by checksum, loaded without running code."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Mapping
@@ -74,14 +72,7 @@ def load_model(
     path: str | Path, preset: str | RunConfig = "finetune", weights: str | None = None
 ) -> tuple[Grounder, RunConfig, dict[str, Any]]:
     """A trained network in evaluation mode, its configuration, and what is known of its training: ``encoder`` (of its
-    query tokens), ``video_encoder``, ``epoch``, ``step``, ``provenance``. A CheckpointError where it is damaged,
-    refused or of another architecture.
-
-    Args:
-        path: our file, our run directory (its best weights), a published file, or bare weights (also safetensors).
-        preset: of a published file: what its shapes do not tell (heads, window, position table) and how to decode.
-        weights: ``raw`` or ``ema``; by default what the file names as the better one, of a published file ``raw``.
-    """
+    query tokens), ``video_encoder``, ``epoch``, ``step``, ``provenance``. Arguments as of `Predictor.load`."""
     path = RunDirectory.weights_of(path)
     content = read_checkpoint(path)
     if content.get("format") == FORMAT:

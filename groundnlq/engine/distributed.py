@@ -1,7 +1,5 @@
 """Several processes that train as one, and the signals that stop them; alone, every exchange is a no-op."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,7 +40,7 @@ class World:
 
     @classmethod
     @contextmanager
-    def join(cls, timeout_sec: float = 600.0, tf32: bool = False) -> Iterator[World]:
+    def join(cls, timeout_sec: float = 600.0, tf32: bool = False) -> Iterator[Self]:
         """The world that torchrun's environment describes; a world of one without it.
 
         A process that lets the others wait for longer than `timeout_sec` is taken for dead. `tf32` says whether CUDA
@@ -211,7 +209,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number = 0
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         try:
             warnings = [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
             numbers = (signal.SIGTERM, signal.SIGINT, *warnings)

@@ -1,7 +1,5 @@
 """CUDA graphs of a training step, whose thousands of short kernels are then launched by one call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

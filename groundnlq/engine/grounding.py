@@ -1,7 +1,5 @@
 """The task of grounding queries: records with features and tokens, the network, its loss and its recalls."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ The processes outlive the one that started them (a notebook's kernel that dies, 
 them by their run directory.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -21,14 +19,14 @@ import torch
 
 from groundnlq.config import RunConfig
 from groundnlq.engine.distributed import StopRequest, World
-from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.openmp import short_waits_when_busy
+from groundnlq.engine.processor import memory_kept, short_waits_when_busy
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory, read_history, read_status
 from groundnlq.engine.trainer import Trainer
 from groundnlq.errors import KitError, Preempted, TrainingFailed
 
 LOOK_EVERY_SEC = 0.2
+MAX_RESTARTS = 3
 STOPPED = "asked to stop; the same command continues"
 
 
@@ -45,21 +43,19 @@ class TrainResult:
 
 def train(
     config: RunConfig, run_dir: str | Path, *, processes: int = 1, reporter: Reporter | None = None,
-    max_restarts: int = 3, attach: bool = True, extend: bool = False,
+    attach: bool = True, extend: bool = False,
 ) -> TrainResult:  # fmt: skip
     """Train, or resume the run of this directory; a finished run does nothing.
 
     Args:
-        processes: of this machine that train as one; their output goes to ``log.txt``. Under torchrun its processes
-            train as one instead.
+        processes: of this machine that train as one; their output goes to ``log.txt``, and those that died are started
+            again from the newest checkpoint. Under torchrun its processes train as one instead.
         reporter: receives the progress; progress bars in a terminal by default.
-        max_restarts: how often processes that died are started again, from the newest checkpoint.
         attach: follow several processes that already train here; without it they are an error.
         extend: go on with more `epochs`, or another `learning_rate` or `patience_epochs` (docs/reliability.md).
 
     Raises:
-        ConfigError: the directory belongs to another configuration.
-        FeatureError: features or tokens are missing, before any work; or became unreadable, by clip.
+        ConfigError, FeatureError: before any work; the latter also by clip where features became unreadable.
         Preempted: stopped by SIGTERM after a step, state saved; Ctrl-C: the same as KeyboardInterrupt.
         TrainingFailed: loss or gradient not finite, or any failure of several processes; with the reason.
     """
@@ -71,7 +67,7 @@ def train(
         return _follow(folder, None, reporter)
     with folder.locked():
         folder.open(config, extend)
-    return _follow(folder, _start(folder, processes, max_restarts), reporter)
+    return _follow(folder, _start(folder, processes), reporter)
 
 
 # ---- in this process
@@ -119,10 +115,10 @@ def _enter(folder: RunDirectory, config: RunConfig, held: ExitStack, extend: boo
 # ---- in several processes
 
 
-def _start(folder: RunDirectory, processes: int, max_restarts: int) -> subprocess.Popen[bytes]:
+def _start(folder: RunDirectory, processes: int) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc-per-node={processes}", f"--max-restarts={max_restarts}"),
+        *(f"--nproc-per-node={processes}", f"--max-restarts={MAX_RESTARTS}"),
         *("-m", "groundnlq", "train", str(folder.path / "config.yaml"), "--run-dir", str(folder.path)),
     ]
     threads = max(1, (os.cpu_count() or 1) // processes)

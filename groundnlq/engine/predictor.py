@@ -1,7 +1,5 @@
 """Ranked moments from a trained network: for a split, or for one question about one clip."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 from groundnlq.config import RunConfig
 from groundnlq.data.annotations import clean_query
 from groundnlq.data.check import check_rate
-from groundnlq.data.dataset import Batch, QueryDataset, clip_batches
+from groundnlq.data.dataset import Batch, QueryDataset, clip_batches, read_ahead
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.records import Record, read_records
 from groundnlq.data.submission import Predictions, Ranked
@@ -26,9 +24,7 @@ from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore, same_encoder
 from groundnlq.engine.checkpoint import load_model
 from groundnlq.engine.distributed import World
-from groundnlq.engine.malloc import memory_kept
-from groundnlq.engine.openmp import short_waits_when_busy
-from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.processor import memory_kept, short_waits_when_busy
 from groundnlq.engine.question import Answer, Moment
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.run_dir import RunDirectory
@@ -94,13 +90,13 @@ class Predictor:
     def load(
         cls, path: str | Path, *, preset: str | RunConfig = "finetune", weights: str | None = None,
         precision: Literal["float32", "bfloat16"] = "float32", top_k: int | None = None,
-    ) -> Predictor:  # fmt: skip
-        """From a run directory (its best weights), a checkpoint of ours or a published ``.pth.tar``; a CheckpointError
-        where it is damaged, refused or of another architecture.
+    ) -> Self:  # fmt: skip
+        """From a run directory (its best weights), a checkpoint of ours, a published ``.pth.tar`` or bare weights (also
+        safetensors); a CheckpointError where it is damaged, refused or of another architecture.
 
         Args:
-            preset: configuration of a published checkpoint, which has none of its own.
-            weights: ``raw`` or ``ema``; by default those that were better in validation.
+            preset: of a published file: what its shapes do not tell (heads, window, position table), and decoding.
+            weights: ``raw`` or ``ema``; by default those that were better in validation, of a published file ``raw``.
             top_k: moments per query; as configured by default.
         """
         model, config, info = load_model(path, preset, weights)

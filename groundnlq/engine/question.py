@@ -1,7 +1,5 @@
 """The answer to a question about one clip: ranked moments, and the scores behind them."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +25,7 @@ class Answer(NamedTuple):
     level_scores: list[np.ndarray]
 
     @classmethod
-    def of(cls, question: str, duration_sec: float, moments: Tensor, outputs: Outputs) -> Answer:
+    def of(cls, question: str, duration_sec: float, moments: Tensor, outputs: Outputs) -> "Answer":
         """Of decoded moments (K, 3) and the network's outputs for the one query."""
         valid = outputs.mask[0]
         scores, level = outputs.logits[0, valid].float().sigmoid().cpu(), outputs.points.level[valid].cpu()

@@ -1,7 +1,5 @@
 """Progress of a run or a prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

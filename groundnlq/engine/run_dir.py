@@ -1,7 +1,5 @@
 """Run directory: its files, the process that works in it, and how the run stands."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """One training step: weights, their average, optimizer, learning rate and loss normaliser."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

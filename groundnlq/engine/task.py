@@ -1,7 +1,5 @@
 """What a `Trainer` trains: network, batches, loss and its divisor, validation."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +12,8 @@ from torch import Tensor, nn
 class Normaliser:
     """Divisor of the summed loss, saved with the state of a run.
 
-    With `per_process` every process divides each micro-batch by its own value; without, the sums of all
-    processes are divided by one value, so that N processes with batches of b train as one with N b.
+    With `per_process` every process divides each micro-batch by its own value; without, the sums of all processes are
+    divided by one value, so that N processes with batches of b train as one with N b.
     """
 
     value: Tensor  # float64 scalar, changed in place
@@ -33,8 +31,7 @@ class Task:
         own_rate: whether a parameter, by name, has the learning rate of new parameters; all others have
             `train.backbone_rate_factor` times that.
         inputs: a hash of each file that shapes the run, by name; a run is not resumed with others.
-        initialise: loads the weights that a new run starts from; returns what to tell about them. It is not
-            called when a run is resumed.
+        initialise: loads the weights that a new run (none that is resumed) starts from; returns what to tell about it.
         train_set: samples: ``len()``; `lengths` (about equal ones share a batch); ``batch(indices, epoch, for_gpu)``,
             which moves by ``.to(device, non_blocking=True)`` and names its samples in ``.query_ids`` (CUDA graphs
             need a dataclass with ``.tensors()``). Random changes of samples depend on the epoch only.

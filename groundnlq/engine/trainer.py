@@ -4,8 +4,6 @@ The learning rate, the order of samples and every random number are functions of
 that shapes the future (what the learner holds, history, best score) is saved.
 """
 
-from __future__ import annotations
-
 import resource
 import signal
 import time
@@ -20,10 +18,9 @@ from zipfile import is_zipfile
 import torch
 
 from groundnlq.config import RunConfig
-from groundnlq.data.dataset import shuffled_batches
+from groundnlq.data.dataset import read_ahead, shuffled_batches
 from groundnlq.engine.checkpoint import States, read_checkpoint, save_model
 from groundnlq.engine.distributed import StopRequest, World
-from groundnlq.engine.prefetch import read_ahead
 from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.engine.step import Learner, learning_rate_at
@@ -137,18 +134,9 @@ class Trainer:
 
     def save(self) -> None:
         """Commit all that shapes the future; returns in all processes when it is on disk, or raises in all."""
-        state = self.learner.state() | {
-            "history": self.history,
-            "best": self.best,
-            "sums": dict(self.sums),
-            "rate_factor": self.rate_factor,
-            "batch_size": self.batch_size,
-            "num_processes": self.world.size,
-            "inputs": dict(self.task.inputs),
-            "schedule": self.schedule,
-            "extended": self.extended,
-            "made_with": self.made_with,
-        }
+        own = ("history", "best", "rate_factor", "batch_size", "schedule", "extended", "made_with")
+        state = self.learner.state() | {name: getattr(self, name) for name in own}
+        state |= {"sums": dict(self.sums), "num_processes": self.world.size, "inputs": dict(self.task.inputs)}
         self.world.from_main(lambda: self.states.save(self.step, state, self.config.keep_checkpoints))
 
     def restore(self, state: dict[str, Any]) -> None:

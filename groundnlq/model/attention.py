@@ -1,7 +1,5 @@
 """Attention of (B, T, D) sequences: over all keys, within a window, to itself and to the query."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The pre-norm block that query encoder, stem and pyramid are built of."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +18,7 @@ class ClipEncoding:
     attention: Tensor  # (V, T, D)
     mask: Tensor  # (V, T) bool
 
-    def for_queries(self, clip_index: Tensor) -> ClipEncoding:
+    def for_queries(self, clip_index: Tensor) -> "ClipEncoding":
         """The encoding of each query's clip: (V, ...) -> (Q, ...)."""
         # the gradient of index_select is summed in order; that of [clip_index] is not, with several threads
         parts = (self.skip, self.attention, self.mask)

@@ -1,7 +1,5 @@
 """The published checkpoint layouts: their names and shapes, read as ours."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Mapping

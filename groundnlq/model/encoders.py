@@ -1,7 +1,5 @@
 """From features to a pyramid of fused video levels."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The grounding network: scores and offsets at every point of a feature pyramid, for a query and a clip."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

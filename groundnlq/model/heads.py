@@ -1,7 +1,5 @@
 """Neck and heads: every level of the pyramid becomes scores and distances at its points."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache

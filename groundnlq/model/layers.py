@@ -5,8 +5,6 @@ valid one then holds the LayerNorm's bias, and the next convolution reads it. Th
 that, so masking more would change every answer.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """What the network is trained to: focal classification and distance-IoU of the positive points."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,8 +1,5 @@
 """Points of the pyramid and the targets that a moment gives them."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,18 +23,16 @@ class Points:
         return len(self.time_grid)
 
 
-def make_points(lengths: Sequence[int], ranges_grid: Sequence[Sequence[float]], device=None) -> Points:
-    """Points of levels of the given lengths; level l has points at 0, s, 2 s ... with s = 2 ** l. Not to be changed.
-
-    >>> make_points([4, 2], [(0, 4), (2, 100)]).time_grid.tolist()
-    [0.0, 1.0, 2.0, 3.0, 0.0, 2.0]
-    """
-    return _make_points(tuple(lengths), tuple((low, high) for low, high in ranges_grid), device)
-
-
 @cache  # lengths are few. Nothing is copied to a GPU again, and CUDA graphs read the tensors where they are
 @torch.inference_mode(False)  # whoever asks first, training may use them
-def _make_points(lengths: tuple[int, ...], ranges_grid: tuple[tuple[float, float], ...], device) -> Points:
+def make_points(
+    lengths: tuple[int, ...], ranges_grid: tuple[tuple[float, float], ...], device: torch.device | None = None
+) -> Points:
+    """Points of levels of the given lengths; level l has points at 0, s, 2 s ... with s = 2 ** l. Not to be changed.
+
+    >>> make_points((4, 2), ((0, 4), (2, 100))).time_grid.tolist()
+    [0.0, 1.0, 2.0, 3.0, 0.0, 2.0]
+    """
     level = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
     stride = 2.0**level
     time = torch.cat([torch.arange(n) for n in lengths]) * stride

@@ -1,7 +1,5 @@
 """What events look like: hands, things, tools and persons whose motion tells the verb, drawn upon a place."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The event log of a clip as a film: frame by frame, and as an mp4. Needs PyAV (extra `sample`)."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -16,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from groundnlq.errors import KitError
 from groundnlq.files import atomic_path
 from groundnlq.sample.actions import Scene
 from groundnlq.sample.pictures import MARGIN, place_picture
 from groundnlq.sample.world import ClipLog, WorldConfig
+from groundnlq.video.frames import pyav
 
 FRAME_RATE = Fraction(15, 2)  # a second: every fourth frame of a film of 30
 # quick to write and to read; a key frame every 2 s, so that a reader of a moment decodes little before it
@@ -53,10 +51,7 @@ def film_frames(config: WorldConfig, log: ClipLog) -> Iterator[np.ndarray]:
 
 def write_film(path: str | Path, config: WorldConfig, log: ClipLog) -> None:
     """Write a clip as an mp4 (H.264), wholly or not at all."""
-    try:
-        import av
-    except ImportError:
-        raise KitError("films need PyAV -- pip install 'groundnlq[sample]'") from None
+    av = pyav()
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=FRAME_RATE, options=_H264)
         stream.width = stream.height = config.frame_size

@@ -1,7 +1,5 @@
 """Make a sample world and prepare it, along exactly the path of real data; no licence and no download is needed."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

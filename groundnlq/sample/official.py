@@ -1,7 +1,5 @@
 """The sample world in the official formats, dirt included, so that it walks the path of real data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures of the sample world's things and places, from sheets of pictograms (Noto Emoji, SIL OFL)."""
 
-from __future__ import annotations
-
 import colorsys
 import json
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ question says whether the first or the last of them is meant, so each has exactl
 before or after something else is asked for, too. So a question needs order and context, and not its words alone.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

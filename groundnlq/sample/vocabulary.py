@@ -1,7 +1,5 @@
 """The words of the sample world; all can be drawn. Order matters: random draws index into these lists."""
 
-from __future__ import annotations
-
 PLACES = (
     "kitchen", "living room", "bathroom", "bedroom", "garage", "garden", "office", "hallway", "balcony",
     "laundry room",

@@ -5,30 +5,18 @@ streams of its own, named after what they decide; the number of clips in one spl
 split.
 """
 
-from __future__ import annotations
-
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from groundnlq.errors import ConfigError, Findings, closest
-from groundnlq.sample.vocabulary import (
-    ALL_OBJECTS,
-    CATEGORY_OF,
-    CONTAINER_VERBS,
-    CONTAINERS,
-    NEEDS_CONTAINER,
-    OBJECT_VERBS,
-    OBJECTS,
-    PERSONS,
-    PLACES,
-)
+from groundnlq.sample import vocabulary as words
 
 SCALES: dict[str, dict[str, float]] = {
     "tiny": {
@@ -58,10 +46,10 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     queries_per_clip: _Count = 9
     context: _Share = 0.4  # questions that say what came right before or after, beside those that ask just this
     # fewer objects or verbs: more look-alike events
-    objects_per_clip: Annotated[int, Field(ge=2, le=len(ALL_OBJECTS) // 2)] = 6
-    verbs_per_clip: Annotated[int, Field(ge=2, le=len(OBJECT_VERBS))] = 4
-    num_unasked_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 16  # no training question has them
-    num_unseen_objects: Annotated[int, Field(ge=0, le=len(ALL_OBJECTS) // 4)] = 10  # in val and test only
+    objects_per_clip: Annotated[int, Field(ge=2, le=len(words.ALL_OBJECTS) // 2)] = 6
+    verbs_per_clip: Annotated[int, Field(ge=2, le=len(words.OBJECT_VERBS))] = 4
+    num_unasked_objects: Annotated[int, Field(ge=0, le=len(words.ALL_OBJECTS) // 4)] = 16  # in no training question
+    num_unseen_objects: Annotated[int, Field(ge=0, le=len(words.ALL_OBJECTS) // 4)] = 10  # in val and test only
     event_length_sec: Annotated[float, Field(ge=0.5, le=20)] = 3.4  # median
     pause_sec: _NotNegative = 0.6  # median between events
     frame_size: Annotated[int, Field(ge=64, le=160, multiple_of=16)] = 128  # pixels a side of the films
@@ -73,7 +61,7 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     motion_speed: Annotated[float, Field(ge=0.25, le=3)] = 1.0  # movements a second
 
     @classmethod
-    def of_scale(cls, scale: str = "demo", **changes: Any) -> WorldConfig:
+    def of_scale(cls, scale: str = "demo", **changes: Any) -> Self:
         """The settings of a named scale with some changed; a ConfigError has all that are unknown or impossible."""
         if scale not in SCALES:
             raise ConfigError(f"unknown scale {scale!r} -- one of {', '.join(SCALES)}")
@@ -96,23 +84,23 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @cached_property
     def unseen_objects(self) -> tuple[str, ...]:
         """Objects that occur in val and test only, spread over the categories."""
-        return self._spread("unseen", self.num_unseen_objects, ALL_OBJECTS)
+        return self._spread("unseen", self.num_unseen_objects, words.ALL_OBJECTS)
 
     @cached_property
     def unasked_objects(self) -> tuple[str, ...]:
         """Objects that are narrated, but that no training question is about, spread over the categories."""
-        unseen = self.unseen_objects
-        return self._spread("unasked", self.num_unasked_objects, [name for name in ALL_OBJECTS if name not in unseen])
+        seen = [name for name in words.ALL_OBJECTS if name not in self.unseen_objects]
+        return self._spread("unasked", self.num_unasked_objects, seen)
 
     def _spread(self, stream: str, count: int, names: Sequence[str]) -> tuple[str, ...]:
         random = self.stream(stream)
-        orders = [_draw(random, of_category, len(of_category)) for of_category in OBJECTS.values()]
+        orders = [_draw(random, of_category, len(of_category)) for of_category in words.OBJECTS.values()]
         ranked = [name for of_rank in zip(*orders, strict=True) for name in of_rank if name in names]
         return tuple(ranked[:count])
 
     def kind_of(self, names: Iterable[str | None]) -> str | None:
         """What training has of the objects among these names: ``unseen``, ``unasked`` or ``asked``; None: no object."""
-        named = {name for name in names if name in ALL_OBJECTS}
+        named = {name for name in names if name in words.ALL_OBJECTS}
         if named & {*self.unseen_objects}:
             return "unseen"
         return "unasked" if named & {*self.unasked_objects} else "asked" if named else None
@@ -132,7 +120,7 @@ class Event:
 
     @property
     def category(self) -> str | None:
-        return CATEGORY_OF[self.object] if self.object else None
+        return words.CATEGORY_OF[self.object] if self.object else None
 
 
 @dataclass(frozen=True)
@@ -149,7 +137,7 @@ class ClipLog:
     events: tuple[Event, ...]
 
     @classmethod
-    def of(cls, log: dict[str, Any]) -> ClipLog:
+    def of(cls, log: dict[str, Any]) -> Self:
         """A log as `make.read_events` gives it."""
         return cls(**log | {"events": tuple(Event(**event) for event in log["events"])})
 
@@ -159,12 +147,12 @@ def simulate_clip(config: WorldConfig, split: str, index: int) -> ClipLog:
     random = config.stream("world", split, index)
     duration = round(config.clip_length_sec * random.uniform(0.92, 1.06), 3)
     unseen = () if split in ("val", "test") else config.unseen_objects
-    known = [name for name in ALL_OBJECTS if name not in unseen]
+    known = [name for name in words.ALL_OBJECTS if name not in unseen]
     cast = _Cast(
         objects=_draw(random, known, config.objects_per_clip),
-        verbs=["put", *_draw(random, OBJECT_VERBS[1:], config.verbs_per_clip - 1)],
-        containers=_draw(random, CONTAINERS, 4),
-        persons=_draw(random, PERSONS, 2),
+        verbs=["put", *_draw(random, words.OBJECT_VERBS[1:], config.verbs_per_clip - 1)],
+        containers=_draw(random, words.CONTAINERS, 4),
+        persons=_draw(random, words.PERSONS, 2),
     )
     stays = _walk(random, duration)
     return ClipLog(
@@ -187,7 +175,7 @@ class _Cast(NamedTuple):
 
 
 def _walk(random: np.random.Generator, duration: float) -> tuple[tuple[float, float, str], ...]:
-    places = _draw(random, PLACES, int(random.integers(3, 6)))
+    places = _draw(random, words.PLACES, int(random.integers(3, 6)))
     shares = random.dirichlet([4.0] * len(places)).cumsum()
     ends = [*np.round(shares[:-1] * duration, 3).tolist(), duration]
     return tuple(zip([0.0, *ends[:-1]], ends, places, strict=True))
@@ -214,14 +202,14 @@ def _act(random: np.random.Generator, config: WorldConfig, cast: _Cast, stays: t
 def _event(random: np.random.Generator, cast: _Cast, place: str, start: float, end: float) -> Event:
     kind = random.choice(["handle", "container", "talk"], p=[0.8, 0.08, 0.12])
     if kind == "container":
-        return Event(start, end, _one(random, CONTAINER_VERBS), place, container=_one(random, cast.containers))
+        return Event(start, end, _one(random, words.CONTAINER_VERBS), place, container=_one(random, cast.containers))
     verb = _one(random, cast.verbs)
     thing = _one(random, cast.objects)
     if kind == "talk":  # half of the talks happen over something the hands are doing
-        busy = random.random() < 0.5 and verb not in NEEDS_CONTAINER
+        busy = random.random() < 0.5 and verb not in words.NEEDS_CONTAINER
         doing = {"verb": verb, "object": thing} if busy else {"verb": "talk"}
         return Event(start, end, place=place, person=_one(random, cast.persons), **doing)
-    container = _one(random, cast.containers) if verb in NEEDS_CONTAINER else None
+    container = _one(random, cast.containers) if verb in words.NEEDS_CONTAINER else None
     return Event(start, end, verb, place, object=thing, container=container)
 
 

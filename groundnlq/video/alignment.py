@@ -1,7 +1,5 @@
 """Stage one: a video encoder learns from narrations, by comparing the features of frames and of texts (EgoVLP)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -12,13 +10,13 @@ import numpy as np
 import torch
 
 from groundnlq.config import AlignConfig, RunConfig
+from groundnlq.data.dataset import read_ahead
 from groundnlq.data.records import Record, identity_of, odd_moments, read_records
 from groundnlq.data.text import TextEncoder
 from groundnlq.data.tokens import TokenStore
 from groundnlq.engine.checkpoint import trained_state
 from groundnlq.engine.distributed import World
-from groundnlq.engine.openmp import short_waits_when_busy
-from groundnlq.engine.prefetch import read_ahead
+from groundnlq.engine.processor import short_waits_when_busy
 from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.engine.task import Normaliser, Task
 from groundnlq.errors import CheckpointError, ConfigError, DataError, FeatureError, Findings, sample_of
@@ -29,8 +27,7 @@ from groundnlq.video.encoders import published_weights
 from groundnlq.video.extract import find_videos
 from groundnlq.video.frame_cache import FrameCache
 from groundnlq.video.narrated import NarratedFrames, wanted_frames
-from groundnlq.video.spacetime import SpaceTimeTransformer
-from groundnlq.video.towers import SmallEncoder, Towers
+from groundnlq.video.towers import SmallEncoder, SpaceTimeTransformer, Towers
 
 NUM_STANDARD = 512  # narrations over which features are brought to unit variance
 _BATCH = 64  # of validation

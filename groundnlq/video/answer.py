@@ -1,7 +1,5 @@
 """Questions about a video file: a network, the video encoders that its features need, and a cache of features."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -40,15 +38,11 @@ def load(
     Moment(start_sec=12.3, end_sec=15.8, score=0.71)
 
     Args:
-        path: run directory, checkpoint of ours or published ``.pth.tar``; ``sample``, the ready-made network of the
-            sample world.
+        path: run directory, checkpoint of ours or published ``.pth.tar``; or ``sample``, the sample world's network.
         video_encoder: as ``NAME=WEIGHTS``, several in the order of the channels (see `load_encoder`); by default the
             one that the checkpoint names, if it comes with a package or lies in ``align`` beside the run. Loaded at the
             first video.
-        download: allow fetching a video encoder from the hub.
-        device: of the video encoder.
-        precision: of all networks.
-        options: of `Predictor.load`.
+        download, device: of the video encoders; `precision` is of all networks, `options` are of `Predictor.load`.
     """
     path = READY.with_name("network.pt") if path == "sample" else path
     model = Predictor.load(path, precision=precision, **options)
@@ -97,7 +91,7 @@ class _VideoFeatures:
     def encoders(self) -> list[VideoEncoder]:
         """Loaded as given, and checked to be those of the training."""
         trained = self.model.info.get("video_encoder")
-        encoders = [load_encoder(spec, **self.options) for spec in self.given or self._named(trained)]
+        encoders = [load_encoder(spec, **self.options) for spec in self.given] or [self._of_training(trained)]
         name, width = " + ".join(e.name for e in encoders), sum(e.width for e in encoders)
         expected, stride = self.model.config.model.video_dim, self.model.config.data.grid.snippet_stride_frames
         strides = {encoder.stride_frames for encoder in encoders}
@@ -109,15 +103,14 @@ class _VideoFeatures:
             )
         return encoders
 
-    def _named(self, trained: str | None) -> list[str]:
+    def _of_training(self, trained: str | None) -> VideoEncoder:
         """The encoder of the training, where its name is all that is needed."""
         if trained and trained.startswith(f"{LITE} ") and " + " not in trained:
-            return [LITE]
+            return load_encoder(LITE, **self.options)
         run = RunDirectory.weights_of(self.model.path or "").parent
-        beside = run.parent / "align"  # where notebook 2 trains one
-        for spec in (str(READY), str(beside / "best.pt")):
-            if Path(spec).is_file() and load_encoder(spec, **self.options).name == trained:
-                return [spec]
+        for path in (READY, run.parent / "align" / "best.pt"):  # the latter is where notebook 2 trains one
+            if path.is_file() and (encoder := load_encoder(str(path), **self.options)).name == trained:
+                return encoder
         raise CheckpointError(
             f"{self.model.path}: a video needs the encoder that made the features of the training, "
             f"{trained or 'which this checkpoint does not name'} -- give --encoder (video_encoder=) as "

@@ -1,7 +1,5 @@
 """Own features beside published ones: the order of the parts, the shift in steps, the correlation of each part."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

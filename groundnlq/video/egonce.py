@@ -1,7 +1,5 @@
 """EgoNCE, the loss of stage one, and EgoMCQ, its validation (EgoVLP, Lin et al. 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Video encoders: the frames of a step to one feature vector, by the published networks or any of `transformers`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,8 +19,7 @@ from groundnlq.data.text import from_hub, weights_identity
 from groundnlq.engine.checkpoint import trained_state
 from groundnlq.errors import ConfigError, FeatureError, closest, sample_of
 from groundnlq.files import load_tensors, sha256_of
-from groundnlq.video.spacetime import SpaceTimeTransformer
-from groundnlq.video.towers import IMAGENET, SmallEncoder, video_tower
+from groundnlq.video.towers import IMAGENET, SmallEncoder, SpaceTimeTransformer, video_tower
 
 LITE_NORM: dict[str, Any] = {"mean": [127 / 255] * 3, "deviation": [128 / 255] * 3}
 READY = Path(__file__).parent.parent / "sample" / "weights" / "encoder.pt"  # of the sample world

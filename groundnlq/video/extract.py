@@ -1,7 +1,5 @@
 """Features of videos: decoded beside the network, saved as they come, written as a feature store."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -25,7 +23,7 @@ from groundnlq.data.grid import FPS
 from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
-from groundnlq.engine.openmp import short_waits_when_busy
+from groundnlq.engine.processor import short_waits_when_busy
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
 from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder

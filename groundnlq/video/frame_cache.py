@@ -1,7 +1,5 @@
 """Frames of videos, decoded once into files of a folder of bounded size, which several processes and runs share."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Frames of a video at given times, upright and scaled, from the files that people have. Needs PyAV (extra `video`)."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -39,7 +37,7 @@ class Video:
     turn: tuple[bool, int, int]  # is transposed, then steps through rows and columns: 1, or -1 if flipped
 
     @classmethod
-    def open(cls, path: str | Path) -> Video:
+    def open(cls, path: str | Path) -> "Video":
         """Read a file to its end, decoding the first frame; a DataError says why it is not a video."""
         return _scan(Path(path), content_identity(path))
 

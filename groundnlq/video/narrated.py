@@ -1,7 +1,5 @@
 """Narrated frames: what stage one learns from, batch by batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-WIDTH_INCH, LEFT_INCH, RIGHT_INCH = 9.5, 1.1, 1.08  # of the figure; left and right of the rows are names and numbers
-TOP_INCH, GAP_INCH, BOTTOM_INCH = 0.32, 0.12, 0.53  # the title, between rows, the ticks of time
+WIDTH_INCH, LEFT_INCH, RIGHT_INCH = 9.5, 1.1, 1.15  # of the figure; left and right of the rows are names and numbers
+TOP_INCH, GAP_INCH, BOTTOM_INCH = 0.28, 0.09, 0.47  # the title, between rows, the ticks of time
 
 
 class Sheet:
@@ -16,11 +20,16 @@ class Sheet:
 
     New axes would take a third of the drawing time, and leave 10,000 objects to the garbage collector.
     Positions are computed here, because a layout engine would take as long as the drawing itself.
+
+    Attributes:
+        wide: width of the rows in inches.
+        colors: rcParams of the drawing, by default matplotlib's.
     """
 
-    def __init__(self):
-        self.figure = Figure(facecolor="white")
-        self._axes: dict[str, Axes] = {}
+    def __init__(self, width_inch: float = WIDTH_INCH, colors: Mapping[str, Any] | None = None):
+        self.colors, self.wide = dict(colors or {"figure.facecolor": "white"}), width_inch - LEFT_INCH - RIGHT_INCH
+        self.figure = Figure(facecolor=self.colors["figure.facecolor"])
+        self._width, self._axes = width_inch, dict[str, Axes]()
 
     def rows(
         self, heights_inch: Mapping[str, float], span_sec: tuple[float, float], below_inch: float = 0.0
@@ -28,19 +37,19 @@ class Sheet:
         """Empty rows by name, from the top; the lowest has the ticks of time. A last one of `below_inch`, "below", has
         the width of the figure and no time axis."""
         height = TOP_INCH + sum(heights_inch.values()) + GAP_INCH * (len(heights_inch) - 1) + BOTTOM_INCH + below_inch
-        self.figure.set_size_inches(WIDTH_INCH, height)
+        self.figure.set_size_inches(self._width, height)
         for axis in self._axes.values():
             axis.set_visible(False)
-        rows, top, wide = {}, height - TOP_INCH, WIDTH_INCH - LEFT_INCH - RIGHT_INCH
+        rows, top = {}, height - TOP_INCH
         for name, inches in heights_inch.items():
             rows[name] = axis = self._empty(name)
             bottom = (top - inches) / height
-            axis.set_position((LEFT_INCH / WIDTH_INCH, bottom, wide / WIDTH_INCH, inches / height))
+            axis.set_position((LEFT_INCH / self._width, bottom, self.wide / self._width, inches / height))
             axis.set_xlim(*span_sec)
             axis.xaxis.set_visible(False)
             top -= inches + GAP_INCH
         axis.xaxis.set_visible(True)
-        axis.xaxis.set_label_coords(0.5, -0.32 / inches)
+        axis.xaxis.set_label_coords(0.5, -0.3 / inches)
         axis.set_xlabel("time in the clip [s]")
         if below_inch:
             rows["below"] = self._empty("below")
@@ -52,11 +61,38 @@ class Sheet:
         if name not in self._axes:
             self._axes[name] = self.figure.add_axes((0, 0, 1, 1), label=name)
             # finding a position next to the ticks takes as long as drawing them
-            self._axes[name].yaxis.set_label_coords(-0.1, 0.5)
+            self._axes[name].yaxis.set_label_coords(-0.68 / self.wide, 0.5)
         axis = self._axes[name]
         for artists in (axis.collections, axis.images, axis.lines, axis.texts, axis.child_axes):
             for artist in list(artists):
                 artist.remove()
         axis.set_title("", loc="left")
+        axis.legend_ = None
         axis.set_visible(True)
         return axis
+
+
+def write_beside(axis: Axes, inches: float, row: float, text: str, **style: Any) -> None:
+    """A text next to a row that ends so many inches right of it, or left of it if negative."""
+    style = {"fontsize": 9, "va": "center", "ha": "right", **style}
+    axis.text(beside(axis, inches), row, text, transform=axis.get_yaxis_transform(), **style)
+
+
+def beside(axis: Axes, inches: float) -> float:
+    """The place that is so many inches right of a row, or left of it if negative, in widths of the row."""
+    return (inches > 0) + inches * axis.figure.dpi / axis.bbox.width
+
+
+def name_rows(axis: Axes, names: Sequence[str], **style: Any) -> None:
+    axis.set_yticks([])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    for row, name in enumerate(names):
+        write_beside(axis, -0.09, row, name, **style)
+
+
+def draw_boxes(axis: Axes, spans: ArrayLike, lows: Any, highs: Any, **style: Any) -> None:
+    """Boxes from start to end in time and from low to high, as one artist; its `urls` say in words what they are."""
+    starts, ends = np.reshape(np.asarray(spans, float), (-1, 2)).T
+    corners = np.broadcast_arrays(starts, lows, starts, highs, ends, highs, ends, lows)
+    boxes = PolyCollection(list(np.stack(corners, axis=-1).reshape(-1, 4, 2)), **style)
+    axis.add_collection(boxes, autolim=False)

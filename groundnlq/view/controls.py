@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import Javascript, display
 
 from groundnlq.analysis.candidates import MANY, LivePredictions, SplitPredictions
-from groundnlq.data.recall import THRESHOLDS, best_tiou
+from groundnlq.data.recall import THRESHOLDS
 from groundnlq.data.records import Record
+from groundnlq.view.timeline import segments_in_words
 
-_KEEP_KEYS = """window.groundnlqKeepsKeys ??= (document.addEventListener("focusin", event => {
-  const control = event.target;
-  if (control.closest(".jupyter-widgets") && !control.matches(":read-write"))
-    control.setAttribute("data-lm-suppress-shortcuts", "true");
-}), true);"""
 ALL, NONE = "(all)", "(none)"
-WHOLE_CLIP, GROUND_TRUTH = 0, -1  # values of "go to" besides a rank
+WON, LOST = "won against the second run", "lost against the second run"
+WHOLE_CLIP, GROUND_TRUTH, CLICKED = 0, -1, -2  # values of "go to" besides a rank
+ORDERS = ("as in the file", "score, highest first", "tIoU, lowest first", "outcome")
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 MIN_SCORES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "7em"}}
+WIDE = {"layout": widgets.Layout(width="95%"), "style": {"description_width": "6em"}}
 LATER = WIDE | {"continuous_update": False}  # acts when it is released, or at Enter
 
 
@@ -32,24 +31,26 @@ class Panel:
     Args:
         runs: predictions by name, over the same records.
         outcomes: names to filter by.
-        can_ask, has_film: whether there is an encoder for free-form queries, and a folder of videos.
+        can_ask, has_film, has_notes: whether there is an encoder for free-form queries, a folder of videos, a file.
     """
 
     def __init__(
         self, runs: Mapping[str, SplitPredictions], outcomes: Sequence[str],
-        can_ask: bool, has_film: bool,
+        can_ask: bool, has_film: bool, has_notes: bool,
     ):  # fmt: skip
         live = [run for run in runs.values() if isinstance(run, LivePredictions)]
         first, is_off = next(iter([*live, *runs.values()])), not live
         records, settings = first.records, first.settings
         templates = sorted({record.template or NONE for record in records})
-        clips = list(dict.fromkeys(record.clip_uid for record in records))
-        self.search = widgets.Text(description="text contains", placeholder="knife", **LATER)
+        self.clip_names = {uid: f"clip {n}" for n, uid in enumerate(dict.fromkeys(r.clip_uid for r in records), 1)}
+        clips = [(name, uid) for uid, name in self.clip_names.items()]
+        self.search = widgets.Text(description="search", placeholder="words of a query, or an id", **WIDE)
         self.template = widgets.Dropdown(description="template", options=[ALL, *templates], **WIDE)
-        self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *outcomes], **WIDE)
-        self.clip = widgets.Dropdown(description="clip", options=[ALL, *clips], **WIDE)
+        self.outcome = widgets.Dropdown(description="outcome", options=[ALL, *outcomes, WON, LOST], **WIDE)
+        self.clip = widgets.Dropdown(description="clip", options=[(ALL, ALL), *clips], **WIDE)
+        self.order = widgets.Dropdown(description="order", options=ORDERS, **WIDE)
         self.query = widgets.Select(description="query", rows=6, **WIDE)
-        self.previous, self.next = button("◀ previous"), button("next ▶")
+        self.previous, self.next, self.count = button("◀ previous", "7.8em"), button("next ▶", "5.8em"), widgets.HTML()
         hint = "a question about this clip, then Enter"
         self.question = widgets.Text(description="ask", placeholder=hint, disabled=is_off or not can_ask, **LATER)
         self.run = widgets.Dropdown(description="run", options=list(runs), **WIDE)
@@ -62,60 +63,66 @@ class Panel:
         self.sigma = _slider("NMS sigma", SIGMAS, settings.sigma, is_off)
         self.min_score = _slider("min. score", MIN_SCORES, settings.min_score, is_off)
         self.prediction = widgets.Select(description="go to", rows=6, **WIDE)
-        self.attention = widgets.Checkbox(description="attention to words", disabled=is_off, **WIDE)
-        self.summary = widgets.HTML()
-        self.play, self.player = button("▶ play true and answered moment", "20em"), widgets.Output()
-        self._film = [self.play, self.player] if has_film else []
+        narrow, wide = widgets.Layout(width="8em"), widgets.Layout(width="13em")
+        self.attention = widgets.Checkbox(description="attention", indent=False, disabled=is_off, layout=narrow)
+        self.play = widgets.ToggleButton(description="▶ play the moments", layout=wide)
+        self.note = widgets.Text(description="note", placeholder="what is to be remembered", **LATER)
+        self.keep, self.reset = button("keep note and picture", "13em"), button("reset", "6em")
+        self.summary, self.player = widgets.HTML(), widgets.HBox()
+        self._film, self._note, self._keep = [self.play] * has_film, [self.note] * has_notes, [self.keep] * has_notes
+        self._found = [self.search, self.template, self.outcome, self.clip, self.order]
+        self._set = [self.second_run, self.top_k, self.threshold, self.sigma, self.min_score]
+        self.defaults = {c: c.value for c in (*self._found, self.question, *self._set, self.attention)}
 
-    @property
-    def panel(self) -> widgets.Widget:
-        """The controls, for `display`."""
-        half, middle = widgets.Layout(width="50%"), widgets.Layout(margin="0 0 0 7.5em")
-        steps = widgets.HBox([self.previous, self.next], layout=middle)
-        left = [self.search, self.template, self.outcome, self.clip, self.query, steps, self.question]
-        right = [self.run, self.second_run, self.top_k, self.threshold, self.sigma, self.min_score]
-        right += [self.prediction, self.attention]
-        columns = widgets.HBox([widgets.VBox(side, layout=half) for side in (left, right)])
-        return widgets.VBox([columns, self.summary, *self._film])
+    def panel(self, picture: widgets.Widget) -> widgets.Widget:
+        """The controls beside the picture, for `display`."""
+        rows = ([self.previous, self.next, self.count], [self.attention, *self._film], [*self._keep, self.reset])
+        steps, shown, kept = (widgets.HBox(row, layout=widgets.Layout(margin="0 0 0 2em")) for row in rows)
+        asked, looked = [self.query, steps, self.question, self.run], [self.prediction, shown, *self._note, kept]
+        left = widgets.VBox([*self._found, *asked, *self._set, *looked], layout=widgets.Layout(flex="0 0 24em"))
+        wide = widgets.Layout(flex="1 1 0", min_width="30em")
+        right = widgets.VBox([self.summary, self.player, picture], layout=wide)
+        both = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
+        both.add_class("groundnlq-panel")
+        return both
 
     def play_videos(self, pieces: Mapping[str, bytes]) -> None:
         """Play these MP4s side by side, each under its title, in place of the last ones."""
-        self.player.outputs = ()
-        wide, low = widgets.Layout(width="32em"), widgets.Layout(width="22em", max_height="200px")
-        columns = []
-        for title, piece in pieces.items():
-            video = widgets.Video(value=piece, autoplay=True, loop=False, layout=low)
-            columns.append(widgets.VBox([widgets.HTML(escape(title)), video], layout=wide))
-        if columns:
-            self.player.append_display_data(widgets.HBox(columns))
+        low, last = widgets.Layout(max_width="95%", max_height="150px"), self.player.children
+        self.player.children = [
+            widgets.VBox([widgets.HTML(escape(title)), widgets.Video(value=piece, loop=False, layout=low)])
+            for title, piece in pieces.items()
+        ]
+        for column in last:
+            for widget in (*column.children, column):
+                widget.close()
 
-    def offer_segments(self, record: Record, segments: np.ndarray) -> None:
-        """List the clip, the ground truth and predictions (K, 3) with their numbers under "go to"."""
+    def offer_segments(self, record: Record, segments: np.ndarray, clicked: str = "") -> None:
+        """List the clip, the ground truth, predictions (K, 3) with their numbers, and what was clicked, under "go to";
+        the last is selected if there is one."""
         options = [("the whole clip", WHOLE_CLIP)]
         if record.moments_sec and not record.oddity:  # else there is nothing to see
             options.append(("ground truth", GROUND_TRUTH))
-        overlaps = best_tiou(segments, record.moments_sec)
-        for rank, ((start, end, score), overlap) in enumerate(zip(segments, overlaps, strict=True), 1):
-            tiou = f", tIoU {overlap:.2f}" if record.moments_sec else ""
-            options.append((f"{rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{tiou}", rank))
-        self.prediction.options, self.prediction.value = options, WHOLE_CLIP
+        options += zip(segments_in_words(record, segments), range(1, len(segments) + 1), strict=True)
+        options += [(clicked, CLICKED)] if clicked else []
+        self.prediction.options, self.prediction.value = options, CLICKED if clicked else WHOLE_CLIP
 
     def summarise(self, record: Record, table: Sequence[Sequence[str]], note: str) -> None:
         """Show a query, its ground truth and a table as HTML; all texts are escaped."""
-        where = f"clip {escape(record.clip_uid)}"
+        where = f"<span title='{escape(record.clip_uid)}'>{self.clip_names[record.clip_uid]}</span>"
         if record.moments_sec:
             where += ", ground truth {:.1f} – {:.1f} s".format(*record.moments_sec[0])
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table)
         self.summary.value = (
-            f"<div style='line-height:1.5'><b>{escape(record.query)}</b><br>{where}"
-            f"<table cellpadding=4>{rows}</table>{escape(note)}</div>"
+            f"<div style='line-height:1.4'><b>{escape(record.query)}</b> {where}"
+            f"<table cellpadding=0 style='border-spacing: 9px 0'>{rows}</table>{note}</div>"
         )
 
 
 def keep_keys() -> None:
     """Show a script by which keys that are pressed on a control stay there: for JupyterLab, an `x` on a list or button
     is a command, which cuts the cell."""
-    display(Javascript(_KEEP_KEYS))
+    display(Javascript(filename=str(Path(__file__).with_name("keys.js"))))
 
 
 def button(text: str, width: str = "10em") -> widgets.Button:

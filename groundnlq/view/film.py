@@ -5,7 +5,7 @@ Needs PyAV (the extra `video`). A clip's video is `<clip_uid>.mp4` (or another o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -61,17 +61,19 @@ def moments_to_compare(
     return shown
 
 
-def film_strips(
-    folder: str | Path, record: Record, segments: np.ndarray, rank: int = 1, name: str = ""
+def film_strips(folder: str | Path, record: Record, segments: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Strips of the true moment and the first of these segments; none where the folder has no video of the clip."""
+    return strips_of(find_video(folder, record.clip_uid), moments_to_compare(record, segments))
+
+
+def strips_of(
+    path: Path | None, moments_sec: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Strips of the moments of `moments_to_compare`, by title, each frame the middle of a fifth; none where the folder
-    has no video of the clip."""
-    strips = dict[str, tuple[np.ndarray, np.ndarray]]()
-    if path := find_video(folder, record.clip_uid):
-        for title, (start, end) in moments_to_compare(record, segments, rank, name).items():
-            inside = (end - start) / 10
-            strips[title] = film_strip(path, start + inside, end - inside, num_frames=5)
-    return strips
+    """Strips of moments by title, each frame the middle of a fifth; none without a video."""
+    if path is None:
+        return {}
+    inner = {title: (end - start) / 10 for title, (start, end) in moments_sec.items()}
+    return {t: film_strip(path, start + inner[t], end - inner[t], 5) for t, (start, end) in moments_sec.items()}
 
 
 def cut_video(path: Path, pieces_sec: Sequence[tuple[float, float]], height: int = 240) -> bytes:

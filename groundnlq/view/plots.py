@@ -1,4 +1,4 @@
-"""Figures of recalls: of several runs over a whole split, and over groups of its queries."""
+"""Figures of losses over a training, of recalls of several runs, and of recalls over groups of queries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,34 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis.evaluation import KEY, Evaluation
 from groundnlq.analysis.intervals import HIGH, LOW
-from groundnlq.view.style import BLUE, GREEN, ORANGE, VERMILION, error_ends, new_figure, plain
+from groundnlq.view.style import ABOVE, BLUE, CURVES, GREEN, ORANGE, VERMILION, error_ends, new_figure, plain
 
 BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."))
 MARKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "D"), (ORANGE, "^"))
+
+
+def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses and, where validated, the score that chooses the weights, over the epochs of one run."""
+    figure = new_figure(9, 2.8)
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    losses = sorted((key for key in history[0] if key.startswith("loss ")), key=lambda key: key != "loss total")
+    for (color, dash), name in zip(CURVES, losses, strict=False):
+        label = name.removeprefix("loss ")
+        left.plot(epochs, [row[name] for row in history], dash, color=color, label=label, marker=".")
+    left.set(xlabel="epoch", ylabel="training loss")
+    score = "EgoMCQ mean" if any("raw EgoMCQ mean" in row for row in history) else "mean R@1"
+    validated = [row for row in history if f"raw {score}" in row]
+    names = {"raw": "weights", "ema": "averaged weights (EMA)"}
+    for (color, dash), (weights, label) in zip(CURVES, names.items(), strict=False):
+        values = [row[f"{weights} {score}"] for row in validated]
+        right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
+    right.set(xlabel="epoch", ylabel=f"val {score} [%]")
+    for axis in (left, right):
+        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots are inside the frame
+        axis.legend(fontsize=8, ncols=3, **ABOVE)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
 
 
 def recall_bars(

@@ -2,7 +2,7 @@
 
 It is drawn again at every change of a widget. Repeated shapes are therefore one artist, and rows have texts in
 place of ticks, which are slower. Colours are never the only difference (also position, dash or hatching), so
-that the figure can be read in greyscale.
+that the figure can be read in greyscale. The `urls` of boxes say in words what they are, for a page to show.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike
 
+from groundnlq.analysis.events import Event
 from groundnlq.config import DecodeConfig
 from groundnlq.data.recall import THRESHOLDS, best_tiou
 from groundnlq.data.records import Record
-from groundnlq.view.canvas import Sheet
-from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, SKY, VERMILION, YELLOW, new_figure, plain
+from groundnlq.view.canvas import Sheet, beside, draw_boxes, name_rows, write_beside
+from groundnlq.view.event_rows import EVENT_ROWS, draw_events
+from groundnlq.view.style import CURVES, GREEN, SKY, VERMILION, YELLOW, plain
 
-FILM_INCH = 1.45  # title, frames and their times
-RIGHT, TIOU_AT, SCORE_AT = 1.013, 1.077, 1.142  # positions right of a row, in widths of the row
+ROW_INCH = 0.195  # of a segment or of an event
+FILM_INCH = 1.2  # title, frames and their times
+RIGHT, TIOU_AT, SCORE_AT = 0.09, 0.6, 1.07  # inches right of a row
 
 
 def query_timeline(
@@ -33,7 +34,7 @@ def query_timeline(
     ranked: np.ndarray | Mapping[str, np.ndarray],
     level_scores: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]] = (),
     others: Sequence[Record] = (),
-    narrations: Sequence[Record] = (),
+    events: Sequence[Event] = (),
     window_sec: tuple[float, float] | None = None,
     top_k: int = DecodeConfig().top_k,
     threshold: float = THRESHOLDS[0],
@@ -47,7 +48,8 @@ def query_timeline(
         ranked: (K, 3) predictions, or those of several runs by name; darker means a higher tIoU.
         level_scores: scores of the points of each pyramid level, finest first, for the heat map; the finest
             covers the clip. Of several runs by name.
-        others: other queries of the clip, in grey; narrations are ticks.
+        others: other queries of the clip, in grey.
+        events: what happens in the clip; in colour where verb or object are those that the query asks for.
         window_sec: the part of the clip to show; all of it by default.
         threshold: a prediction with a higher tIoU is a hit, with a tick.
         attention: words of the query and (T, L), the attention of each step to each word.
@@ -57,113 +59,72 @@ def query_timeline(
     """
     ranked = {name: segments[:top_k] for name, segments in _by_run(ranked).items()}
     scored = {name: levels for name, levels in _by_run(level_scores).items() if any(map(len, levels))}
-    num_rows = 1 + sum(map(len, ranked.values())) + bool(others) + bool(narrations)
-    heights = {"segments": 0.45 + 0.24 * num_rows}
-    heights |= {f"scores {number}": 1.4 for number in range(len(scored))}
-    heights |= {"best": 0.9} if scored else {}
-    heights |= {"attention": 0.3 + 0.16 * len(attention[0])} if attention else {}
-    sheet = sheet or Sheet()
-    rows = sheet.rows(heights, window_sec or (0, record.duration_sec), FILM_INCH * bool(films))
-    next(iter(rows.values())).set_title(plain(record.query), fontsize=11, loc="left", y=1.0)
-    for number, (title, strip) in enumerate((films or {}).items()):
-        _draw_film(rows["below"], number / 2, title, *strip)
-    _draw_segments(rows["segments"], record, ranked, others, narrations, threshold)
-    for number, (name, levels) in enumerate(scored.items()):
-        _draw_heat_map(rows[f"scores {number}"], record, levels, name)
-    if scored:
-        _draw_best_scores(rows["best"], record, scored)
-    if attention:
-        _draw_attention(rows["attention"], record, *attention)
+    sheet, num_rows = sheet or Sheet(), 1 + sum(map(len, ranked.values())) + bool(others)
+    heights = {"segments": 0.06 + ROW_INCH * num_rows}
+    heights |= {"events": ROW_INCH * EVENT_ROWS} if events else {}
+    heights |= {f"scores {number}": 0.8 + 0.15 * (len(scored) == 1) for number in range(len(scored))}
+    heights |= {"best": 0.5} if scored else {}
+    heights |= {"attention": 0.1 + 0.16 * len(attention[0])} if attention else {}
+    with rc_context(sheet.colors):
+        rows = sheet.rows(heights, window_sec or (0, record.duration_sec), FILM_INCH * bool(films))
+        title = plain(record.query, min(90, 12 + int(12 * sheet.wide)))  # as much as there is room for
+        next(iter(rows.values())).set_title(title, fontsize=10, loc="left", y=1.0)
+        for number, (title, strip) in enumerate((films or {}).items()):
+            _draw_film(rows["below"], number / 2, title, *strip)
+        _draw_segments(rows["segments"], record, ranked, others, threshold)
+        if events:
+            _mark_moments(rows["events"], record)
+            draw_events(rows["events"], record, events, sheet.wide)
+        highest = max([1e-6, *(float(np.nanmax(s, initial=0)) for levels in scored.values() for s in levels)])
+        for number, (name, levels) in enumerate(scored.items()):
+            _draw_heat_map(rows[f"scores {number}"], record, levels, name, highest)
+        if scored:
+            _draw_best_scores(rows["best"], record, scored, highest)
+        if attention:
+            _draw_attention(rows["attention"], record, *attention)
+    said = "; ".join(text for name, segments in ranked.items() for text in segments_in_words(record, segments, name))
+    moments = ", ".join(f"{start:.1f} – {end:.1f} s" for start, end in record.moments_sec) or "not annotated"
+    sheet.figure.set_label(f"{record.query} Ground truth: {moments}. Predictions: {said or 'none'}.")
     return sheet.figure
+
+
+def segments_in_words(record: Record, segments: np.ndarray, name: str = "") -> list[str]:
+    """Rank, time, score and, where it is known, tIoU of predictions (K, 3) of a run of this name."""
+    overlaps, words = best_tiou(segments, record.moments_sec), list[str]()
+    for rank, ((start, end, score), overlap) in enumerate(zip(segments, overlaps, strict=True), 1):
+        tiou = f", tIoU {overlap:.2f}" if record.moments_sec else ""
+        words.append(f"{name} {rank}: {start:.1f} – {end:.1f} s, score {score:.2f}{tiou}".strip())
+    return words
 
 
 def _by_run(given: Any) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {"": given}
 
 
-def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Losses and, where validated, the score that chooses the weights, over the epochs of one run."""
-    figure = new_figure(9, 2.8)
-    left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    losses = sorted((key for key in history[0] if key.startswith("loss ")), key=lambda key: key != "loss total")
-    for (color, dash), name in zip(CURVES, losses, strict=False):
-        label = name.removeprefix("loss ")
-        left.plot(epochs, [row[name] for row in history], dash, color=color, label=label, marker=".")
-    left.set(xlabel="epoch", ylabel="training loss")
-    score = "EgoMCQ mean" if any("raw EgoMCQ mean" in row for row in history) else "mean R@1"
-    validated = [row for row in history if f"raw {score}" in row]
-    names = {"raw": "weights", "ema": "averaged weights (EMA)"}
-    for (color, dash), (weights, label) in zip(CURVES, names.items(), strict=False):
-        values = [row[f"{weights} {score}"] for row in validated]
-        right.plot([row["epoch"] for row in validated], values, dash, color=color, label=label, marker="o")
-    right.set(xlabel="epoch", ylabel=f"val {score} [%]")
-    for axis in (left, right):
-        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots are inside the frame
-        axis.legend(fontsize=8, ncols=3, **ABOVE)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
 def _draw_segments(
-    axis: Axes,
-    record: Record,
-    ranked: Mapping[str, np.ndarray],
-    others: Sequence[Record],
-    narrations: Sequence[Record],
-    threshold: float,
+    axis: Axes, record: Record, ranked: Mapping[str, np.ndarray], others: Sequence[Record], threshold: float
 ) -> None:
     """Rows of segments, with tIoU and score at the right."""
-    rows = ["ground truth" if record.moments_sec else "not annotated"]
+    rows, ink = ["ground truth" if record.moments_sec else "not annotated"], rcParams["text.color"]
     _mark_moments(axis, record)
-    _draw_moments(axis, 0, [record], facecolor=BLACK, hatch="//", edgecolor="white")
+    _draw_moments(axis, 0, [record], facecolor=ink, hatch="//", edgecolor=rcParams["axes.facecolor"])
     for name, segments in ranked.items():
         overlaps = best_tiou(segments, record.moments_sec) if record.moments_sec else None
-        _draw_predictions(axis, len(rows), segments, overlaps)
+        colors, places = SKY if overlaps is None else overlap_color(overlaps), len(rows) + np.arange(len(segments))
+        words = segments_in_words(record, segments, name)
+        draw_boxes(axis, segments[:, :2], places - 0.35, places + 0.35, facecolor=colors, edgecolor=ink, urls=words)
         _write_numbers(axis, len(rows), segments, overlaps, threshold)
         names = [f"rank {rank}" if not name else f"{rank}" for rank in range(1, len(segments) + 1)]
         rows += [f"{plain(name, 12)} 1", *names[1:]] if name and names else names
         if name:
             below, whole = len(rows) - 0.5, [(0, record.duration_sec)]
-            _boxes(axis, whole, below, below, edgecolor="0.6", linewidth=0.7)
-    _write(axis, TIOU_AT, 0, "tIoU" if record.moments_sec else "")
-    _write(axis, SCORE_AT, 0, "score")
+            draw_boxes(axis, whole, below, below, edgecolor="0.6", linewidth=0.7)
+    write_beside(axis, TIOU_AT, 0, "tIoU" if record.moments_sec else "")
+    write_beside(axis, SCORE_AT, 0, "score")
     if others:
-        _draw_moments(axis, len(rows), others, facecolor="0.8", edgecolor="0.5")
+        _draw_moments(axis, len(rows), others, facecolor=to_rgba(ink, 0.2), edgecolor="0.5")
         rows.append("other queries")
-    if narrations:
-        times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
-        axis.plot(times, [len(rows)] * len(times), "|", color=BLUE, markersize=8)
-        rows.append("narrations")
-    _name_rows(axis, rows)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
-
-
-def _write(axis: Axes, place: float, row: float, text: str, **style: Any) -> None:
-    """A text next to a row that ends at `place` in widths of the axes."""
-    style = {"fontsize": 8, "va": "center", "ha": "right", **style}
-    axis.text(place, row, text, transform=axis.get_yaxis_transform(), **style)
-
-
-def _name_rows(axis: Axes, names: Sequence[str], **style: Any) -> None:
-    axis.set_yticks([])
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    for row, name in enumerate(names):
-        _write(axis, -0.013, row, name, **style)
-
-
-def _boxes(axis: Axes, spans: ArrayLike, lows: Any, highs: Any, **style: Any) -> None:
-    """Boxes from start to end in time and from low to high, as one artist."""
-    starts, ends = np.reshape(np.asarray(spans, float), (-1, 2)).T
-    corners = np.broadcast_arrays(starts, lows, starts, highs, ends, highs, ends, lows)
-    boxes = PolyCollection(list(np.stack(corners, axis=-1).reshape(-1, 4, 2)), **style)
-    axis.add_collection(boxes, autolim=False)
-
-
-def _draw_predictions(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None) -> None:
-    colors = SKY if overlaps is None else overlap_color(overlaps)
-    rows = first + np.arange(len(segments))
-    _boxes(axis, segments[:, :2], rows - 0.35, rows + 0.35, facecolor=colors, edgecolor=BLACK)
+    name_rows(axis, rows)
 
 
 def _write_numbers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.ndarray | None, threshold: float) -> None:
@@ -171,37 +132,38 @@ def _write_numbers(axis: Axes, first: int, segments: np.ndarray, overlaps: np.nd
     for row, score in enumerate(segments[:, 2]):
         is_hit = overlaps is not None and overlaps[row] > threshold
         weight = "bold" if is_hit else "normal"
-        _write(axis, SCORE_AT, first + row, f"{score:.3f}", fontweight=weight)
+        write_beside(axis, SCORE_AT, first + row, f"{score:.3f}", fontweight=weight)
         if overlaps is not None:
             tick = "✓ " if is_hit else ""
-            _write(axis, TIOU_AT, first + row, f"{tick}{overlaps[row]:.2f}", fontweight=weight)
+            write_beside(axis, TIOU_AT, first + row, f"{tick}{overlaps[row]:.2f}", fontweight=weight)
 
 
 def _draw_moments(axis: Axes, row: int, records: Sequence[Record], **style: Any) -> None:
-    """Bars of all moments of the records, in one row."""
-    moments = [moment for record in records for moment in record.moments_sec]
-    _boxes(axis, moments, row - 0.35, row + 0.35, **style)
+    """Bars of all moments of the records, in one row; that of the ground truth, 0, is called so."""
+    moments = [(moment, record.query if row else "") for record in records for moment in record.moments_sec]
+    words = [f"{query} {start:.1f} – {end:.1f} s" if query else "ground truth" for (start, end), query in moments]
+    draw_boxes(axis, [moment for moment, _ in moments], row - 0.35, row + 0.35, urls=words, **style)
 
 
 def _mark_moments(axis: Axes, record: Record, **style: Any) -> None:
     """Mark the ground truth over the whole height."""
     style = style or {"facecolor": YELLOW, "alpha": 0.35, "linewidth": 0, "zorder": 0}
-    _boxes(axis, record.moments_sec, -0.1, 1.1, transform=axis.get_xaxis_transform(), **style)
+    draw_boxes(axis, record.moments_sec, -0.1, 1.1, transform=axis.get_xaxis_transform(), **style)
 
 
-def overlap_color(overlap: float | np.ndarray) -> tuple[float, ...] | np.ndarray:
-    """RGBA from white (tIoU 0) to dark green (1), which can also be read in greyscale."""
-    return colormaps["YlGn"](np.clip(overlap, 0.0, 1.0))
+def overlap_color(overlap: float | np.ndarray) -> np.ndarray:
+    """RGB from the background (tIoU 0) to green (1), which can also be read in greyscale."""
+    paper, green = np.array(to_rgb(rcParams["axes.facecolor"])), np.array(to_rgb(GREEN))
+    return np.asarray(paper + np.clip(np.asarray(overlap, float), 0.0, 1.0)[..., None] * (green - paper))
 
 
-def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str) -> None:
+def _draw_heat_map(axis: Axes, record: Record, level_scores: Sequence[np.ndarray], name: str, highest: float) -> None:
     """A row for each level; the cell of a point extends half a stride to both sides of its time."""
     scores = at_finest_steps(level_scores)
-    highest = max(float(np.nanmax(scores, initial=0)), 1e-6)
     _draw_cells(axis, record, scores, "cividis", (0.0, highest), "score")
     _mark_moments(axis, record, facecolor="none", edgecolor="white", linestyle="--", linewidth=1)
-    _name_rows(axis, [f"{2**level}" for level in range(len(scores))], fontsize=7)
-    axis.set_ylabel(f"{plain(name, 14)} levels\n(stride)" if name else "pyramid level\n(stride)", fontsize=9)
+    name_rows(axis, [f"{2**level}" for level in range(len(scores))])
+    axis.set_ylabel(f"{plain(name, 12)}\n(stride)" if name else "pyramid level\n(stride)", fontsize=9)
     axis.set_facecolor("0.85")
 
 
@@ -216,47 +178,44 @@ def _draw_cells(
     show: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
     axis.imshow(colormaps[cmap]((values - ends[0]) / (ends[1] - ends[0]), bytes=True), extent=extent, **show)
     ramp = colormaps[cmap](np.linspace(1, 0, 64)[:, None], bytes=True)
-    axis.imshow(ramp, extent=(RIGHT, RIGHT + 0.016, 0, 1), transform=axis.transAxes, clip_on=False, **show)
-    style: dict[str, Any] = {"fontsize": 8, "transform": axis.transAxes}
+    extent = (beside(axis, RIGHT), beside(axis, RIGHT + 0.12), 0, 1)
+    axis.imshow(ramp, extent=extent, transform=axis.transAxes, clip_on=False, **show)
+    style: dict[str, Any] = {"fontsize": 9, "transform": axis.transAxes}
     for place, end, align in zip((0, 1), ends, ("bottom", "top"), strict=True):
-        axis.text(RIGHT + 0.022, place, f"{round(end, 3):g}", va=align, **style)
-    axis.text(RIGHT + 0.055, 0.5, label, va="center", rotation=90, **style)
+        axis.text(beside(axis, RIGHT + 0.17), place, f"{round(end, 3):g}", va=align, **style)
+    axis.text(beside(axis, RIGHT + 0.5), 0.5, label, va="center", rotation=90, **style)
 
 
-def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]]) -> None:
+def _draw_best_scores(axis: Axes, record: Record, scored: Mapping[str, Sequence[np.ndarray]], highest: float) -> None:
     """For each run the highest score of all levels over time."""
-    highest = 1e-6
-    outside: dict[str, Any] = {"transform": axis.transAxes, "clip_on": False}
-    for number, ((name, levels), (color, dash)) in enumerate(zip(scored.items(), CURVES, strict=False)):
+    for (name, levels), (color, dash) in zip(scored.items(), CURVES, strict=False):
         best = np.nanmax(at_finest_steps(levels), axis=0)
-        highest = max(highest, float(np.nanmax(best, initial=0)))
         time = (np.arange(len(best)) + 0.5) / max(1, len(best)) * record.duration_sec
-        style: dict[str, Any] = {"color": color, "linestyle": dash, "linewidth": 1}
-        axis.plot(time, best, drawstyle="steps-mid", label=plain(name, 12), **style)
-        if len(scored) > 1:
-            height = 0.75 - 0.25 * number
-            axis.add_line(Line2D([RIGHT, RIGHT + 0.025], [height, height], **style, **outside))
-            axis.text(RIGHT + 0.033, height, plain(name, 12), fontsize=8, va="center", **outside)
+        axis.plot(time, best, dash, color=color, linewidth=1, drawstyle="steps-mid", label=plain(name, 12))
+    if len(scored) > 1:
+        axis.legend(fontsize=9, frameon=False, handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))
     _mark_moments(axis, record)
-    axis.set(ylabel="best score", ylim=(0, 1.05 * highest))
+    axis.set_ylabel("best\nscore", fontsize=9)
+    axis.set_ylim(0, 1.05 * highest)
 
 
 def _draw_attention(axis: Axes, record: Record, words: Sequence[str], weights: np.ndarray) -> None:
-    """A row for each word; darker means more attention of the step to this word."""
+    """A row for each word; less like the background means more attention of the step to this word."""
     low, high = float(weights.min()), float(weights.max())
-    _draw_cells(axis, record, weights.T, "Greys", (low, max(high, low + 1e-6)), "share")
+    is_dark = to_rgb(rcParams["axes.facecolor"])[0] < 0.5
+    _draw_cells(axis, record, weights.T, "Greys" + "_r" * is_dark, (low, max(high, low + 1e-6)), "share")
     _mark_moments(axis, record, facecolor="none", edgecolor=VERMILION, linestyle="--", linewidth=1)
-    _name_rows(axis, [plain(word, 14) for word in words])
+    name_rows(axis, [plain(word, 14) for word in words])
     axis.set_ylabel("attention", fontsize=9)
 
 
 def _draw_film(axis: Axes, left: float, title: str, times_sec: np.ndarray, pictures: np.ndarray) -> None:
     """The frames in a row from `left`, half as wide as the axes, each with its time in the clip."""
-    row = axis.inset_axes((left, 0.2, 0.49, 0.62), anchor="NW")
+    row = axis.inset_axes((left, 0.18, 0.49, 0.64), anchor="NW")
     row.set_title(plain(title, 60), fontsize=9, loc="left", pad=3)
     row.imshow(np.concatenate(list(pictures), axis=1))
     width = pictures.shape[2]
-    row.set_xticks(width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=8)
+    row.set_xticks(width * (np.arange(len(times_sec)) + 0.5), [f"{time:.1f} s" for time in times_sec], fontsize=9)
     row.tick_params(axis="x", length=0, pad=2)
     row.set_yticks([])
     for edge in width * np.arange(1, len(times_sec)):
