@@ -75,6 +75,12 @@ def tiny_world(tmp_path_factory) -> Path:
     return folder
 
 
+def walk_parameters(home):
+    """Parameters of a walk through all notebooks that takes a minute or two."""
+    values = {"data_folder": str(home / "data"), "scale": "tiny", "overrides": QUICK}
+    return values | {"num_videos": 2, "epochs": 2, "world_folder": str(home / "ask")}
+
+
 @pytest.fixture(scope="session")
 def walk(tmp_path_factory):
     """Run folder, data folder and executed notebooks, by name, of a walk through all on a tiny world; with a
@@ -82,7 +88,5 @@ def walk(tmp_path_factory):
     from groundnlq.notebook_runs import run_notebooks
 
     home = tmp_path_factory.mktemp("Räume und Wege")
-    run, values = home / "run", {"data_folder": str(home / "data"), "scale": "tiny", "overrides": QUICK}
-    values |= {"num_videos": 2, "epochs": 2, "world_folder": str(home / "ask")}
-    executed = run_notebooks(run_dir=run, parameters=values, progress=False)
-    return run, home / "data", {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in executed}
+    executed = run_notebooks(run_dir=home / "run", parameters=walk_parameters(home), progress=False)
+    return home / "run", home / "data", {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in executed}

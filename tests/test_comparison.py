@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from groundnlq.analysis.evaluation import compare, evaluate
+from groundnlq.analysis.intervals import p_text
 from groundnlq.data.records import Record
 from groundnlq.errors import DataError
 from notebooks.lessons import comparison
@@ -62,7 +63,7 @@ def test_the_paired_figure_shows_the_difference_of_compare_and_all_clips(tmp_pat
     bubbles, draws = figure.axes
     found = compare(one, other)
     assert f"{found['difference']:+.1f} points" in draws.get_title(loc="left")
-    assert f"p = {found['p']:.4f}" in draws.get_title(loc="left")
+    assert p_text(found["p"]) in draws.get_title(loc="left")
     assert bubbles.collections[0].get_sizes().sum() == 28 * one.hits["clip_uid"].nunique()
     (interval,) = draws.collections[-1].get_segments()
     assert interval[:, 0].tolist() == pytest.approx([found["95 % low"], found["95 % high"]])
@@ -80,3 +81,10 @@ def test_recall_on_trained_queries_stands_beside_that_on_others(tmp_path):
     expected = [other.strict[KEY], other.strict[KEY], one.strict[KEY], other.strict[KEY]]
     assert heights == pytest.approx(expected)
     figure.savefig(tmp_path / "figure.png")
+
+
+def test_the_first_step_with_a_recall_is_the_first():
+    recalls = ((10, 5.0), (20, 9.0), (30, 8.0))
+    history = [{"step": 5}, *({"step": step, f"raw {KEY}": recall, f"ema {KEY}": 0.0} for step, recall in recalls)]
+    assert comparison.best_recall(history) == 9.0
+    assert [comparison.first_step_at(history, recall) for recall in (0.0, 6.0, 9.0, 9.1)] == [10, 20, 20, None]

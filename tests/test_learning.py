@@ -10,7 +10,7 @@ import torch
 from groundnlq.config import TrainConfig
 from groundnlq.data.dataset import Batch
 from groundnlq.data.records import Record
-from groundnlq.engine.step import _Ema, learning_rate_at
+from groundnlq.engine.step import learning_rate_at
 from groundnlq.model.losses import Criterion
 from groundnlq.model.points import assign_targets, make_points
 from notebooks.lessons import learning
@@ -95,25 +95,13 @@ def test_the_jitter_is_drawn_where_it_is_and_only_positive_points_are_lit(tmp_pa
     assert sorted(lit[:, 0]) == pytest.approx(sorted(GRID.to_sec(points.time_grid).numpy()[shares > 0]))
 
 
-def test_the_schedule_is_that_of_training_and_the_shares_those_of_the_average():
+def test_the_schedule_is_that_of_training():
     config = TrainConfig(epochs=6, warmup_epochs=2, ema_decay=0.9, learning_rate=0.01)
     history = [{"step": 4 * n, "learning_rate": learning_rate_at(4 * n - 1, 0.01, 8, 24)} for n in range(1, 7)]
-    left, right = learning.schedule_figure(config, 4, history).axes
-    curve, dots = (line.get_ydata() for line in left.lines)
+    (axis,) = learning.schedule_figure(config, 4, history).axes
+    curve, dots = (line.get_ydata() for line in axis.lines)
     assert list(curve) == [learning_rate_at(step, 0.01, 8, 24) for step in range(24)]
     assert list(dots) == pytest.approx([curve[4 * n - 1] for n in range(1, 7)])
-    first, *recent = (line.get_ydata() for line in right.lines)
-    # an average over weights that are 1 at first and 0 ever after is the share of the first ones
-    network = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.ones_(network.weight)
-    average, shares = _Ema(network, 0.9), []
-    torch.nn.init.zeros_(network.weight)
-    for _ in range(24):
-        shares.append(100 * average.module.weight.item())
-        average.update(network)
-    assert first == pytest.approx(shares, rel=1e-4)
-    assert recent[0][-1] == pytest.approx(100 * (1 - 0.9**4))
-    assert f"last {np.log(0.5) / np.log(0.9):.0f} steps" in right.get_title()
 
 
 @pytest.mark.filterwarnings("error")

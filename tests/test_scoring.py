@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from groundnlq.analysis.evaluation import evaluate
+from groundnlq.analysis.evaluation import compare, evaluate
 from groundnlq.analysis.intervals import design_effect
 from groundnlq.data.annotations import read_nlq
-from groundnlq.data.recall import best_tiou
 from groundnlq.data.records import Record
 from notebooks.lessons import scoring
+from notebooks.lessons.sentences import differing
 from notebooks.lessons.word_oracles import WordOracles
 
 KEY = "R@1 IoU=0.3"
@@ -129,17 +129,45 @@ def test_guessers_are_the_word_oracles_and_the_log_itself_is_right(tiny_world, t
     figure.savefig(tmp_path / "figure.png")
 
 
-def test_the_curve_of_coverage_is_a_slow_count_and_ends_at_the_recall(tmp_path):
-    answers, records = some_answers()
-    for number, segments in enumerate(answers.values()):
-        segments[0, 2] = number / 100
-    evaluation = evaluate(answers, records)
-    curve = scoring.coverage_curve(answers, evaluation)
-    surest = sorted(answers, key=lambda query_id: -answers[query_id][0, 2])
-    right = [best_tiou(answers[q][:1], (MOMENT,))[0] > 0.3 for q in surest]
-    for count in (1, 10, 59):
-        assert curve["right"].iloc[count - 1] == pytest.approx(100 * np.mean(right[:count]))
-    assert curve["answered"].iloc[-1] == pytest.approx(100 * 59 / 60)
-    assert curve["right"].iloc[-1] == pytest.approx(evaluation.official[KEY])
-    figure = scoring.coverage_figure({"run": curve})
-    figure.savefig(tmp_path / "figure.png")
+def test_groups_are_those_of_a_slow_count_and_small_ones_are_left_out():
+    texts = ["Where was it before I left?", "Who was the last one?", "How many cups?", "What is beforehand?"]
+    records = [Record(f"q_{i}", f"c{i % 7}", texts[i % 4], 100.0, ((0.0, 3.0 + i),), template="t") for i in range(48)]
+    hits = evaluate({r.query_id: ranked(RIGHT) for r in records}, records).hits
+    groups = scoring.query_groups(hits, {r.query_id: "asked" for r in records[:9]} | {"q_9": "unseen"})
+    assert [name for name in groups if name.startswith("words")] == [
+        "words: before, after", "words: first, last", "words: how many", "words: none of these"
+    ]  # fmt: skip
+    assert [groups[name].nonzero()[0][0] for name in groups if name.startswith("words")] == [0, 1, 2, 3]
+    assert groups["words: none of these"].sum() == 12
+    assert groups["template: t"].all()
+    assert not [name for name in groups if name.startswith("object")]  # of 9 and 1 queries
+    assert [name for name in groups if name.startswith("moment")] == ["moment: over 16 s"]
+    assert "object: asked" in scoring.query_groups(hits, {r.query_id: "asked" for r in records[:10]})
+
+
+def test_differences_of_groups_are_those_of_compare_and_corrected_for_their_number():
+    answers, records = clustered()
+    one = evaluate(answers, records)
+    other = evaluate({query_id: ranked(WRONG) for query_id in answers}, records)
+    odd = np.array([int(clip[1:]) % 2 == 1 for clip in one.hits["clip_uid"]])
+    groups = {"all": np.ones(len(odd), dtype=bool), "odd": odd, "even": ~odd}
+    table = scoring.group_differences(one, other, groups)
+    assert table["difference"].tolist() == [50, 100, 0]
+    assert table.loc["all", ["difference", "95 % low", "p"]].tolist() == [
+        compare(other, one)[name] for name in ("difference", "95 % low", "p")
+    ]
+    assert (table["p (Holm)"] >= table["p"]).all()
+    assert scoring.recall_of_groups(one, groups)[KEY].tolist() == [50, 100, 0]
+    text = differing(table, "one", "other")
+    assert "better in *all* (+50), *odd* (+100); in the other 1" in text
+    assert "worse in *all* (-50)" in differing(scoring.group_differences(other, one, groups), "other", "one")
+    assert "in all 1 groups the difference may be chance" in differing(table.loc[["even"]], "one", "other")
+
+
+def test_the_hits_that_are_left_are_counted():
+    records = [record(name) for name in "abcd"]
+    one, other = (
+        evaluate({r.query_id: ranked(segment) for r, segment in zip(records, segments, strict=True)}, records)
+        for segments in ((RIGHT, RIGHT, RIGHT, WRONG), (RIGHT, WRONG, WRONG, RIGHT))
+    )
+    assert scoring.hits_left(one, other) == "1 of 3 hits are left."

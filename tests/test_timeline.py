@@ -288,10 +288,6 @@ FIGURES = {  # what makes it, and the labels that its axes must have
         {"moments with\na positive point [%]"},
     ),
     "recalls": (lambda: plots.recall_bars(evaluations()), {"strict recall [%]"}),
-    "recalls beside published": (
-        lambda: plots.recall_bars(evaluations(), ("R@1 IoU=0.3", "R@10 IoU=0.3"), scoring.PUBLISHED),
-        {"strict recall [%]"},
-    ),
     "recalls by template": (lambda: plots.recall_by({n: e.by("template") for n, e in evaluations().items()}), RECALL),
     "recalls by length": (
         lambda: plots.recall_by(
@@ -325,16 +321,6 @@ def test_every_figure_draws_without_a_warning_and_names_its_axes(name):
     assert expected <= {label for axis in axes for label in (axis.get_xlabel(), axis.get_ylabel())}
 
 
-def test_published_figures_stand_apart_and_hollow():
-    figure = plots.recall_bars(evaluations(2), published=scoring.PUBLISHED)
-    bars = [(p.get_x(), p.get_facecolor()[:3]) for p in figure.axes[0].patches]
-    ours = [x for x, color in bars if color != (1, 1, 1)]
-    published = [x for x, color in bars if color == (1, 1, 1)]
-    assert len(ours) == len(published) == 4
-    assert min(published) - max(ours) > 1
-    assert "published, other data" in texts(figure)
-
-
 def test_recall_bars_show_the_strict_figures():
     shown = evaluations(2)
     expected = {f"{e.strict[key]:.1f}" for e in shown.values() for key in ("R@1 IoU=0.3", "R@1 IoU=0.5")}
@@ -354,9 +340,3 @@ def test_no_figure_is_left_behind_in_pyplot():
     for make, _ in FIGURES.values():
         make()
     assert plt.get_fignums() == before
-
-
-def test_the_published_table_keeps_ours_apart():
-    table = scoring.published_and_measured(evaluations(1), "sample")
-    assert [name[0] for name in table.index] == ["published, Ego4D val"] * 2 + ["measured, sample"]
-    assert table.loc[("published, Ego4D val", "scratch"), "R@1 IoU=0.3"] == 16.74

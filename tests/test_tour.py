@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.analysis.candidates import Decoded
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
-from groundnlq.data.recall import best_tiou
-from groundnlq.data.records import Record
 from groundnlq.model.decode import soft_nms
 from notebooks.lessons import targets as lesson
 from notebooks.lessons import tour
@@ -102,15 +99,16 @@ def test_the_picks_shown_are_those_of_the_decoder():
     ]
 
 
-def test_a_shift_moves_the_recall_as_it_moves_the_answers():
-    records = [Record(f"a_{i}", "c", "?", 100.0, ((10.0, 14.0),)) for i in range(2)]
-    ranked = np.array([[[10.0, 14.0, 0.5]], [[11.0, 15.0, 0.5]]])
-    table = lesson.shift_recall(Decoded(ranked, np.zeros((2, 1))), records, [-1.0, 0.0, 2.0])
-    for shift, row in table.iterrows():
-        best = [best_tiou(r + np.array([shift, shift, 0]), records[0].moments_sec)[0] for r in ranked]
-        assert row["R@1 IoU=0.3"] == 100 * np.mean(np.array(best) > 0.3)
-        assert row["R@1 IoU=0.5"] == 100 * np.mean(np.array(best) > 0.5)
-    assert table.loc[0.0, "R@1 IoU=0.3"] == 100
+def test_the_shortest_moment_that_is_always_learned_is_one_step():
+    lengths = [part * GRID.step_sec for part in (0.9, 0.98, 1.02, 3)]
+    assert [lesson.is_always_positive(CONFIG, length) for length in lengths] == [False, False, True, True]
+
+
+def test_the_finest_level_is_on_top(model, batch):
+    axis = tour.model_figure(tour.parts(model, batch)).axes[0]
+    boxes = {text.get_text().split(":")[0]: text.get_position() for text in axis.texts}
+    height = {name: y for name, (_, y) in boxes.items() if name.startswith("stride")}
+    assert height["stride 1"] > height["stride 2"] > height["stride 4"]
 
 
 def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_offset():
@@ -123,14 +121,11 @@ def test_the_loss_is_nothing_where_the_prediction_is_right_and_grows_with_the_of
 
 @pytest.mark.filterwarnings("error")
 def test_every_figure_draws_without_a_warning_and_names_its_axes(model, batch):
-    answers = Decoded(np.array([[[10.0, 14.0, 0.5]]]), np.zeros((1, 1)))
-    recall = lesson.shift_recall(answers, [Record("a_0", "c", "?", 9.0, ((1.0, 2.0),))], [-1.0, 0.0, 1.0])
     for figure in (
         tour.reach_figure(model, batch, GRID),
         tour.window_figure(tour.window_weights(model, batch), 5),
         lesson.assignment_figure(CONFIG, 100.0, 4.0),
         lesson.loss_figure(0.1),
-        lesson.shift_figure(recall, GRID),
         lesson.suppression_figure(np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 0.4]]), 0.75, num_picks=2),
     ):
         assert drawn(figure)

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis.evaluation import KEY, Evaluation
 from groundnlq.analysis.intervals import HIGH, LOW
-from groundnlq.view.style import ABOVE, BLUE, CURVES, GREEN, GREY, ORANGE, VERMILION, error_ends, new_figure, plain
+from groundnlq.view.style import ABOVE, BLUE, CURVES, GREEN, ORANGE, VERMILION, error_ends, new_figure, plain
 
-BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (GREY, "xx"))
+BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."))
 MARKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "D"), (ORANGE, "^"))
 
 
@@ -43,33 +43,19 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def recall_bars(
-    evaluations: Mapping[str, Evaluation],
-    keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3"),
-    published: Mapping[str, Mapping[str, float]] | None = None,
-) -> Figure:
-    """Strict recalls of several runs with 95 % intervals; a dash where a run has too few predictions for one.
-
-    Args:
-        published: recalls of others by run and key; drawn as outlines in a separate group.
-    """
-    ours = {name: (e.strict, e.intervals()) for name, e in evaluations.items()}
-    others: dict[str, tuple] = {name: (table, {}) for name, table in (published or {}).items()}
-    figure = new_figure(1.5 + 1.7 * (len(ours) + len(others)), 3.2)
+    evaluations: Mapping[str, Evaluation], keys: Sequence[str] = ("R@1 IoU=0.3", "R@5 IoU=0.3")
+) -> Figure:  # fmt: skip
+    """Strict recalls of several runs with 95 % intervals; a dash where a run has too few predictions for one."""
+    runs = [(e.strict, e.intervals()) for e in evaluations.values()]
+    figure = new_figure(1.5 + 1.7 * len(runs), 3.2)
     axis = figure.subplots()
-    apart = len(ours) + 0.5
     for (key, (color, hatch)), shift in zip(zip(keys, BARS, strict=False), _dodge(len(keys)), strict=True):
         bar = {"width": 0.72 / len(keys), "hatch": hatch, "capsize": 3}
-        _draw_bars(axis, shift, key, ours.values(), facecolor=color, edgecolor="white", label=key, **bar)
-        _draw_bars(axis, apart + shift, key, others.values(), facecolor="white", edgecolor=color, **bar)
-    places = [*range(len(ours)), *(apart + np.arange(len(others)))]
-    axis.set_xticks(places, [plain(name, 24) for name in [*ours, *others]])
+        _draw_bars(axis, shift, key, runs, facecolor=color, edgecolor="white", label=key, **bar)
+    axis.set_xticks(range(len(runs)), [plain(name, 24) for name in evaluations])
     axis.set_ylabel("strict recall [%]")
     axis.margins(y=0.12)
-    if others:
-        axis.axvline(apart - 0.75, color=GREY, linestyle=":")
-        axis.text(apart - 0.7, 0.98, "published, other data", fontsize=8, color="0.3", va="top",
-                  transform=axis.get_xaxis_transform())  # fmt: skip
-    figure.legend(loc="outside upper left", ncols=len(keys), fontsize=8)
+    figure.legend(loc="outside upper left", ncols=len(keys), fontsize=9)
     return figure
 
 
@@ -88,7 +74,7 @@ def _draw_bars(axis: Axes, first: float, key: str, runs: Iterable[tuple], **styl
         style.pop("label", None)
         text, height = ("–", 0) if np.isnan(value) else (f"{value:.1f}", high)
         axis.annotate(text, (first + place, height), (0, 3), textcoords="offset points", ha="center",
-                      fontsize=8)  # fmt: skip
+                      fontsize=9)  # fmt: skip
 
 
 def recall_by(tables: Mapping[str, pd.DataFrame], key: str = KEY, title: str = "") -> Figure:
@@ -115,5 +101,5 @@ def recall_by(tables: Mapping[str, pd.DataFrame], key: str = KEY, title: str = "
     axis.set_axisbelow(True)
     axis.set(xlabel=f"{key} [%]", ylim=(len(first) - 0.4, -0.6), xlim=(-1, None))
     axis.set_title(plain(title), fontsize=10, loc="left")
-    figure.legend(loc="outside lower center", ncols=len(tables), fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(tables), fontsize=9)
     return figure

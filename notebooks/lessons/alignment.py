@@ -133,7 +133,7 @@ def nearest_events(records: Sequence[Record], similarity: np.ndarray, count: int
 
 def features_figure(video: np.ndarray, grid: StepGrid, film: Path | None, log: Mapping[str, Any] | None) -> Figure:
     """(T, D) features of a clip between its film, if there is one, and its event log, if there is one."""
-    heights = [0.9] * (film is not None) + [2.2] + [1.8] * (log is not None)
+    heights = [0.9] * (film is not None) + [2.2] + [3.0] * (log is not None)
     figure, end_sec = new_figure(12, sum(heights) + 0.6), len(video) * grid.step_sec
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
     if film is not None:
@@ -175,7 +175,7 @@ def confusion_figure(pairs: np.ndarray, names: Sequence[str]) -> Figure:
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
         color = "white" if shares[row, column] > 60 else BLACK
-        axis.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=8, color=color)
+        axis.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=9, color=color)
     labels = [names[number] for number in used]
     axis.set_xticks(range(len(used)), labels, rotation=90)
     axis.set_yticks(range(len(used)), labels)
@@ -193,8 +193,8 @@ def confusion_table(pairs: np.ndarray, names: Sequence[str], count: int = 8) -> 
 
 def _name_pairs(axis: Any, records: Sequence[Record]) -> None:
     names = [plain(record.query, 42) for record in records]
-    axis.set_yticks(range(len(names)), names, fontsize=8)
-    axis.set_xticks(range(len(names)), [str(n + 1) for n in range(len(names))], fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set_xticks(range(len(names)), [str(n + 1) for n in range(len(names))], fontsize=9)
     axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.evaluation import KEY, Evaluation, compare
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, p_text
 from groundnlq.view.style import (
     ABOVE,
     BLACK,
@@ -38,8 +38,18 @@ def compare_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str 
         best = [max(row[f"raw {key}"], row[f"ema {key}"]) for row in rows]
         axis.plot([row["step"] for row in rows], best, dash, color=color, label=name, marker="o")
     axis.set(xlabel="training step", ylabel=f"val {key} [%]", ylim=(0, None))
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=9)
     return figure
+
+
+def best_recall(history: Sequence[Mapping[str, Any]], key: str = KEY) -> float:
+    """The highest validated recall [%] of a run, by the better of raw and averaged weights."""
+    return max(max(row.get(f"{weights} {key}", 0.0) for weights in ("raw", "ema")) for row in history)
+
+
+def first_step_at(history: Sequence[Mapping[str, Any]], recall: float, key: str = KEY) -> int | None:
+    """The first validated step of a run at which its recall [%] is at least this high; None if it never is."""
+    return next((row["step"] for row in history if f"raw {key}" in row and best_recall([row], key) >= recall), None)
 
 
 def memorisation_figure(
@@ -59,7 +69,7 @@ def memorisation_figure(
         left.plot(epochs, losses, dash, color=color, marker=".", label=plain(name))
     left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     left.xaxis.get_major_locator().set_params(integer=True)
-    left.legend(fontsize=8)
+    left.legend(fontsize=9)
     splits = list(dict.fromkeys(split for one in recalls.values() for split in one))
     styles = zip(splits, ((ORANGE, "//"), (BLUE, "")), strict=False)
     for number, (split, (color, hatch)) in enumerate(styles):
@@ -68,11 +78,11 @@ def memorisation_figure(
         errors = error_ends(values, *zip(*(one[split].intervals()[key] for one in recalls.values()), strict=True))
         bars = right.bar(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", yerr=errors,
                          capsize=3, label=f"{split} questions")  # fmt: skip
-        right.bar_label(bars, fmt="%.0f", fontsize=8, label_type="center",
+        right.bar_label(bars, fmt="%.0f", fontsize=9, label_type="center",
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     right.set_xticks(range(len(recalls)), [plain(name, 24) for name in recalls])
     right.set(ylabel=f"{key} [%]", ylim=(0, None))
-    right.legend(fontsize=8, ncols=2, **ABOVE)
+    right.legend(fontsize=9, ncols=2, **ABOVE)
     return figure
 
 
@@ -92,16 +102,23 @@ def paired_figure(
     found = compare(one, other, key, seed)
     bins = np.histogram_bin_edges(np.concatenate([draws, unpaired, [0.0]]), 45)
     right.hist(draws, bins, color=BLUE, label="paired (same clips)")
-    right.hist(unpaired, bins, histtype="step", color=BLACK, linestyle="--", label="unpaired (different clips)")
+    right.hist(
+        unpaired,
+        bins,
+        histtype="step",
+        color=BLACK,
+        linestyle="--",
+        label=f"unpaired ({unpaired.std() / max(draws.std(), 1e-9):.2f} × as wide)",
+    )
     right.axvline(0, color=GREY, linestyle=":")
     right.hlines(-0.03 * len(draws) / 9, found[LOW], found[HIGH], color=VERMILION, linewidth=4,
                  label="95 % interval, paired")  # fmt: skip
     right.set(xlabel=f"{names[1]} − {names[0]} in {key} [points]", ylabel="resampled splits")
     right.set_title(
-        f"{found['difference']:+.1f} points [{found[LOW]:+.1f}, {found[HIGH]:+.1f}], p = {found['p']:.4f}",
-        fontsize=10, loc="left", pad=20,
+        f"{found['difference']:+.1f} points [{found[LOW]:+.1f}, {found[HIGH]:+.1f}], {p_text(found['p'])}",
+        fontsize=10, loc="left", pad=24,
     )  # fmt: skip
-    right.legend(fontsize=7, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), frameon=False,
+    right.legend(fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), frameon=False,
                  columnspacing=1, handlelength=1.5)  # fmt: skip
     return figure
 
@@ -131,16 +148,16 @@ def changes_bars(table: pd.DataFrame, names: Sequence[str] = ("one", "other"), b
     axis.barh(rows, -counts["lost"], color=VERMILION, hatch="//", edgecolor="white",
               label=f"only {names[0]} is correct: {counts['lost'].sum()}")  # fmt: skip
     for row, (won, lost) in enumerate(counts[["won", "lost"]].to_numpy()):
-        axis.text(won, row, f" {won}", va="center", fontsize=8)
-        axis.text(-lost, row, f"{lost} ", va="center", ha="right", fontsize=8)
+        axis.text(won, row, f" {won}", va="center", fontsize=9)
+        axis.text(-lost, row, f"{lost} ", va="center", ha="right", fontsize=9)
     labels = [f"{plain(str(name), 60)}  ({n})" for name, n in counts.sum(axis=1).items()]
-    axis.set_yticks(rows, labels, fontsize=8)
+    axis.set_yticks(rows, labels, fontsize=9)
     axis.invert_yaxis()
     axis.axvline(0, color=BLACK, linewidth=0.8)
     limit = 1.15 * max(1, counts[["won", "lost"]].to_numpy().max())
     axis.set(xlabel="queries", xlim=(-limit, limit))
     axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=9)
     return figure
 
 
@@ -152,7 +169,7 @@ def _clip_bubbles(axis: Axes, one: Evaluation, other: Evaluation, key: str, name
     axis.plot([0, 100], [0, 100], color=GREY, linestyle=":", zorder=0)
     axis.scatter(*places.T, s=28 * counts.to_numpy(), color=BLUE, alpha=0.6, edgecolor=BLACK, linewidth=0.5)
     axis.set(xlabel=f"{names[0]}: {key} of a clip [%]", ylabel=f"{names[1]} [%]", xlim=(-8, 108), ylim=(-8, 108))
-    axis.set_title("larger: more clips", fontsize=8.5)
+    axis.set_title("larger: more clips", fontsize=9.5)
 
 
 def _means(evaluation: Evaluation, key: str, seed: int) -> np.ndarray:

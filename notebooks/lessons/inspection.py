@@ -61,14 +61,14 @@ def step_figure(record: Record, grid: StepGrid) -> Figure:
     axis = figure.subplots()
     for number in range(first, last):
         axis.barh(0, 0.94 * step, left=(number + 0.03) * step, height=0.6, color=SKY, edgecolor="white")
-        axis.text((number + 0.5) * step, 0.06, str(number), ha="center", va="bottom", fontsize=8)
+        axis.text((number + 0.5) * step, 0.06, str(number), ha="center", va="bottom", fontsize=9)
         axis.plot(grid.to_sec(number), -0.12, ".", color=BLACK, markersize=4)
     mark_moments(axis, [(start, min(end, last * step))], alpha=0.45)
     for name, time, side, height in (("starts", start, "left", 0.75), ("ends", end, "right", 0.45)):
         if time <= last * step:
             axis.axvline(time, color=VERMILION, linestyle="--")
             text = f" {name} at {time:.2f} s = step {grid.to_grid(time):.2f} "
-            axis.text(time, height, text, ha=side, fontsize=8.5)
+            axis.text(time, height, text, ha=side, fontsize=9.5)
     axis.set(xlabel="time in the clip [s]", xlim=(first * step, last * step), ylim=(-0.4, 1.05))
     axis.set_yticks([])
     above = axis.secondary_xaxis("top", functions=(grid.to_grid, grid.to_sec))
@@ -117,13 +117,13 @@ def rate_fit(report: FeatureReport) -> Figure:
     fitted = report.fitted_stride_frames
     left.plot([0, longest], [0, longest * report.grid.fps / fitted], color=GREY, label=f"fit: {fitted:.3f}")
     left.set(xlabel="clip length [s]", ylabel="feature steps")
-    left.legend(fontsize=8)
+    left.legend(fontsize=9)
     right.hist(report.stride_frames, bins=30, color=BLUE)
     right.axvline(fitted, color=GREY, label=f"fitted {fitted:.3f}")
     configured = report.grid.snippet_stride_frames
     right.axvline(configured, color=VERMILION, linestyle="--", label=f"configured {configured:.3f}")
     right.set(xlabel="frames per step", ylabel="clips")
-    right.legend(fontsize=8)
+    right.legend(fontsize=9)
     right.xaxis.get_major_locator().set_params(nbins=5)
     return figure
 
@@ -143,7 +143,7 @@ def moments_per_level(records: Sequence[Record], config: RunConfig) -> Figure:
     axis = figure.subplots()
     colors = [BLUE] * num_levels + [VERMILION]
     bars = axis.bar(names, 100 * np.array(counts) / max(1, len(reached)), color=colors)
-    axis.bar_label(bars, fmt="%.1f", fontsize=8)
+    axis.bar_label(bars, fmt="%.1f", fontsize=9)
     axis.set(xlabel="pyramid level", ylabel="moments with\na positive point [%]")
     axis.margins(y=0.15)
     return figure
@@ -161,7 +161,7 @@ def moments_of_clip(records: Sequence[Record], narrations: Sequence[Record] = ()
         times = [np.mean(n.moments_sec[0]) for n in narrations if n.moments_sec]
         axis.plot(times, [len(records)] * len(times), "|", color=BLACK, markersize=9)
         labels.append("narrations")
-    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_yticks(range(len(labels)), labels, fontsize=9)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_xlim(0, max((record.duration_sec for record in records), default=1.0))
     axis.set_xlabel("time in the clip [s]")
@@ -179,14 +179,14 @@ def narrated_event(folder: str | Path, record: Record) -> tuple[float, float] | 
 
 def event_log(log: Mapping[str, Any], records: Sequence[Record] = (), film: Path | None = None) -> Figure:
     """Event log of a clip of the sample world below its film: places, events, and the moments of its queries."""
-    figure = new_figure(12, 4.4 + 1.1 * bool(film))
-    above, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, 4)) if film else (None, figure.subplots())
+    figure = new_figure(12, 5.4 + 1.1 * bool(film))
+    above, axis = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, 5)) if film else (None, figure.subplots())
     if film:
         draw_film(above, film, log["duration_sec"])
     draw_events(axis, log, first_row=1, color=SKY)
     for index, (start, end, place) in enumerate(log["stays"]):
         axis.barh(0, end - start, left=start, color=("0.85", "0.72")[index % 2])
-        axis.text((start + end) / 2, 0, plain(place), ha="center", va="center", fontsize=8, clip_on=True)
+        axis.text((start + end) / 2, 0, plain(place), ha="center", va="center", fontsize=9, clip_on=True)
     rows = ["place", *SLOTS, *["queries"][: len(records)]]
     for start, end in (moment for record in records for moment in record.moments_sec):
         axis.barh(len(rows) - 1, end - start, left=start, color=VERMILION, alpha=0.6)
@@ -216,10 +216,10 @@ def draw_events(axis: Axes, log: Mapping[str, Any], query: str = "", first_row: 
                 axis.barh(row, end - start, left=start, height=0.8, edgecolor="white", **style)
                 is_narrow = end - start < 0.009 * len(event[slot]) * log["duration_sec"]
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-                axis.text((start + end) / 2, row, plain(event[slot]), fontsize=6.5, ha="center", va="center",
+                axis.text((start + end) / 2, row, plain(event[slot]), fontsize=9, ha="center", va="center",
                           rotation=90 if is_narrow else 0, clip_on=True,
                           bbox=box if named else None)  # fmt: skip
-    axis.set_yticks(range(first_row, first_row + len(SLOTS)), SLOTS, fontsize=8)
+    axis.set_yticks(range(first_row, first_row + len(SLOTS)), SLOTS, fontsize=9)
 
 
 def is_named(word: str, query: str) -> bool:

@@ -22,7 +22,7 @@ from groundnlq.model.decode import to_segments
 from groundnlq.model.grounder import Grounder
 from groundnlq.model.losses import Criterion, distance_iou_loss, sigmoid_focal_loss
 from groundnlq.model.points import Points, assign_targets
-from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, GREEN, SKY, VERMILION, YELLOW, new_figure, plain
+from groundnlq.view.style import ABOVE, BLACK, BLUE, GREEN, SKY, VERMILION, YELLOW, new_figure, plain
 from groundnlq.view.timeline import at_finest_steps
 from notebooks.lessons.parts import draw_spans, heat_map, mark_moments, name_levels
 
@@ -41,10 +41,10 @@ def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndar
         for start, end in record.moments_sec:
             label = None if row else "annotated"
             axis.barh(row, end - start, left=start, height=0.85, color=BLACK, label=label)
-    axis.set_yticks(range(len(narrations)), [plain(r.query, 44) for r in narrations], fontsize=8)
+    axis.set_yticks(range(len(narrations)), [plain(r.query, 44) for r in narrations], fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlabel("time in the clip [s]")
-    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    axis.set(xlabel="time in the clip [s]", xlim=(0, None))
+    figure.legend(loc="outside upper right", ncols=2, fontsize=9)
     return figure
 
 
@@ -78,7 +78,7 @@ def jitter_figure(
             mark_moments(axis, [true_sec])
         above.plot([], [], color=YELLOW, alpha=0.4, linewidth=8, label="true action")
     above.set(ylabel="random moments", ylim=(9.8, -0.8), yticks=[])
-    above.legend(fontsize=8, ncols=3, **ABOVE)
+    above.legend(fontsize=9, ncols=3, **ABOVE)
     above.set_title(plain(record.query, 60), fontsize=10, loc="left", pad=20)
     time, level = grid.to_sec(points.time_grid).numpy(), points.level.numpy()
     below.plot(time, level, ".", color="0.8", markersize=2)
@@ -179,7 +179,7 @@ def losses_figure(tables: Mapping[str, pd.DataFrame], record: Record, moment_gri
         costs.set_title(title, fontsize=9)
         scores.set_title(plain(name), fontsize=10)
         _segments(segments, positive, start, end, grid)
-    rows[0, 0].legend(fontsize=7, loc="upper right")
+    rows[0, 0].legend(fontsize=9, loc="upper right")
     rows[-1, 0].set_ylabel("segments of\npositive points", fontsize=9)
     middle, margin = (start + end) / 2, max(15.0, 3 * (end - start))
     rows[-1, 0].set_xlim(max(0, middle - margin), min(record.duration_sec, middle + margin))
@@ -187,33 +187,23 @@ def losses_figure(tables: Mapping[str, pd.DataFrame], record: Record, moment_gri
 
 
 def schedule_figure(config: TrainConfig, steps_per_epoch: int, history: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """Left, the learning rate over the run; right, the composition of the averaged weights (EMA).
+    """The learning rate over the run.
 
     Args:
         history: of the run; its learning rates at the ends of epochs are dots.
     """
-    figure = new_figure(10, 2.8)
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(7, 2.4)
+    axis = figure.subplots()
     total, warmup = config.epochs * steps_per_epoch, config.warmup_steps(steps_per_epoch)
     steps = np.arange(total)
     rates = [learning_rate_at(int(step), config.learning_rate, warmup, total) for step in steps]
-    left.plot(steps, rates, color=BLUE, label="warm-up and cosine")
+    axis.plot(steps, rates, color=BLUE, label="warm-up and cosine")
     if history:
-        left.plot([row["step"] - 1 for row in history], [row["learning_rate"] for row in history], "o",
+        axis.plot([row["step"] - 1 for row in history], [row["learning_rate"] for row in history], "o",
                   color=VERMILION, markersize=4, label="this run, ends of epochs")  # fmt: skip
-    left.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
-    left.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    left.legend(fontsize=8)
-    right.plot(steps, 100 * config.ema_decay**steps, color=BLACK, linestyle=":", label="initial weights")
-    for (color, dash), last in zip(CURVES, (1, 5), strict=False):
-        span = last * steps_per_epoch
-        share = 100 * (1 - config.ema_decay ** np.minimum(steps, span))
-        label = f"last {last} epochs" if last > 1 else "last epoch"
-        right.plot(steps, share, dash, color=color, label=label)
-    half = np.log(0.5) / np.log(config.ema_decay)
-    right.set(xlabel="training step", ylabel="share in the average [%]", ylim=(0, 104))
-    right.set_title(f"decay {config.ema_decay:g}: half of the weight is on the last {half:.0f} steps", fontsize=9)
-    right.legend(fontsize=8)
+    axis.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axis.legend(fontsize=9)
     return figure
 
 
@@ -223,7 +213,7 @@ def _segments(axis: Axes, positive: pd.DataFrame, start: float, end: float, grid
     for row, (_, point) in enumerate(positive.nlargest(6, "score").iterrows()):
         first, last = grid.to_sec(point["start"]), grid.to_sec(point["end"])
         axis.barh(row, last - first, left=first, height=0.7, color=GREEN, edgecolor=BLACK, linewidth=0.6)
-        axis.text(0.99, row, f"tIoU {point['tiou']:.2f}, loss {point['diou']:.2f}", fontsize=7.5, va="center",
+        axis.text(0.99, row, f"tIoU {point['tiou']:.2f}, loss {point['diou']:.2f}", fontsize=9.5, va="center",
                   ha="right", transform=axis.get_yaxis_transform())  # fmt: skip
     axis.set(xlabel="time in the clip [s]", ylim=(5.6, -0.6), yticks=[])
     axis.set_title(f"regression loss: {positive['diou'].sum():.2f} of {len(positive)} positive points", fontsize=9)

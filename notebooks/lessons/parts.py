@@ -32,5 +32,5 @@ def draw_spans(axis: Axes, rows: Sequence[float], spans_sec: np.ndarray, label: 
 
 def name_levels(axis: Axes, count: int) -> None:
     """Name the rows of the pyramid levels, the finest on top."""
-    axis.set_yticks(range(count), [f"stride {2**level}" for level in range(count)], fontsize=8)
+    axis.set_yticks(range(count), [f"stride {2**level}" for level in range(count)], fontsize=9)
     axis.set_ylim(count - 0.5, -0.5)

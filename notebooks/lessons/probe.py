@@ -130,13 +130,13 @@ def similarity_figure(
         words: one for each token; shares: (T, L) of `Probe.shares`.
         log: the clip's event log; events named in the query are orange and hatched.
     """
-    heights = [2.6] * bool(log) + [0.5 + 0.2 * len(words), 1.1]
+    heights = [3.0] * bool(log) + [0.5 + 0.2 * len(words), 1.1]
     figure = new_figure(11, 0.7 + sum(heights))
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     if log:
         draw_events(axes[0], log, record.query)
     image = heat_map(axes[-2], shares.T, len(shares) * grid.step_sec, max(float(shares.max()), 1e-9), "Greys")
-    axes[-2].set_yticks(range(len(words)), [plain(word, 14) for word in words], fontsize=8)
+    axes[-2].set_yticks(range(len(words)), [plain(word, 14) for word in words], fontsize=9)
     figure.colorbar(image, ax=axes[-2], label="contribution", pad=0.01, aspect=12)
     similarity, time = shares.sum(axis=1), grid.to_sec(np.arange(len(shares)))
     axes[-1].plot(time, similarity, color=BLUE, linewidth=1.2)
@@ -148,7 +148,7 @@ def similarity_figure(
     for start, end in record.moments_sec:
         axes[-2].axvspan(start, end, fill=False, edgecolor=VERMILION, linestyle="--", linewidth=1.2)
     axes[-1].set(ylabel="cosine\nsimilarity", xlabel="time in the clip [s]", xlim=(0, record.duration_sec))
-    axes[-1].legend(fontsize=8, loc="upper right")
+    axes[-1].legend(fontsize=9, loc="upper right")
     axes[0].set_title(f"{plain(record.query)}   (yellow or dashed: the moment)", fontsize=11, loc="left")
     return figure
 
@@ -163,7 +163,7 @@ def separation_figure(table: pd.DataFrame) -> Figure:
     axis.axvline(median, color=VERMILION, linestyle="--", label=f"median {median:.2f}")
     axis.set(xlabel="AUC: steps inside the moment against steps outside", ylabel="queries")
     axis.set_title(f"most similar step inside the moment: {hits:.0f} % of {len(table)} queries", fontsize=10)
-    axis.legend(fontsize=8, loc="upper left")
+    axis.legend(fontsize=9, loc="upper left")
     return figure
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from groundnlq.analysis.baselines import TOP_K
 from groundnlq.analysis.evaluation import KEY, Evaluation
-from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, design_effect
+from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap, design_effect, holm, share_summary, sign_flip_p
 from groundnlq.data.recall import THRESHOLDS, best_tiou, recall_key
 from groundnlq.data.records import Record
 from groundnlq.data.submission import Ranked
@@ -20,19 +20,6 @@ from groundnlq.view.style import ABOVE, BLACK, BLUE, CURVES, GREEN, GREY, ORANGE
 from groundnlq.view.timeline import overlap_color
 from notebooks.lessons.parts import mark_moments
 from notebooks.lessons.word_oracles import WordOracles
-
-# Published on Ego4D's val split (arXiv 2306.15255); not measured by this project.
-PUBLISHED = {
-    "scratch": {"R@1 IoU=0.3": 16.74, "R@1 IoU=0.5": 11.47, "R@5 IoU=0.3": 39.02, "R@5 IoU=0.5": 27.39},
-    "pretrain + finetune": {"R@1 IoU=0.3": 26.98, "R@1 IoU=0.5": 18.83, "R@5 IoU=0.3": 53.56, "R@5 IoU=0.5": 40.00},
-}
-
-
-def published_and_measured(evaluations: Mapping[str, Evaluation], ours: str) -> pd.DataFrame:
-    """Table of strict recalls: published on Ego4D's val split, and measured on the data called `ours`."""
-    rows = {("published, Ego4D val", name): table for name, table in PUBLISHED.items()}
-    rows |= {(f"measured, {ours}", name): e.strict for name, e in evaluations.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
 def tiou_figure(moment: Sequence[float], predictions: Sequence[Sequence[float]]) -> Figure:
@@ -79,7 +66,7 @@ def recall_example_figure(record: Record, segments: np.ndarray, top_k: int = TOP
     for rank, ((start, end, _), overlap) in enumerate(zip(segments, overlaps, strict=True), 1):
         left.barh(rank, end - start, left=start, height=0.7, color=overlap_color(overlap), edgecolor=BLACK)
         left.text(1.01, rank, f"tIoU {overlap:.2f}", transform=left.get_yaxis_transform(), va="center",
-                  fontsize=8.5)  # fmt: skip
+                  fontsize=9.5)  # fmt: skip
     left.set_yticks(range(len(segments) + 1), ["ground truth", *(f"rank {n}" for n in range(1, len(segments) + 1))])
     left.set(xlabel="time in the clip [s]", ylim=(len(segments) + 0.6, -0.6), xlim=(0, record.duration_sec))
     left.set_title(plain(record.query), fontsize=10, loc="left")
@@ -112,11 +99,11 @@ def threshold_figure(ranked: Mapping[str, Ranked], records: Sequence[Record], ks
             label = plain(name, 24)
             if k == 1:
                 label += f", mIoU {(curves[name] + curves[name].shift()).mean() / 2:.1f}"  # its area
-            axis.plot(curves.index, curves[name], dash, color=color, label=label)
+            axis.plot(curves.index, curves[name], dash, color=color, label=label, linewidth=2)
         for threshold in THRESHOLDS:
             axis.axvline(threshold, color=GREY, linestyle=":", zorder=0)
         axis.set(xlabel="tIoU threshold m", ylabel=f"R@{k} IoU=m [%]", xlim=(0, 1))
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=9)
     axes[0].set_ylim(bottom=0)
     return figure
 
@@ -132,7 +119,7 @@ def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> 
     left.stairs(_shuffled_counts(hits, key, bins, seed), bins, color=BLACK, linestyle="--",
                 label="hits shuffled over queries")  # fmt: skip
     left.set(xlabel=f"{key} of a clip [%]", ylabel="clips")
-    left.legend(fontsize=8, ncols=2, **ABOVE)
+    left.legend(fontsize=9, ncols=2, **ABOVE)
     clips, query_ids, values = hits["clip_uid"], hits["query_id"], 100 * hits[key]
     bootstraps = {"clips": ClipBootstrap(clips, seed), "single queries": ClipBootstrap(query_ids, seed)}
     draws = {name: bootstrap.means(values) for name, bootstrap in bootstraps.items()}
@@ -143,8 +130,8 @@ def resampling_figure(evaluation: Evaluation, key: str = KEY, seed: int = 0) -> 
         right.hist(draws[name], edges, label=f"{name}: [{low:.1f}, {high:.1f}]", **style)
     right.set(xlabel=f"{key} [%] of resampled splits", ylabel="resampled splits")
     effect = design_effect(clips, query_ids, values, seed)
-    right.set_title(design_effect_text(effect), fontsize=9)
-    right.legend(fontsize=8, title="95 % interval, resampling", title_fontsize=8, loc="upper right")
+    right.set_title(design_effect_text(effect).replace(": ", ":\n"), fontsize=9)
+    right.legend(fontsize=9, title="95 % interval, resampling", title_fontsize=9, loc="upper right")
     right.set_ylim(top=1.5 * right.get_ylim()[1])  # space for the legend
     return figure
 
@@ -187,10 +174,57 @@ def oracle_bars(table: pd.DataFrame) -> Figure:
     for bar, one in zip(bars, is_oracle, strict=True):
         bar.set_hatch("//" if one else "")
     for row, (value, high) in enumerate(zip(table[key], table[HIGH], strict=True)):
-        axis.text(high + 1, row, f"{value:.1f}", va="center", fontsize=8)
+        axis.text(high + 1, row, f"{value:.1f}", va="center", fontsize=9)
     axis.set_yticks(range(len(table)), [plain(str(name), 40) for name in table.index], fontsize=9)
     axis.set(xlabel=f"{key} [%]", xlim=(0, 108))
     return figure
+
+
+RELATIONS = {"before, after": "before|after", "first, last": "first|last", "how many": "how many"}
+
+
+def query_groups(
+    hits: pd.DataFrame, kinds: Mapping[str, str] | None = None, at_least: int = 10
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Groups of the queries of `Evaluation.hits` by name, as (Q,) bool: relations in the text, kinds of objects,
+    lengths of the moments, and templates. Queries can be in several; groups of few queries are left out.
+
+    Args:
+        kinds: of the objects, by query id.
+    """
+    text = hits["query"]
+    groups = {f"words: {n}": text.str.contains(rf"\b(?:{p})\b", case=False) for n, p in RELATIONS.items()}
+    groups["words: none of these"] = ~pd.DataFrame(groups).any(axis=1)
+    columns = {"object": hits["query_id"].map(kinds or {}), "moment": length_groups(hits["moment_sec"])}
+    for title, values in (columns | {"template": hits["template"]}).items():
+        order = values.value_counts(sort=title != "moment").index
+        groups |= {f"{title}: {value}": values == value for value in order}
+    return {name: group.to_numpy(bool) for name, group in groups.items() if group.sum() >= at_least}
+
+
+def recall_of_groups(evaluation: Evaluation, groups: Mapping[str, np.ndarray], key: str = KEY) -> pd.DataFrame:
+    """Recall [%] of each group with its interval and its number of queries, as `Evaluation.by` gives it."""
+    parts = {name: evaluation.hits[is_in] for name, is_in in groups.items()}
+    rows = {n: share_summary(key, part["clip_uid"], part[key]) | {"queries": len(part)} for n, part in parts.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def group_differences(
+    one: Evaluation, other: Evaluation, groups: Mapping[str, np.ndarray], key: str = KEY
+) -> pd.DataFrame:  # fmt: skip
+    """`one` minus `other` in each group, in points, with its interval, p, and p for all groups together (Holm)."""
+    points, clips, rows = other.difference(one, key), other.hits["clip_uid"].to_numpy(), {}
+    for name, is_in in groups.items():
+        rows[name] = ClipBootstrap(clips[is_in]).summary("difference", points[is_in])
+        rows[name] |= {"p": sign_flip_p(clips[is_in], points[is_in]), "queries": is_in.sum()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.assign(**{"p (Holm)": holm(table["p"].to_numpy())})
+
+
+def hits_left(one: Evaluation, other: Evaluation, key: str = KEY) -> str:
+    """How many hits of `one` are hits of `other`, too, as a sentence."""
+    points, hits = one.difference(other, key), one.hits[key].to_numpy() > 0
+    return f"{(hits & (points == 0)).sum()} of {hits.sum()} hits are left."
 
 
 def length_groups(moment_sec: pd.Series, edges: Sequence[float] = (1, 2, 4, 8, 16)) -> pd.Series:
@@ -200,39 +234,12 @@ def length_groups(moment_sec: pd.Series, edges: Sequence[float] = (1, 2, 4, 8, 1
     return pd.cut(moment_sec, bounds, labels=[*names, f"over {edges[-1]:g} s"], right=False)
 
 
-def coverage_curve(ranked: Ranked, evaluation: Evaluation, key: str = KEY) -> pd.DataFrame:
-    """Recall [%] of the queries with the highest scores: a row for each number of queries.
-
-    (Selective prediction, Geifman and El-Yaniv 2017.)
-    """
-    hits = evaluation.hits.set_index("query_id")[key]
-    scores = pd.Series({q: ranked[q][0, 2] for q in hits.index if len(ranked.get(q, ()))})
-    order = scores.sort_values(ascending=False, kind="stable").index
-    count = np.arange(1, len(order) + 1)
-    right = 100 * hits[order].cumsum().to_numpy() / count
-    return pd.DataFrame({"answered": 100 * count / len(hits), "right": right, "score": scores[order].to_numpy()})
-
-
-def coverage_figure(curves: Mapping[str, pd.DataFrame], key: str = KEY) -> Figure:
-    """`coverage_curve` of several runs; dotted, a score without information."""
-    figure = new_figure(7.5, 3.2)
-    axis = figure.subplots()
-    for (color, dash), (name, curve) in zip(CURVES, curves.items(), strict=False):
-        shown = curve[curve["answered"] >= 5]  # a mean of very few queries is noise
-        axis.plot(shown["answered"], shown["right"], dash, color=color, label=plain(name, 24))
-        axis.axhline(curve["right"].iloc[-1], color=color, linestyle=":", linewidth=0.8)
-    axis.set(xlabel="answered queries, highest scores first [%]", ylabel=f"{key} of these [%]",
-             xlim=(0, 100), ylim=(0, 104))  # fmt: skip
-    axis.legend(fontsize=8)
-    return figure
-
-
 def _hit_cells(axis: Axes, overlaps: np.ndarray) -> None:
     for column, threshold in enumerate(THRESHOLDS):
         for row in range(1, len(overlaps) + 1):
             is_hit = bool((overlaps[:row] > threshold).any())
             axis.barh(row, 0.94, left=column - 0.47, height=0.84, color=GREEN if is_hit else "0.92")
-            axis.text(column, row, "hit" if is_hit else "miss", ha="center", va="center", fontsize=8.5,
+            axis.text(column, row, "hit" if is_hit else "miss", ha="center", va="center", fontsize=9.5,
                       color="white" if is_hit else BLACK, fontweight="bold" if is_hit else None)  # fmt: skip
     axis.set_xticks(range(len(THRESHOLDS)), [f"IoU={threshold:g}" for threshold in THRESHOLDS])
     axis.set_yticks(range(1, len(overlaps) + 1), [f"R@{k}" for k in range(1, len(overlaps) + 1)])

@@ -83,9 +83,9 @@ def template_bars(records: Sequence[Record], reference: Mapping[str, float] | No
     if reference is not None:
         axis.plot(expected, range(len(counts)), "D", markersize=6, markerfacecolor="white",
                   markeredgecolor=BLACK, label="with the share in Ego4D")  # fmt: skip
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=9, loc="lower right")
     axis.invert_yaxis()
-    axis.tick_params(axis="y", labelsize=8)
+    axis.tick_params(axis="y", labelsize=9)
     axis.set_xlabel("queries")
     axis.margins(x=0.1)
     return figure
@@ -124,6 +124,6 @@ def _log_histogram(axis: Axes, values: np.ndarray, unit: str) -> None:
         axis.hist(values, bins=np.geomspace(max(values.min(), 0.01), values.max() + 1e-6, 30), color=BLUE)
         axis.axvline(np.median(values), color=BLACK, label=f"median {np.median(values):.1f} {unit}")
         axis.axvline(values.mean(), color=VERMILION, linestyle="--", label=f"mean {values.mean():.1f} {unit}")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=9)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.3g}")

@@ -1,20 +1,15 @@
-"""Figures of targets and decoding: positive points, losses, soft-NMS, shifted predictions."""
+"""Figures of targets and decoding: positive points, losses, soft-NMS."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from groundnlq.analysis.candidates import Decoded, positive_points
+from groundnlq.analysis.candidates import positive_points
 from groundnlq.config import RunConfig
-from groundnlq.data.grid import StepGrid
-from groundnlq.data.recall import THRESHOLDS, recall_key, tiou
-from groundnlq.data.records import Record
+from groundnlq.data.recall import tiou
 from groundnlq.model.losses import distance_iou_loss, sigmoid_focal_loss
 from groundnlq.view.style import BLACK, BLUE, CURVES, GREEN, GREY, SKY, VERMILION, new_figure
 from notebooks.lessons.parts import mark_moments, name_levels
@@ -37,11 +32,20 @@ def assignment_figure(config: RunConfig, clip_sec: float, length_sec: float, cen
     axis.plot(time[~is_positive], level[~is_positive], ".", color="0.75", markersize=2)
     axis.plot(time[is_positive], level[is_positive], "o", color=GREEN, markersize=7, markeredgecolor=BLACK)
     name_levels(axis, num_levels)
-    axis.set(xlabel="time in the clip [s]", xlim=(0, clip_sec))
+    margin = max(3.0, 1.5 * length_sec)  # so that a short moment and its points can be seen
+    axis.set(xlabel="time in the clip [s]", xlim=(max(0, center - margin), min(clip_sec, center + margin)))
     counts = [f"{(is_positive & (level == n)).sum()} with stride {2**n}" for n in sorted(set(level[is_positive]))]
     title = ", ".join(counts) or "none, so this moment is never learned"
     axis.set_title(f"positive points of a moment of {length_sec:g} s: {title}", fontsize=10, loc="left")
     return figure
+
+
+def is_always_positive(config: RunConfig, length_sec: float) -> bool:
+    """Whether a moment of this length has a positive point wherever it lies; tried at 200 places within a step."""
+    places = torch.linspace(0, config.data.grid.step_sec, 200)[:, None, None] + 2 * length_sec
+    moments = places + length_sec * torch.tensor([[-0.5, 0.5]])
+    num_steps = int(4 * length_sec / config.data.grid.step_sec) + 2
+    return all(bool(positive_points(moment, num_steps, config)[1].any()) for moment in moments)
 
 
 def loss_figure(label_smoothing: float) -> Figure:
@@ -66,7 +70,7 @@ def loss_figure(label_smoothing: float) -> Figure:
     right.plot(probability, -probability.log(), ":", color=GREY, label="cross-entropy, positive point")
     right.set(xlabel="score of the point", ylabel="classification loss", ylim=(0, 2))
     for axis in (left, right):
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=9)
     return figure
 
 
@@ -78,29 +82,6 @@ def _regression_loss(shift: np.ndarray, ratio: float) -> Tensor:
     return distance_iou_loss(predicted, torch.full_like(predicted, 0.5))
 
 
-def shift_recall(decoded: Decoded, records: Sequence[Record], shifts_sec: Sequence[float]) -> pd.DataFrame:
-    """R@1 [%] at each threshold of the challenge after a shift of all predictions, for each shift."""
-    rows = {}
-    for shift in shifts_sec:
-        moved = decoded.ranked[:, :1] + np.array([shift, shift, 0.0])
-        best = Decoded.of_records(moved, records).overlaps[:, 0]
-        rows[shift] = {recall_key(1, t): 100 * (best > t).mean() for t in THRESHOLDS}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def shift_figure(recall: pd.DataFrame, grid: StepGrid) -> Figure:
-    """Recall over the shift; dotted, half a step to both sides."""
-    figure = new_figure(7, 3)
-    axis = figure.subplots()
-    for (color, dash), name in zip(CURVES, recall, strict=False):
-        axis.plot(recall.index, recall[name], dash, color=color, label=name)
-    for side in (-0.5, 0.5):
-        axis.axvline(side * grid.step_sec, color=GREY, linestyle=":", label="half a step" if side > 0 else None)
-    axis.set(xlabel="shift of all predictions [s]", ylabel="recall [%]", ylim=(0, None))
-    axis.legend(fontsize=8)
-    return figure
-
-
 def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4) -> Figure:
     """Soft-NMS (Bodla et al. 2017), pick by pick: each pick lowers the scores of all that overlap it.
 
@@ -110,7 +91,7 @@ def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4)
     segments, scores = candidates[:, :2], candidates[:, 2].astype(float)
     figure = new_figure(9.5, 1.35 * num_picks)
     axes = figure.subplots(num_picks, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    remaining = scores.copy()
+    remaining, picks = scores.copy(), []
     for number, axis in enumerate(axes, 1):
         best = int(remaining.argmax())
         centers = segments.mean(axis=1)
@@ -118,9 +99,10 @@ def suppression_figure(candidates: np.ndarray, sigma: float, num_picks: int = 4)
         axis.vlines(centers, 0, remaining, color=SKY, linewidth=1)
         axis.hlines(remaining[best], *segments[best], color=VERMILION, linewidth=4)
         start, end = segments[best]
+        picks += [start, end]
         axis.set_title(f"pick {number}: {start:.1f} – {end:.1f} s, score {remaining[best]:.3f}", fontsize=9, loc="left")
         remaining = remaining * np.exp(-(tiou(segments[best], segments) ** 2) / sigma)
         remaining[best] = 0.0
-    axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None))
+    axes[-1].set(xlabel="time in the clip [s]", ylim=(0, None), xlim=(min(picks) - 5, max(picks) + 5))
     figure.supylabel("score (grey: original, blue: now)", fontsize=9)
     return figure

@@ -17,7 +17,7 @@ from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.model.attention import attend_window
 from groundnlq.model.grounder import Grounder
-from groundnlq.view.style import BLACK, BLUE, GREY, ORANGE, SKY, new_figure
+from groundnlq.view.style import ABOVE, BLACK, BLUE, GREY, ORANGE, new_figure
 
 KERNEL_REACH = 1  # steps that a convolution of width 3 reads to each side
 
@@ -57,7 +57,7 @@ def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
 
 
 def model_figure(found: Mapping[str, Part]) -> Figure:
-    """Figure of the network: video from left to right, query from below."""
+    """Figure of the network: video from left to right, query from below; the finest level on top."""
     levels = [part for name, part in found.items() if name.startswith("level")]
     figure = new_figure(11, 1.6 + 0.42 * len(levels))
     axis = figure.subplots()
@@ -66,12 +66,12 @@ def model_figure(found: Mapping[str, Part]) -> Figure:
     middle = len(levels) / 2
     _box(axis, (0.1, middle - 0.5, 1.6, 1.2), found["video"], "0.9")
     _box(axis, (2.0, middle - 0.5, 1.7, 1.2), found["embedding"], "#DCEBF7")
-    _box(axis, (4.0, middle - 0.5, 2.0, 1.2), found["stem"], "#BFDDF2")
+    _box(axis, (4.0, middle - 0.6, 2.0, 1.4), found["stem"], "#BFDDF2")
     _box(axis, (0.1, -1.5, 1.6, 1.2), found["text"], "0.9")
     _box(axis, (2.0, -1.5, 1.7, 1.2), found["query encoder"], "#FBE5BF")
     longest = levels[0].shape[1]
-    for row, level in enumerate(levels):
-        width = 2.2 * (1 + np.log2(level.shape[1])) / (1 + np.log2(longest))
+    for row, level in enumerate(reversed(levels)):  # the finest on top, as in all figures
+        width = max(1.6, 2.2 * (1 + np.log2(level.shape[1])) / (1 + np.log2(longest)))
         _box(axis, (6.4, row + 0.05, width, 0.8), level, "#BFDDF2")
     _box(axis, (9.2, middle + 0.15, 1.7, 1.1), found["scores"], "#CBE9DF")
     _box(axis, (9.2, middle - 1.15, 1.7, 1.1), found["offsets"], "#CBE9DF")
@@ -79,11 +79,11 @@ def model_figure(found: Mapping[str, Part]) -> Figure:
     for left, right, height in ((1.7, 2, middle), (3.7, 4, middle), (6, 6.4, middle), (8.6, 9.2, middle),
                                 (1.7, 2, -0.9)):  # fmt: skip
         axis.annotate("", (right, height), (left, height), arrowprops=arrow)
-    axis.annotate("", (4.6, middle - 0.52), (3.72, -0.9), arrowprops=arrow)
-    axis.text(4.5, -0.4, "cross-attention:\nevery step reads the words", fontsize=8, va="center")
-    axis.text(6.4, len(levels) + 0.05, "feature pyramid: each level has half the steps", fontsize=8)
-    axis.text(8.9, middle + 0.15, "neck", fontsize=8, ha="center")
-    axis.text(9.2, middle - 1.6, "heads, the same on all levels", fontsize=8)
+    axis.annotate("", (4.6, middle - 0.62), (3.72, -0.9), arrowprops=arrow)
+    axis.text(4.5, -0.4, "cross-attention:\nevery step reads the words", fontsize=9, va="center")
+    axis.text(6.4, len(levels) + 0.05, "feature pyramid: each level has half the steps", fontsize=9)
+    axis.text(8.9, middle + 0.15, "neck", fontsize=9, ha="center")
+    axis.text(9.2, middle - 1.6, "heads, the same on all levels", fontsize=9)
     return figure
 
 
@@ -92,11 +92,11 @@ def _box(axis: Axes, place: tuple[float, float, float, float], part: Part, color
     axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", facecolor=color, edgecolor="0.3"))
     shape = " × ".join(map(str, part.shape[1:]))
     if part.name.startswith("level"):
-        axis.text(x + 0.1, y + height / 2, f"{part.name.split(', ')[1]}: {shape}", fontsize=8, va="center")
+        axis.text(x + 0.1, y + height / 2, f"{part.name.split(', ')[1]}: {shape}", fontsize=9, va="center")
         return
     count = f"{part.num_parameters:,} weights" if part.num_parameters else ""
     lines = "\n".join(filter(None, (part.name.replace(": ", ":\n"), shape, count)))
-    axis.text(x + width / 2, y + height / 2, lines, fontsize=8, ha="center", va="center", linespacing=1.25)
+    axis.text(x + width / 2, y + height / 2, lines, fontsize=9, ha="center", va="center", linespacing=1.25)
 
 
 def _count(module: nn.Module) -> int:
@@ -141,16 +141,16 @@ def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
     left, right = figure.subplots(1, 2)
     clip_sec = float(batch.video_mask[0].sum()) * grid.step_sec
     places = np.arange(len(reach))
-    for shift, color, hatch, name in ((-0.27, SKY, "", "window"), (0, BLUE, "//", "whole network")):
+    for shift, marker, name in ((-0.2, "o", "window"), (0, "D", "whole network")):
         label = "one attention window" if name == "window" else "receptive field"
-        left.barh(places + shift, 2 * reach[name], 0.26, color=color, hatch=hatch, edgecolor="white", label=label)
+        left.plot(2 * reach[name], places + shift, marker, color=BLUE, label=label)
     low, high = 2 * ranges[:, 0].clip(min=grid.step_sec / 2), 2 * ranges[:, 1].clip(max=clip_sec / 2)
-    left.barh(places + 0.27, high - low, 0.26, left=low, color=ORANGE, label="moments of the level")
+    left.barh(places + 0.22, high - low, 0.2, left=low, color=ORANGE, label="moments of the level")
     left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter("{x:g}")
     left.set(xlabel="length [s]", ylim=(len(reach) - 0.5, -0.5))
     left.set_yticks(places, reach.index)
-    left.legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    left.legend(fontsize=9.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     for level in places:
         strength = influence(model, batch, int(level))
         time = (np.arange(len(strength)) + 0.5) * grid.step_sec
@@ -161,7 +161,7 @@ def reach_figure(model: Grounder, batch: Batch, grid: StepGrid) -> Figure:
                      middle + reach["whole network"].iloc[level], color=GREY, linewidth=3)  # fmt: skip
     right.set(xlabel="time in the clip [s]", xlim=(0, clip_sec), ylim=(len(reach) - 0.4, -0.6))
     right.set_yticks(places, reach.index)
-    right.set_title("influence on the middle point (square root); grey: its receptive field", fontsize=8.5)
+    right.set_title("influence on the middle point (square root)\ngrey: its receptive field", fontsize=9.5)
     return figure
 
 
@@ -195,5 +195,5 @@ def window_figure(weights: np.ndarray, window: int, num_steps: int = 48) -> Figu
     right.bar(distances, means, color=BLUE)
     right.axhline(1 / window, color=GREY, linestyle=":", label=f"1 / {window}: uniform")
     right.set(xlabel="distance [steps]", ylabel="mean weight")
-    right.legend(fontsize=8)
+    right.legend(fontsize=9, **ABOVE)
     return figure
