@@ -74,9 +74,9 @@ def write_index(run_dir: Path, note: str = "") -> str:
         parts += [f"## [{words['title']}]({page})", words.get("Question", "")]
         parts += [" ".join(f'<a href="{f}"><img src="{f}" style="height: 9em" alt="figure"></a>' for f in figures)]
     cells = [nbformat.v4.new_markdown_cell("\n\n".join(parts))]
-    page = _write_html(run_dir, "index", nbformat.v4.new_notebook(cells=cells))
+    index = _write_html(run_dir, "index", nbformat.v4.new_notebook(cells=cells))
     shown = f"strict recalls, in percent:\n{table.to_string(**how)}\n\n" * bool(metrics)
-    return f"{shown}{says}\n\nall on one page: {page.as_uri()}"
+    return f"{shown}{says}\n\nall on one page: {index.as_uri()}"
 
 
 def _inside(folder: Path, pattern: str) -> list[str]:

@@ -27,7 +27,8 @@ class Sheet:
     """
 
     def __init__(self, width_inch: float = WIDTH_INCH, colors: Mapping[str, Any] | None = None):
-        self.colors, self.wide = dict(colors or {"figure.facecolor": "white"}), width_inch - LEFT_INCH - RIGHT_INCH
+        self.colors: dict[Any, Any] = dict(colors or {"figure.facecolor": "white"})
+        self.wide = width_inch - LEFT_INCH - RIGHT_INCH
         self.figure = Figure(facecolor=self.colors["figure.facecolor"])
         self._width, self._axes = width_inch, dict[str, Axes]()
 

@@ -60,7 +60,7 @@ def in_words(figure: Figure) -> str:
     texts.sort(key=lambda text: -text.get_fontsize())
     words = dict.fromkeys(" ".join(text.get_text().split()) for text in texts if text.get_visible())
     said = "; ".join(word for word in words if re.search(r"[^\W\d_]{3}", word)).replace(r"\$", "$")
-    return textwrap.shorten(figure.get_label() or f"Figure: {said}", 500, placeholder=" …")
+    return textwrap.shorten(str(figure.get_label() or f"Figure: {said}"), 500, placeholder=" …")
 
 
 def error_ends(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> np.ndarray:

@@ -174,7 +174,7 @@ def _draw_cells(
 
     Colours are computed here for T values per row; matplotlib would compute them for every pixel.
     """
-    extent = (0, record.duration_sec, len(values) - 0.5, -0.5)
+    extent: tuple[float, float, float, float] = (0, record.duration_sec, len(values) - 0.5, -0.5)
     show: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
     axis.imshow(colormaps[cmap]((values - ends[0]) / (ends[1] - ends[0]), bytes=True), extent=extent, **show)
     ramp = colormaps[cmap](np.linspace(1, 0, 64)[:, None], bytes=True)
