@@ -98,7 +98,8 @@ def run_notebooks(
     """
     from groundnlq.notebook_results import write_index, write_page
 
-    run_dir, values = Path(run_dir).resolve(), _check(names, run_dir, parameters or {}, quick)
+    run_dir = Path(run_dir).resolve()  # notebooks change to the project folder
+    values = _check(names, run_dir, parameters or {}, quick)
     outputs = {path: run_dir / "notebooks" / path.name for path in values}
     if progress:
         times = [f"{path.stem:20} {about(_read(path)).get('Time', '')}" for path in values]

@@ -32,7 +32,7 @@ from groundnlq.video.encoders import load_encoder
 from groundnlq.video.extract import features_of
 from groundnlq.video.frame_cache import FrameCache
 from groundnlq.video.frames import Video
-from groundnlq.video.narrated import NarratedFrames, frame_times, wanted_frames
+from groundnlq.video.narrated import NarratedFrames, _frame_times, wanted_frames
 from groundnlq.video.towers import SmallEncoder, Towers
 from groundnlq.view.plots import loss_curve
 from tests.tiny_encoders import egovlp_file
@@ -173,17 +173,17 @@ def test_egomcq_is_right_with_an_oracle_a_fifth_of_the_time_by_chance_and_never_
 
 def test_without_a_window_a_frame_is_drawn_in_each_quarter_of_the_moment():
     align = AlignConfig()
-    middles = frame_times(NARRATION, align, None)
+    middles = _frame_times(NARRATION, align, None)
     assert middles.tolist() == [315, 345, 375, 405]  # of 300 ... 420
-    drawn = np.stack([frame_times(NARRATION, align, np.random.default_rng(i)) for i in range(200)])
+    drawn = np.stack([_frame_times(NARRATION, align, np.random.default_rng(i)) for i in range(200)])
     assert ((drawn - 300) // 30 == np.arange(4)).all()
     assert np.ptp(drawn, axis=0).min() > 25
 
 
 def test_with_a_window_frames_lie_around_a_time_of_the_moment_as_extraction_spreads_them():
     align = AlignConfig(window_frames=16)
-    assert frame_times(NARRATION, align, None).tolist() == [354, 358, 362, 366]
-    drawn = np.stack([frame_times(NARRATION, align, np.random.default_rng(i)) for i in range(200)])
+    assert _frame_times(NARRATION, align, None).tolist() == [354, 358, 362, 366]
+    drawn = np.stack([_frame_times(NARRATION, align, np.random.default_rng(i)) for i in range(200)])
     assert np.allclose(np.diff(drawn, axis=1), 4)
     assert drawn.mean(1).min() >= 300
     assert drawn.mean(1).max() <= 420
@@ -195,7 +195,7 @@ def test_every_time_that_may_be_drawn_has_a_wanted_frame_at_most_an_interval_bef
     record = replace(NARRATION, moments_sec=((start, start + length),))
     align = AlignConfig(window_frames=window, frames_per_moment=0)
     wanted = wanted_frames([record], align)["c"]
-    times = frame_times(record, align, np.random.default_rng(seed)).astype(int)
+    times = _frame_times(record, align, np.random.default_rng(seed)).astype(int)
     last = wanted[(np.searchsorted(wanted, times, side="right") - 1).clip(0)]
     assert ((times - last >= 0) & (times - last <= 4)).all()
 

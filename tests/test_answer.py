@@ -19,7 +19,7 @@ from groundnlq.video import answer as answering
 from groundnlq.video.answer import CACHE_VARIABLE, cache_folder
 from groundnlq.video.encoders import load_encoder
 from groundnlq.video.extract import features_of
-from groundnlq.view.answer_page import answer_page, place_pieces
+from groundnlq.view.answer_page import _place_pieces, answer_page
 from notebooks.lessons.shapes import draw_videos
 from tests.tiny_encoders import egovlp_file
 from tests.tiny_run import tiny_config
@@ -202,8 +202,8 @@ def test_without_a_checkpoint_the_command_says_where_the_published_one_is(place,
 
 def test_a_short_video_is_shown_whole_and_of_a_long_one_the_parts_around_the_answers():
     moments = [Moment(500.0, 510.0, 0.9), Moment(100.0, 103.0, 0.5), Moment(509.0, 520.0, 0.4), Moment(1.0, 2.0, 0.3)]
-    assert place_pieces(moments, 60.0) == [(0.0, 60.0, 0.0)]
-    assert place_pieces(moments, 3600.0) == [(0.0, 7.0, 0.0), (95.0, 108.0, 7.0), (495.0, 525.0, 20.0)]
+    assert _place_pieces(moments, 60.0) == [(0.0, 60.0, 0.0)]
+    assert _place_pieces(moments, 3600.0) == [(0.0, 7.0, 0.0), (95.0, 108.0, 7.0), (495.0, 525.0, 20.0)]
 
 
 def test_the_page_of_a_long_video_has_less_than_the_video(place, monkeypatch):

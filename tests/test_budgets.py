@@ -35,7 +35,7 @@ def room_of(path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("rooms", "limit"),
-    [(("model",), 1100), (CORE, 7300), (("video",), 1850), (("analysis",), 1500), (("view",), 1550), ((), 13400)],
+    [(("model",), 1100), (CORE, 7365), (("video",), 1810), (("analysis",), 1780), (("view",), 1930), ((), 14085)],
     ids=["model", "core", "video", "analysis", "view", "package"],
 )
 def test_rooms_have_no_more_lines_than_their_budget(rooms, limit):

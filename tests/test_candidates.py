@@ -103,13 +103,13 @@ class Encoder:
     width, as_clip_query = 8, False
 
     def __init__(self, tokens, query_id):
-        self.name, self.encode = tokens.encoder, lambda texts: [tokens.read(query_id)]
+        self.name, self.encode = tokens.encoder, lambda texts: [tokens.read(query_id) for _ in texts]
 
 
 def test_a_free_form_query_is_answered_as_the_same_query_and_its_attention_sums_to_one(run):
     record = run.records[5]
     encoder = Encoder(run.dataset.tokens, record.query_id)
-    asked = ask_about_clip(run, "Where is it?", record, encoder)
+    asked = ask_about_clip(run, ["Where is it?"], record, encoder)
     assert [r.query for r in asked.records] == ["Where is it?"]
     assert asked.decode().of(0) == pytest.approx(run.decode().of(5), abs=1e-5)
     assert [len(s) for s in asked.level_scores(0)] == [len(s) for s in run.level_scores(5)]

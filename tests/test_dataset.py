@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundnlq.data.dataset import QueryDataset, clip_batches, jitter, pad_length, shuffled_batches
+from groundnlq.data.dataset import QueryDataset, _pad_length, clip_batches, jitter, shuffled_batches
 from groundnlq.data.grid import StepGrid
 from groundnlq.errors import FeatureError
 
@@ -67,7 +67,7 @@ def test_clips_too_long_for_training_are_all_named():
 
 def test_padding_always_leaves_a_row():
     for n in range(1, 200):
-        padded = pad_length(n, 8)
+        padded = _pad_length(n, 8)
         assert n < padded <= n + 8
         assert padded % 8 == 0
 

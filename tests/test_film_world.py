@@ -165,7 +165,7 @@ def test_no_thing_is_darker_than_its_lines_allow():
 @pytest.mark.parametrize("size", [96, 128, 160])
 def test_an_mp4_has_the_frames_at_their_times(tmp_path, size):
     config, log = world(frame_size=size, shake=0.3), clip(event_of("wash"), duration=3.0)
-    film.write_film(tmp_path / "c.mp4", config, log)
+    film._write_film(tmp_path / "c.mp4", config, log)
     video, drawn = Video.open(tmp_path / "c.mp4"), frames(config, log)
     assert video.duration_sec == pytest.approx(23 / 7.5)
     read = {number: picture[size] for number, picture in video.frames(range(0, 92, 4), [size], [])}
@@ -176,7 +176,7 @@ def test_an_mp4_has_the_frames_at_their_times(tmp_path, size):
 
 
 def test_an_mp4_can_be_entered_every_two_seconds_and_browsers_play_it(tmp_path):
-    film.write_film(tmp_path / "c.mp4", world(), clip(duration=8.0))
+    film._write_film(tmp_path / "c.mp4", world(), clip(duration=8.0))
     with opened(tmp_path / "c.mp4") as (container, stream):
         keys = [float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.is_keyframe]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -198,7 +198,7 @@ def test_a_film_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(film, "film_frames", broken)
     with pytest.raises(RuntimeError, match="stopped"):
-        film.write_film(tmp_path / "c.mp4", world(), clip())
+        film._write_film(tmp_path / "c.mp4", world(), clip())
     assert not list(tmp_path.iterdir())
 
 
@@ -215,8 +215,8 @@ def test_helper_processes_share_the_clips(tmp_path, monkeypatch):
 def test_clips_are_filmed_by_real_processes_and_what_a_killed_one_left_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(make, "_HOURS_PER_PROCESS", 1e-3)
     monkeypatch.setattr(make.os, "cpu_count", lambda: 2)
-    own, write_film = [], film.write_film
-    monkeypatch.setattr(film, "write_film", lambda path, *rest: own.append(path.stem) or write_film(path, *rest))
+    own, _write_film = [], film._write_film
+    monkeypatch.setattr(film, "_write_film", lambda path, *rest: own.append(path.stem) or _write_film(path, *rest))
     logs = [ClipLog(f"c{i}", "v", "val", 0.0, 2.0, ((0.0, 2.0, "office"),), {"office": ()}, ()) for i in range(4)]
     lines = [json.dumps(make.asdict(log)) + "\n" for log in logs]
     (tmp_path / "events.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -12,7 +12,7 @@ RECORDS = [
     Record(f"q_{i}", f"c{i % 3}", f"Where is Thing {i}?", 9.0, template="Where" if i % 2 else "")
     for i in range(2 * PAGE + 7)
 ]
-EVERY = np.ones(len(RECORDS), bool)
+EVERY, AS_GIVEN = np.ones(len(RECORDS), bool), np.arange(len(RECORDS))
 
 
 @pytest.fixture
@@ -21,21 +21,26 @@ def queries():
 
 
 def test_filters_are_met_all_at_once(queries):
-    assert queries.narrow("thing 1", "Where", "c1", EVERY)
+    assert queries.narrow("12", "Where", "c1", EVERY, AS_GIVEN)
     fitting = [RECORDS[place] for place in queries.fitting]
     assert {(r.template, r.clip_uid) for r in fitting} == {("Where", "c1")}
-    assert all("Thing 1" in r.query for r in fitting)
-    assert queries.narrow("", NONE, ALL, EVERY)
+    assert all("12" in r.query for r in fitting)
+    assert queries.narrow("", NONE, ALL, EVERY, AS_GIVEN)
     assert (queries.fitting % 2 == 0).all()
-    assert queries.narrow("", ALL, ALL, np.arange(len(RECORDS)) == 5)
+    assert queries.narrow("", ALL, ALL, AS_GIVEN == 5, AS_GIVEN)
     assert (queries.fitting.tolist(), queries.chosen) == ([5], 5)
+
+
+def test_words_are_found_in_any_order_and_the_lowest_is_listed_first(queries):
+    assert queries.narrow("12 WHERE thing", ALL, ALL, EVERY, -AS_GIVEN)
+    assert queries.fitting.tolist() == [i for i in AS_GIVEN[::-1] if "12" in f"{i} q_{i} c{i % 3}"]
 
 
 def test_the_chosen_one_stays_if_it_fits_and_all_stays_if_nothing_does(queries):
     queries.choose("q_8")
-    assert queries.narrow("", NONE, ALL, EVERY)
+    assert queries.narrow("", NONE, ALL, EVERY, AS_GIVEN)
     assert queries.record.query_id == "q_8"
-    assert not queries.narrow("no such words", ALL, ALL, EVERY)
+    assert not queries.narrow("no such words", ALL, ALL, EVERY, AS_GIVEN)
     assert queries.record.query_id == "q_8"
     assert len(queries.fitting) == len(RECORDS[::2])
 
@@ -55,7 +60,7 @@ def test_the_pages_together_are_all_that_fit_and_steps_lead_around_the_ends(quer
 
 @pytest.mark.parametrize("query_id", ["q_1", "q_9999", ""])
 def test_what_does_not_fit_cannot_be_chosen(queries, query_id):
-    queries.narrow("", NONE, ALL, EVERY)
+    queries.narrow("", NONE, ALL, EVERY, AS_GIVEN)
     with pytest.raises(DataError, match="is not among those that fit the filters -- clear them"):
         queries.choose(query_id)
     assert queries.chosen == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundnlq.analysis.evaluation import evaluate
-from groundnlq.data.dataset import clip_batches, pad_length, shuffled_batches
+from groundnlq.data.dataset import _pad_length, clip_batches, shuffled_batches
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import best_tiou, recalls
 from groundnlq.data.records import Record
@@ -223,5 +223,5 @@ def test_batches_by_clip_hold_every_query_once_and_one_clip_each(uids, size):
 @quick
 @given(st.integers(1, 10_000), st.sampled_from([1, 2, 8, 64]))
 def test_padding_is_the_least_multiple_that_leaves_a_row(num_steps, stride):
-    padded = pad_length(num_steps, stride)
+    padded = _pad_length(num_steps, stride)
     assert padded == min(n for n in range(num_steps + 1, num_steps + 1 + stride) if n % stride == 0)

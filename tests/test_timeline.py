@@ -184,7 +184,7 @@ def test_every_figure_has_a_text_in_words_and_two_pixels_for_each_of_the_page():
         metadata["alt"].removeprefix("Figure: ").split("; ")
     )
     figure.set_label("own words")
-    assert style.in_words(figure) == "own words"
+    assert style._in_words(figure) == "own words"
 
 
 def test_attention_has_a_row_a_word_and_a_cell_a_step():

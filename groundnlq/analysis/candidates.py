@@ -1,7 +1,5 @@
 """Predictions of a split for analysis: as a file has them, or of a network, to be decoded again at will."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ class Decoded:
     overlaps: np.ndarray
 
     @classmethod
-    def of_records(cls, ranked: np.ndarray, records: Sequence[Record]) -> Decoded:
+    def of_records(cls, ranked: np.ndarray, records: Sequence[Record]) -> "Decoded":
         """Ranked segments (Q, K, 3) with their overlaps with the records' moments."""
         return cls(ranked, _overlaps(ranked, _moments_table(records)))
 

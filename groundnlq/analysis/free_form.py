@@ -1,7 +1,5 @@
 """A free-form query: a question that was typed, about the clip of a record."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from string import ascii_lowercase

@@ -47,7 +47,7 @@ class Batch(TensorBatch):
     """V clips and Q queries about them; query q looks at clip `clip_index[q]`.
 
     Rows behind the valid ones are zero. Every clip and every query has at least one such padded row: the published
-    weights read it (see `pad_length`), and without it a result would depend on its neighbours.
+    weights read it (see `_pad_length`), and without it a result would depend on its neighbours.
     """
 
     video: Tensor  # (V, T, video_dim) float32, or as stored where it is meant for a GPU
@@ -67,7 +67,7 @@ class Batch(TensorBatch):
         durations_sec: Sequence[float], row_multiple: int = ROW_MULTIPLE,
     ) -> Self:  # fmt: skip
         """Pad V clips (T_v, video_dim) and Q queries (L_q, text_dim)."""
-        num_rows = pad_length(max(len(clip) for clip in clips), row_multiple)
+        num_rows = _pad_length(max(len(clip) for clip in clips), row_multiple)
         video = clips[0].new_zeros(len(clips), num_rows, clips[0].shape[1])
         for row, clip in zip(video, clips, strict=True):
             row[: len(clip)] = clip
@@ -84,13 +84,13 @@ class Batch(TensorBatch):
         return replace(moved, video=moved.video.to(dtype), text=moved.text.to(dtype))
 
 
-def pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
+def _pad_length(num_steps: int, row_multiple: int = ROW_MULTIPLE) -> int:
     """Rows that a clip is padded to: a multiple of `row_multiple`, at least one row spare.
 
     The published program pads to 2560. LayerNorm is not masked there, so the row behind the last valid one is part of
     the result: here it is kept, on the higher levels by the halving blocks and by the neck.
 
-    >>> pad_length(900), pad_length(912)
+    >>> _pad_length(900), _pad_length(912)
     (912, 928)
     """
     return row_multiple * -(-(num_steps + 1) // row_multiple)
@@ -125,7 +125,7 @@ class QueryDataset:
                 f"{len(long)} clips are longer than max_seq_len = {max_seq_len} steps: {sample_of(long)} "
                 "-- raise model.max_seq_len or leave them out of training"
             )
-        self.lengths = [pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
+        self.lengths = [_pad_length(num_steps[record.clip_uid], row_multiple) for record in self.records]
 
     def _require_inputs(self, widths: tuple[int, int]) -> None:
         clips, queries = list(dict.fromkeys(r.clip_uid for r in self.records)), [r.query_id for r in self.records]

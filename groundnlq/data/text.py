@@ -54,8 +54,8 @@ class TextEncoder:
         With `trainable` the model is always one of `transformers`, which takes longer to import.
         """
         if name == "sample" and not trainable:
-            small = MiniLM(folder := _sample_folder())
-            return cls(_SAMPLE, small, WordPieces(folder), small.config.max_position_embeddings)
+            small = _MiniLM(folder := _sample_folder())
+            return cls(_SAMPLE, small, _WordPieces(folder), small.config.max_position_embeddings)
         source = CLIP_NAME if name == "clip" else str(_sample_folder()) if name == "sample" else name
         with from_hub(f"text encoder {name!r}", download) as options:
             from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
@@ -174,7 +174,7 @@ def weights_identity(source: str) -> str:
 # ---- The sample's encoder without `transformers`, whose import takes longer than an answer.
 
 
-class MiniLM:
+class _MiniLM:
     """Hidden states of a BERT in evaluation mode (Devlin et al. 2019), from a folder as `transformers` keeps it."""
 
     def __init__(self, folder: Path):
@@ -207,7 +207,7 @@ class MiniLM:
         return self._norm(self._linear(hidden, f"{name}.dense") + x, name)
 
 
-class WordPieces:
+class _WordPieces:
     """Its tokenizer, called as those of `transformers` are."""
 
     def __init__(self, folder: Path):

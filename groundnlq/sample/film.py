@@ -49,7 +49,7 @@ def film_frames(config: WorldConfig, log: ClipLog) -> Iterator[np.ndarray]:
         yield camera.lit(frame, time)
 
 
-def write_film(path: str | Path, config: WorldConfig, log: ClipLog) -> None:
+def _write_film(path: str | Path, config: WorldConfig, log: ClipLog) -> None:
     """Write a clip as an mp4 (H.264), wholly or not at all."""
     av = pyav()
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
@@ -67,7 +67,7 @@ def write_films(folder: Path, config: WorldConfig, logs: Iterable[ClipLog]) -> I
     """Write ``<clip_uid>.mp4`` of all clips that the folder does not have; yields after each clip."""
     for log in logs:
         if not (path := folder / f"{log.clip_uid}.mp4").exists():
-            write_film(path, config, log)
+            _write_film(path, config, log)
         yield
 
 

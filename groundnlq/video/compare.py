@@ -17,7 +17,7 @@ MOST_STEPS = 4000  # of all clips together; a few clips suffice
 
 
 @dataclass(frozen=True)
-class PartMatch:
+class _PartMatch:
     """Where the features of one encoder lie among the published channels, and how well they agree there."""
 
     encoder: str
@@ -38,7 +38,7 @@ class PartMatch:
         return f"{place}, correlation {self.correlation:.4f}, scale {self.scale:.3f}: {verdict}"
 
 
-def compare_features(features: str | Path, published: str | Path, max_shift_steps: int = 5) -> list[PartMatch]:
+def compare_features(features: str | Path, published: str | Path, max_shift_steps: int = 5) -> list[_PartMatch]:
     """Where each part of a feature store lies in a published archive: a folder, LMDB, HDF5 file, or the .pt of a clip.
 
     Every own channel is correlated over time with every published one, at every shift. A part lies where its channels,
@@ -73,7 +73,7 @@ def _shared_clips(store: FeatureStore, published: Path) -> Iterator[tuple[Tensor
             yield store.read(uid), torch.from_numpy(checked_array(read(uid), f"{uid} of {published}", None))
 
 
-def _matches(clips: Sequence[tuple[Tensor, Tensor]], widths: Mapping[str, int], shift: int) -> list[PartMatch]:
+def _matches(clips: Sequence[tuple[Tensor, Tensor]], widths: Mapping[str, int], shift: int) -> list[_PartMatch]:
     """The best place of each part at one shift."""
     products, own_squares, squares = (torch.zeros(()) for _ in range(3))
     for own, there in clips:
@@ -90,6 +90,6 @@ def _matches(clips: Sequence[tuple[Tensor, Tensor]], widths: Mapping[str, int], 
         start, channels = int(places.mean(0).argmax()), torch.arange(width)
         scale = products[first + channels, start + channels] / own_squares[first : first + width, 0].clamp_min(1e-30)
         spans = (first, first + width - 1), (start, start + width - 1)
-        matches.append(PartMatch(name, *spans, shift, float(places[:, start].median()), float(scale.median())))
+        matches.append(_PartMatch(name, *spans, shift, float(places[:, start].median()), float(scale.median())))
         first += width
     return matches

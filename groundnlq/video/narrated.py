@@ -79,7 +79,7 @@ class NarratedFrames:
         """(num_frames, size, size, 3) uint8."""
         record, align = self.records[index], self.align
         random = np.random.default_rng([self.seed, epoch, index]) if self.is_training else None
-        pictures = self.cache.read(record.clip_uid, frame_times(record, align, random).astype(np.int64))
+        pictures = self.cache.read(record.clip_uid, _frame_times(record, align, random).astype(np.int64))
         frames = _cropped(pictures, _box(pictures.shape[1:3], align, random), align.size)
         return frames.flip(2) if random is not None and align.flip and random.random() < 0.5 else frames
 
@@ -92,7 +92,7 @@ class NarratedFrames:
         return tags
 
 
-def frame_times(record: Record, align: AlignConfig, random: np.random.Generator | None) -> np.ndarray:
+def _frame_times(record: Record, align: AlignConfig, random: np.random.Generator | None) -> np.ndarray:
     """(num_frames,) times of a narration's frames in 30ths of a second.
 
     With `window_frames` they are spread over a window around a random time of the moment; without, one is drawn in each

@@ -3,8 +3,6 @@
 One HTML file that works offline. The player has the whole video where it is short, else the parts around the answers.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from io import BytesIO
@@ -66,7 +64,7 @@ for (const button of document.querySelectorAll("button")) button.onclick = () =>
 def answer_page(video: str | Path, answers: Sequence[Answer]) -> str:
     """HTML of the answers to one or several questions about a video; texts and names are escaped."""
     video = Path(video)
-    pieces = place_pieces([moment for answer in answers for moment in answer.moments], answers[0].duration_sec)
+    pieces = _place_pieces([moment for answer in answers for moment in answer.moments], answers[0].duration_sec)
     return Environment(autoescape=True).from_string(PAGE).render(
         name=video.name,
         movie=_text(cut_video(video, [piece[:2] for piece in pieces])),
@@ -76,7 +74,7 @@ def answer_page(video: str | Path, answers: Sequence[Answer]) -> str:
     )  # fmt: skip
 
 
-def place_pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[float, float, float]]:
+def _place_pieces(moments: Sequence[Moment], duration_sec: float) -> list[tuple[float, float, float]]:
     """Parts of a video for the player: start and end in the video, and where the part begins in the player, seconds."""
     if duration_sec <= WHOLE_SEC:
         return [(0.0, duration_sec, 0.0)]

@@ -1,7 +1,5 @@
 """A reusable figure of rows over one time axis."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

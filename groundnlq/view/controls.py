@@ -1,7 +1,5 @@
 """Controls of the explorer: widgets in the style of the browser, so that keyboard and dark themes work."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path

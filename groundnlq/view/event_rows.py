@@ -1,7 +1,5 @@
 """What happens in a clip, in rows under the segments: an event log, or narrations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

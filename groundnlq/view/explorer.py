@@ -4,8 +4,6 @@ The figure is a matplotlib figure in the panel, and a copy of it beside the pane
 papermill's output and in an offline page; the widgets only select what is drawn.
 """
 
-from __future__ import annotations
-
 import csv
 import gc
 import time

@@ -1,7 +1,5 @@
 """The list of queries: those that match the filters, the selected one, and its page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The explorer's picture as a widget: as wide as the page has room, sharp, in the colours of its theme."""
 
-from __future__ import annotations
-
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures of losses over a training, of recalls of several runs, and of recalls over groups of queries."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

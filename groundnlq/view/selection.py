@@ -1,7 +1,5 @@
 """What the controls of the explorer select: a query, its predictions, a part of the clip, and frames of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Style of all figures: colours for colour-blind readers, plain text, white background, error bars, PNG with words."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from base64 import b64encode
@@ -51,10 +49,10 @@ def figure_png(figure: Figure, sharpness: float = 2.0) -> tuple[str, dict[str, A
     # a higher level saves a tenth of the bytes, and takes twice as long
     figure.savefig(buffer, format="png", dpi=sharpness * PAGE_DPI, pil_kwargs={"compress_level": 3})
     width, height = (figure.get_size_inches() * PAGE_DPI).round().astype(int).tolist()
-    return b64encode(buffer.getvalue()).decode(), {"width": width, "height": height, "alt": in_words(figure)}
+    return b64encode(buffer.getvalue()).decode(), {"width": width, "height": height, "alt": _in_words(figure)}
 
 
-def in_words(figure: Figure) -> str:
+def _in_words(figure: Figure) -> str:
     """The label of a figure (`set_label`), else all words in it, those in the largest letters first."""
     texts: list[Any] = list(figure.findobj(Text))
     texts.sort(key=lambda text: -text.get_fontsize())

@@ -5,8 +5,6 @@ place of ticks, which are slower. Colours are never the only difference (also po
 that the figure can be read in greyscale. The `urls` of boxes say in words what they are, for a page to show.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

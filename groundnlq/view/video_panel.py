@@ -3,8 +3,6 @@
 The answers are shown as their page (see `answer_page`), in a frame of its own, where its player works.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
