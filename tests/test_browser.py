@@ -154,7 +154,7 @@ class Desk:
         """Names of the controls that the Tab key leads to, from the first one on."""
         self.control(".widget-text", "search").locator("input").focus()
         names = set()
-        for _ in range(22):
+        for _ in range(26):
             self.page.keyboard.press("Tab")
             names.add(self.page.evaluate(
                 "(() => { const here = document.activeElement, box = here.closest('.widget-inline-hbox');"
