@@ -11,9 +11,9 @@ from notebooks.lessons.sentences import check, compared, standing
 RECORDS = [Record(f"q_{i}", f"c{i % 20}", "?", 100.0, ((10.0, 20.0),)) for i in range(80)]
 
 
-def run(is_right):
+def run(is_right, records=RECORDS):
     moments = {True: [[10.0, 20.0, 0.5]], False: [[50.0, 60.0, 0.5]]}
-    return evaluate({r.query_id: np.array(moments[bool(is_right(i))]) for i, r in enumerate(RECORDS)}, RECORDS)
+    return evaluate({r.query_id: np.array(moments[bool(is_right(i))]) for i, r in enumerate(records)}, records)
 
 
 def test_a_comparison_names_the_better_one_only_where_the_interval_does():
@@ -24,6 +24,12 @@ def test_a_comparison_names_the_better_one_only_where_the_interval_does():
     for pair in (("good", "other"), ("bad", "bad")):
         assert compared(runs, *pair).startswith("Which is better")
         assert "cannot tell" in compared(runs, *pair)
+
+
+def test_three_clips_cannot_tell_whatever_their_interval_says():
+    few = [record for record in RECORDS if record.clip_uid in ("c0", "c1", "c2")]
+    runs = {"good": run(lambda i: True, few), "bad": run(lambda i: False, few)}
+    assert "cannot tell: +100.0 points of R@1 IoU=0.3 [+100.0, +100.0], p = 0.2" in compared(runs, "good", "bad")
 
 
 def test_a_standing_names_what_is_outside_of_the_interval():

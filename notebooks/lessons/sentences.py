@@ -19,12 +19,13 @@ def say(*sentences: str) -> None:
 
 
 def compared(evaluations: Mapping[str, Evaluation], one: str, other: str, key: str = KEY) -> str:
-    """Whether `one` is better than `other`, and by how much; that it is unknown where the interval contains 0."""
+    """Whether `one` is better than `other`, and by how much; that it is unknown where the interval contains 0, or where
+    p is 0.05 or more, since the interval of a few clips is too narrow."""
     found = compare(evaluations[other], evaluations[one], key)
     interval = (
         f"{found['difference']:+.1f} points of {key} [{found[LOW]:+.1f}, {found[HIGH]:+.1f}], {p_text(found['p'])}"
     )
-    if found[LOW] <= 0 <= found[HIGH]:
+    if found[LOW] <= 0 <= found[HIGH] or found["p"] >= 0.05:
         return f"Which is better, **{one}** or **{other}**, these queries cannot tell: {interval}."
     return f"**{one}** is {'better' if found['difference'] > 0 else 'worse'} than **{other}**: {interval}."
 
