@@ -102,7 +102,7 @@ def run_notebooks(
     values = _check(names, run_dir, parameters or {}, quick)
     outputs = {path: run_dir / "notebooks" / path.name for path in values}
     if progress:
-        times = [f"{path.stem:20} {about(_read(path)).get('Time', '')}" for path in values]
+        times = [] if quick else [f"{path.stem:20} {about(_read(path)).get('Time', '')}" for path in values]
         print(*times, NOT_SHOWN * quick, sep="\n", flush=True)
     with RunDirectory(run_dir / "notebooks").locked():
         for number, (path, output) in enumerate(outputs.items(), 1):
@@ -143,7 +143,8 @@ def run_sweep(
         if not mark.exists() or json.loads(mark.read_text("utf-8")) != made_of:
             run_notebooks(names, folder, given, quick=quick)
             write_json(mark, made_of)
-    return f"{sweep_table(run_dir, settings)}\nwrote {run_dir / 'sweep.csv'} and sweep.png"
+    table = sweep_table(run_dir, settings).to_string(float_format="{:.1f}".format, line_width=110)
+    return f"{table}\nwrote {run_dir / 'sweep.csv'} and sweep.png"
 
 
 def _check(

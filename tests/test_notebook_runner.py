@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from groundnlq import notebook as nb
@@ -508,13 +509,17 @@ def test_jupyterlab_opens_the_project_with_copies_that_no_later_call_overwrites(
     assert [command[1][2:4] for command in started] == [["jupyterlab", f"--ServerApp.root_dir={project.resolve()}"]] * 2
 
 
-def test_every_combination_of_a_sweep_has_a_folder_and_is_run_once(tmp_path, monkeypatch):
+def test_every_combination_of_a_sweep_has_a_folder_and_is_run_once(tmp_path, monkeypatch, capsys):
     calls, tables = [], []
     monkeypatch.setattr(runs, "run_notebooks", lambda names, folder, given, **_: calls.append((folder.name, given)))
-    monkeypatch.setattr("groundnlq.notebook_results.sweep_table", lambda folder, settings: tables.append(settings))
+    table = pd.DataFrame({f"column {number}": [12.345] for number in range(11)})
+    monkeypatch.setattr(
+        "groundnlq.notebook_results.sweep_table", lambda folder, settings: tables.append(settings) or table
+    )
     arguments = ["notebooks", "3", "4", "--run", str(tmp_path), "-p", "overrides", "train.epochs=3"]
     arguments += ["--sweep", "train.seed=1,2", "pretrained=best.pt,last.pt"]
     assert main(arguments) == 0
+    assert capsys.readouterr().out.count("12.3") == 11  # no column of the table is left out
     assert calls[1] == (
         "train.seed=1,pretrained=last.pt",
         {"overrides": "train.epochs=3 train.seed=1", "pretrained": "last.pt"},

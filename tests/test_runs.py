@@ -93,6 +93,13 @@ def test_intervals_of_trainings_cover_the_truth_and_those_of_clips_alone_do_not(
     assert np.mean(covered["clips"]) < 0.75
 
 
+def test_intervals_end_where_percentages_do():
+    few, none = np.array([[100.0] * 30 + [0.0] * 120, [0.0] * 150]), np.zeros((2, 150))
+    assert replicate_summary("R@1", CLIPS, few)["95 % low"] == 0
+    assert replicate_summary("R@1", CLIPS, 100 - few)["95 % high"] == 100
+    assert replicate_summary("R@1", CLIPS, few, none)["95 % low"] < 0
+
+
 def test_a_run_is_called_by_as_much_of_its_path_as_tells_it_apart():
     assert _names_of([Path("a/x.json"), Path("a/y.json")]) == ["x", "y"]
     assert _names_of([Path("a/val.json"), Path("b/val.json")]) == ["a-val", "b-val"]

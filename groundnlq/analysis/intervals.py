@@ -96,7 +96,7 @@ def paired_summary(clips: ArrayLike, difference: ArrayLike, seed: int = 0) -> di
 
 
 def replicate_summary(name: str, clips: ArrayLike, *settings: np.ndarray) -> dict[str, float]:
-    """The mean of values (R, Q) of R trainings of one setting, called `name`; of two settings, the difference.
+    """The mean of values (R, Q), in percent, of R trainings of one setting, called `name`; of two, the difference.
 
     Its interval covers the sampling of clips and of trainings: the squares of both half widths are added, that of the
     trainings by Student's t. Of a single training, the spread is not known and left out.
@@ -109,7 +109,8 @@ def replicate_summary(name: str, clips: ArrayLike, *settings: np.ndarray) -> dic
             spreads.append(float(values.mean(axis=1).std(ddof=1)))
             squares.append((T[num - 2] if num - 2 < len(T) else Z) ** 2 * spreads[-1] ** 2 / num)
     half, mean = float(np.sqrt(sum(squares))), float(difference.mean())
-    return {name: mean, LOW: mean - half, HIGH: mean + half, "between trainings": max(spreads, default=float("nan"))}
+    low, high = max(mean - half, 100.0 - 100 * len(settings)), min(mean + half, 100.0)  # what percentages can be
+    return {name: mean, LOW: low, HIGH: high, "between trainings": max(spreads, default=float("nan"))}
 
 
 def p_text(p: float, num: int = NUM_SIGNS) -> str:
