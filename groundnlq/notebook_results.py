@@ -49,10 +49,8 @@ def _write_html(folder: Path, name: str, notebook: Any) -> Path:
     )
     exporter.log.setLevel("ERROR")  # it warns of images without a text, which they get here
     body, files = exporter.from_notebook_node(notebook, {"metadata": {"name": name}, "output_files_dir": name})
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    texts = (
-        o.data.get("text/plain", "") for o in outputs if any(kind.startswith("image/") for kind in o.get("data", ()))
-    )
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    texts = (data.get("text/plain", "") for data in outputs if any(kind.startswith("image/") for kind in data))
     body = re.sub('alt="No description[^"]*"', lambda _: f'alt="{escape(next(texts, ""))}"', body)
     FilesWriter(build_directory=str(folder)).write(body, files, notebook_name=name)
     return folder / f"{name}.html"
@@ -105,7 +103,7 @@ def sweep_table(run_dir: Path, settings: Mapping[Path, str]) -> pd.DataFrame:
     for best in (best for folder in settings for best in sorted(folder.glob("*/best.pt"))):
         key = best.parent.name, settings[best.parents[1]] or "as configured"
         found.setdefault(key, []).append(_evaluate(best))
-    table = pd.DataFrame({key: summary(trainings) for key, trainings in found.items()}).T.sort_values(KEY)[::-1]
+    table = pd.DataFrame({key: _summary(trainings) for key, trainings in found.items()}).T.sort_values(KEY)[::-1]
     write_text(run_dir / "sweep.csv", table.rename_axis(["network", "setting"]).to_csv())
     parts = {name: part.droplevel(0) for name, part in table.groupby(level=0)}
     recall_by(parts, KEY, "95 % intervals over clips and trainings").savefig(run_dir / "sweep.png", dpi=150)
@@ -121,7 +119,7 @@ def _evaluate(best: Path) -> Evaluation:
     return evaluate(path, records)
 
 
-def summary(trainings: Sequence[Evaluation]) -> dict[str, float]:
+def _summary(trainings: Sequence[Evaluation]) -> dict[str, float]:
     """Mean recalls of trainings of one setting; for the interval see `replicate_summary`."""
     first = trainings[0].hits.set_index("query_id")
     values = np.array([100 * e.hits.set_index("query_id")[KEY].reindex(first.index) for e in trainings])

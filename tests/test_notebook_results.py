@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from groundnlq.analysis.evaluation import KEY, Evaluation
 from groundnlq.analysis.intervals import HIGH, LOW
-from groundnlq.notebook_results import summary, write_index, write_page
+from groundnlq.notebook_results import _summary, write_index, write_page
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HEAD = "# 3 · Pretraining\n\n**Question.** What <b>can</b>\na network learn? **Time.** Long."
@@ -111,7 +111,7 @@ def training(hits):
 def test_trainings_that_differ_have_a_wider_interval_than_those_that_agree():
     random = np.random.default_rng(0)
     agree, (low, high) = random.random(80) < 0.4, np.random.default_rng(1).random((2, 80)) < [[0.3], [0.5]]
-    alike, apart = summary([training(agree)] * 2), summary([training(low), training(high)])
+    alike, apart = _summary([training(agree)] * 2), _summary([training(low), training(high)])
     assert apart[HIGH] - apart[LOW] > 1.5 * (alike[HIGH] - alike[LOW]) > 0
     assert alike[KEY] == alike["mean R@1"] == pytest.approx(100 * agree.mean())
     assert (apart["trainings"], apart["queries"]) == (2, 80)
@@ -121,4 +121,4 @@ def test_trainings_that_differ_have_a_wider_interval_than_those_that_agree():
 def test_queries_in_another_order_are_the_same_queries():
     one, other = training([1, 0, 0, 0, 1, 1, 0, 0]), training([1, 0, 0, 0, 1, 1, 0, 0])
     shuffled = Evaluation(other.hits.sample(frac=1, random_state=1), 1)
-    assert summary([one, shuffled]) == summary([one, other])
+    assert _summary([one, shuffled]) == _summary([one, other])

@@ -37,8 +37,7 @@ def all_pairs(tables: Tables) -> pd.DataFrame:
     """R@1 of each run minus that of each later one (see `paired_summary`), corrected for the number of pairs."""
     hits, clips, rows = hits_of(tables), next(iter(tables.values()))["clip_uid"], {}
     for one, other in combinations(hits, 2):
-        change = 100.0 * (hits[one].astype(int) - hits[other])
-        rows[one, other] = paired_summary(clips, change)
+        rows[one, other] = paired_summary(clips, 100.0 * (hits[one].astype(int) - hits[other]))
     frame = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=["run", "minus"]))
     return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy())})
 

@@ -42,8 +42,7 @@ def kinds_of_query(
         "clip length": _cut(durations, _quartiles(durations, 10), "s"),
         "query length": _cut(num_words, _quartiles(num_words, 1), "words", 1),
         "same question in the clip": _one_of(
-            [num_same[r.clip_uid, r.query.lower()] > 1 for r in annotated],
-            "asked twice or more", "asked once",
+            [num_same[r.clip_uid, r.query.lower()] > 1 for r in annotated], "asked twice or more", "asked once"
         ),
         "text as annotated": _one_of(
             [_has_prefix(r.raw_query or r.query) for r in annotated], "with a stray prefix", "without prefix"
@@ -53,7 +52,19 @@ def kinds_of_query(
     for kind, known in (("question word", QUESTIONS), ("relation", RELATIONS)):
         found = [next((word for word in known if f" {word} " in text), "(none)") for text in texts]
         kinds[kind] = pd.Categorical(found, [*known, "(none)"])
-    meanings = [Meaning.of(record, events or {}) for record in annotated]
+    kinds |= _word_kinds(annotated, train, events)
+    origins = {"video": [r.video_uid or "" for r in annotated], "annotator": [r.annotation_uid for r in annotated]}
+    if len({*zip(*origins.values(), strict=True)}) == len({*origins["video"]}) == len({*origins["annotator"]}):
+        del origins["annotator"]  # one a video
+    if scenarios:
+        origins["scenario"] = [scenarios.get(video_uid, "") for video_uid in origins["video"]]
+    kinds |= {kind: _most_frequent(labels) for kind, labels in origins.items() if any(labels)}
+    return pd.DataFrame(kinds, index=[record.query_id for record in annotated])
+
+
+def _word_kinds(annotated: list[Record], train: Sequence[Record], events: Events | None) -> dict[str, pd.Categorical]:
+    """Groups by verb and noun, by how often these are in training, and by how often they happen in the clip."""
+    kinds, meanings = dict[str, pd.Categorical](), [Meaning.of(record, events or {}) for record in annotated]
     counts = Counter(stem(word) for record in train for word in _words_of(record.query))
     for kind, alike in (("verb", "has_verb"), ("noun", "has_noun")):
         label = {stem(getattr(m, kind)): getattr(m, kind).lower() for m in meanings}  # one form of each word
@@ -69,13 +80,7 @@ def kinds_of_query(
         seen = {word for record in train for word in _words_of(record.query)}
         is_new = [not _words_of(record.query) <= seen for record in annotated]
         kinds["words"] = _one_of(is_new, "one unseen in training", "all known")
-    origins = {"video": [r.video_uid or "" for r in annotated], "annotator": [r.annotation_uid for r in annotated]}
-    if len({*zip(*origins.values(), strict=True)}) == len({*origins["video"]}) == len({*origins["annotator"]}):
-        del origins["annotator"]  # one a video
-    if scenarios:
-        origins["scenario"] = [scenarios.get(video_uid, "") for video_uid in origins["video"]]
-    kinds |= {kind: _most_frequent(labels) for kind, labels in origins.items() if any(labels)}
-    return pd.DataFrame(kinds, index=[record.query_id for record in annotated])
+    return kinds
 
 
 def sensitivity(table: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:

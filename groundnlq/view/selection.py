@@ -157,10 +157,8 @@ class Selection(Panel):
                 best, nonsense = run.decode().ranked[0, 0, 2], self._nonsense_of(name, self.record.clip_uid)
                 as_high = int((nonsense >= best).sum())
                 verdict = "<b>no better than nonsense</b>: " if 2 * as_high >= len(nonsense) else ""
-                found = (
-                    f"{as_high} of {len(nonsense)} questions of random letters about this clip score {best:.2f} or more"
-                )
-                doubts += f"{escape(name)}: {verdict}{found}<br>"
+                doubts += f"{escape(name)}: {verdict}{as_high} of {len(nonsense)} questions of random letters about "
+                doubts += f"this clip score {best:.2f} or more<br>"
         return doubts
 
     def _nonsense(self, name: str, clip_uid: str) -> np.ndarray:
@@ -210,7 +208,7 @@ class Selection(Panel):
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What is wrong with a video or a question is told, and does not cost the picture."""
+        """What is wrong with a video or a question is shown, and does not cost the picture."""
         try:
             yield
         except KitError as error:
