@@ -17,7 +17,7 @@ from groundnlq.cli import main
 from groundnlq.data.features import FeatureStore, write_features
 from groundnlq.errors import ConfigError, DataError, FeatureError
 from groundnlq.files import write_json
-from groundnlq.video import extract
+from groundnlq.video import pieces as saved_pieces
 from groundnlq.video.extract import extract_features, features_of
 from groundnlq.video.frames import Video
 from tests.forkserver import Forked
@@ -52,7 +52,7 @@ def annotations(path: Path, clips) -> Path:
 @pytest.fixture
 def pieces(monkeypatch):
     """Everything is saved at once."""
-    monkeypatch.setattr(extract, "_PIECE_SEC", 0.0)
+    monkeypatch.setattr(saved_pieces, "_PIECE_SEC", 0.0)
 
 
 # ---- what is in a step
@@ -160,7 +160,7 @@ def test_a_kill_behind_the_last_piece_loses_nothing(folder, tmp_path, pieces, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract._Pieces, "finish", killed)
+        patch.setattr(saved_pieces.Pieces, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             features_of(folder / "v1.mkv", [Colours()], cache=tmp_path)
     encoder = Colours()
@@ -206,7 +206,7 @@ def work(videos, output):
             time.sleep(0.05)
             return super().encode(frames)
 
-    extract._PIECE_SEC = 0.0
+    saved_pieces._PIECE_SEC = 0.0
     extract_features([videos], [Slow()], output, batch_size=2, dtype="float32", progress=False)
 
 

@@ -17,6 +17,7 @@ NEVER = -1
 LARGEST = 32 * 2**20  # bytes up to which a block may lie on the heap; glibc takes no more
 OWN_CHOICE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables with which a user decides
 LOOK_EVERY_SEC, CALM_LOOKS = 1.0, 10
+MAX_TASKS = 4  # at once: each needs memory of its own
 BUSY_SHARE = 0.4  # of the time; below it a short wait costs more than it gives
 
 
@@ -39,6 +40,18 @@ def memory_kept() -> Iterator[None]:
     finally:
         libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)  # where glibc's own adaptation ends
         libc.malloc_trim(0)
+
+
+@contextmanager
+def sharing_cores(num_tasks: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that share the cores. Small encoders gain more from a clip beside another than from two cores each."""
+    num_threads = torch.get_num_threads()
+    num_workers = max(1, min(MAX_TASKS, num_threads, num_tasks))
+    try:
+        with ThreadPoolExecutor(num_workers, "task", torch.set_num_threads, (num_threads // num_workers,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(num_threads)  # what a worker sets is also what other threads begin with
 
 
 @contextmanager

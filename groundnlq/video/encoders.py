@@ -167,12 +167,16 @@ def _trained(path: Path) -> VideoEncoder:
 def _pixels(frames: Tensor, short: int, size: int, mean: list[float], deviation: list[float]) -> Tensor:
     """(N, H, W, 3) in 0 ... 255 to (N, 3, size, size): short side to `short`, centre crop of it, to `size`, normalised;
     bilinear without antialiasing, as published for EgoVLP."""
-    images = frames.movedim(-1, 1).float() / 255
+    images = frames.movedim(-1, 1) / 255
     shape = [int(short * side / min(images.shape[-2:])) for side in images.shape[-2:]]
     top, left = (round((side - short) / 2) for side in shape)
-    images = interpolate(images, shape, mode="bilinear")[..., top : top + short, left : left + short]
+    images = _scaled(_scaled(images, shape)[..., top : top + short, left : left + short], [size, size])
     shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, deviation))
-    return (interpolate(images, [size, size], mode="bilinear") - shift) / scale
+    return images.sub_(shift).div_(scale)
+
+
+def _scaled(images: Tensor, shape: list[int]) -> Tensor:
+    return images if [*images.shape[-2:]] == shape else interpolate(images, shape, mode="bilinear")
 
 
 def _egovlp(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import shutil
-import time
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,14 +23,14 @@ from groundnlq.data.grid import FPS
 from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
-from groundnlq.engine.processor import short_waits_when_busy
+from groundnlq.engine.processor import sharing_cores, short_waits_when_busy
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
-from groundnlq.files import VIDEO_KINDS, atomic_path, check_id
+from groundnlq.files import VIDEO_KINDS, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
 from groundnlq.video.frames import SHORTFALL_SEC, Video, content_identity
+from groundnlq.video.pieces import Pieces, load_array
 
 BATCH_SIZE = 8
-_PIECE_SEC = 60.0  # of work, which a killed process may lose
 _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much longer video
 _Part = tuple[Path, float, float | None]  # of a video: from a second to another one, or to its end
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
@@ -54,10 +54,10 @@ def features_of(
     """
     part = Path(path), float(start_sec), end_sec
     folder = Path(cache) / (key or _key(part, cast(Sequence, encoders))) if cache else None
-    if folder and (whole := _load(folder.with_suffix(".npy"))) is not None:
+    if folder and (whole := load_array(folder.with_suffix(".npy"))) is not None:
         return torch.from_numpy(whole)
     encoders = encoders() if callable(encoders) else encoders
-    pieces, video, damaged_sec = _Pieces(folder), Video.open(path), list[float]()
+    pieces, video, damaged_sec = Pieces(folder), Video.open(path), list[float]()
     tables = _frame_numbers(video, encoders, part)
     batches = _snippets(video, encoders, [table[pieces.num_steps :] for table in tables], batch_size, damaged_sec)
     with ThreadPoolExecutor(1) as decoder:  # one batch ahead, so that memory does not grow
@@ -99,22 +99,41 @@ def extract_features(
         kept = world.from_main(lambda: _kept(output, dtype, attributes, keys))
         todo = [uid for uid in keys if uid not in kept][world.rank :: world.size]
         bar = tqdm(total=len(todo), bar_format=_BAR, leave=False, disable=None if progress and world.is_main else True)
-        for number, uid in enumerate(todo):
-            bar.set_description(f"{uid} ({number + 1} of {len(todo)})")
-            path, start_sec, end_sec = parts[uid]
-            how: Any = {"cache": folder, "batch_size": batch_size, "progress": partial(_show, bar, number)}
-            try:
-                checked_array(features_of(path, loaded, start_sec, end_sec, **how), uid, None, dtype)
-            except (DataError, FeatureError) as error:
-                faults[uid] = str(error)
-        bar.close()
+        how: Any = {"encoders": loaded, "cache": folder, "batch_size": batch_size}
+        with bar, sharing_cores(len(todo) if world.device.type == "cpu" else 1) as pool:
+            faults |= _make({uid: parts[uid] for uid in todo}, dtype, pool, bar, how)
         faults = dict(ChainMap(*world.gather(faults)))
         return world.from_main(lambda: _write(output, folder, keys, kept, faults, dtype=dtype, attributes=attributes))
 
 
-def _show(bar: tqdm, num_clips: int, num_steps: int, all_steps: int) -> None:
-    bar.n = num_clips + num_steps / all_steps
-    bar.refresh()
+def _make(parts: dict[str, _Part], dtype: str, pool: ThreadPoolExecutor, bar: tqdm, how: Any) -> dict[str, str]:
+    """Features of these parts of videos, kept in the cache of `how`; the faults of those that have none."""
+    done, is_stopped = dict.fromkeys(parts, 0.0), Event()
+
+    def show(uid: str, num_steps: int, all_steps: int) -> None:
+        if is_stopped.is_set():
+            raise InterruptedError
+        done[uid] = num_steps / all_steps
+        bar.n = sum(done.values())
+        bar.refresh()
+
+    def make(uid: str) -> str:
+        bar.set_description(f"{uid} ({list(parts).index(uid) + 1} of {len(parts)})")
+        path, start_sec, end_sec = parts[uid]
+        try:
+            array = features_of(path, start_sec=start_sec, end_sec=end_sec, progress=partial(show, uid), **how)
+            checked_array(array, uid, None, cast(Any, dtype))
+        except (DataError, FeatureError) as error:
+            return str(error)
+        return ""
+
+    try:
+        found = zip(parts, pool.map(make, parts), strict=True)
+        return {uid: fault for uid, fault in found if fault}
+    except BaseException:
+        is_stopped.set()  # those under way end with their present batch; what they have made is kept
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _attributes(encoders: Sequence[VideoEncoder]) -> dict[str, Any]:
@@ -193,7 +212,7 @@ def _write(
     done = kept | {uid: key for uid, key in keys.items() if uid not in faults}
     if new := done.keys() - kept.keys():
         before: Any = FeatureStore(output) if kept else None
-        arrays: Any = (_load(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
+        arrays: Any = (load_array(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
         write_features(output, zip(done, arrays, strict=True), identities=done, **options)
     shutil.rmtree(folder, ignore_errors=True)
     findings = Findings(f"{output} ({len(done)} of {len(done | faults)} clips)", FeatureError)
@@ -251,44 +270,3 @@ def _encode(encoders: Sequence[VideoEncoder], snippets: list[np.ndarray], batch_
     except torch.OutOfMemoryError:
         raise KitError(f"a batch of {batch_size} steps has no room on the GPU -- take a smaller --batch") from None
     return torch.cat(parts, dim=1)[: len(snippets[0])].numpy()
-
-
-class _Pieces:
-    """Features of a clip as they come, in files named by their first step; in the end one file beside the folder."""
-
-    def __init__(self, folder: Path | None):
-        self.folder, self.saved_at, self.arrays = folder, time.monotonic(), list[np.ndarray]()
-        while folder and (piece := _load(folder / f"{self.num_steps}.npy")) is not None:
-            self.arrays.append(piece)
-        self.num_saved = len(self.arrays)
-
-    @property
-    def num_steps(self) -> int:
-        return sum(map(len, self.arrays))
-
-    def add(self, array: np.ndarray) -> None:
-        self.arrays.append(array)
-        if self.folder and time.monotonic() - self.saved_at >= _PIECE_SEC:
-            unsaved = np.concatenate(self.arrays[self.num_saved :])
-            _save(self.folder / f"{self.num_steps - len(unsaved)}.npy", unsaved)
-            self.num_saved, self.saved_at = len(self.arrays), time.monotonic()
-
-    def finish(self) -> np.ndarray:
-        array = np.concatenate(self.arrays)
-        if self.folder:
-            _save(self.folder.with_suffix(".npy"), array)
-            shutil.rmtree(self.folder, ignore_errors=True)
-        return array
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-
-
-def _load(path: Path) -> np.ndarray | None:
-    """None where it is missing or damaged: it is made again."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None

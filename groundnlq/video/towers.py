@@ -56,7 +56,7 @@ def video_tower(config: AlignConfig) -> nn.Module:
 def normalised(frames: Tensor, mean: list[float], deviation: list[float]) -> Tensor:
     """(..., H, W, 3) uint8 frames to (..., 3, H, W) pixels; where they lie in memory stays, which convolutions like."""
     shift, scale = (255 * torch.tensor(values, device=frames.device) for values in (mean, deviation))
-    return ((frames - shift) / scale).movedim(-1, -3)
+    return (frames - shift).div_(scale).movedim(-1, -3)
 
 
 class SmallEncoder(nn.Module):
