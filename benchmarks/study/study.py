@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from groundnlq.engine.reporter import Reporter, TerminalReporter
 from groundnlq.errors import Preempted
 from groundnlq.sample.make import make_sample, prepare_sample
 from groundnlq.sample.world import WorldConfig
-from groundnlq.video.encoders import LITE
+from groundnlq.video.encoders import LITE, load_encoder
 from groundnlq.video.extract import extract_features
 from notebooks.lessons.word_oracles import WordOracles
 
@@ -74,7 +74,7 @@ ARMS: dict[str, Arm] = {
     **_pair("four times the narrations", narrations=4.0),
     **_pair("four times the narrations as often", narrations=4.0, as_often=True),
     **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
-    **_pair("star", "model.num_cross_levels=4", "model.num_self_levels=0"),
+    **_pair("star", "model.num_cross_levels=3", "model.num_self_levels=0"),
     **_pair("legacy half window", "data.half_window=legacy"),
     **_pair("finetune again", "train.seed=1000"),  # the same but for its random numbers: what trainings differ by
     **_pair("scene negatives", encoder="scene negatives"),
@@ -156,8 +156,10 @@ class Study:
                 usual = [f"data.folder={world}", f"train.seed={seed}", f"data.train_records=[{_narrations(1)}]"]
                 config = load_config("sample_align", [*usual, *self.overrides, *changes])
                 train(config, run, reporter=self._reporter())
-            spec = encoder if changes is None else str(run)
-            extract_features([world / "official" / "clips"], [spec], output, batch_size=64, progress=self.progress)
+            made = load_encoder(encoder if changes is None else str(run))
+            stride = load_config("sample_finetune").data.snippet_stride_frames
+            made = replace(made, stride_frames=stride, window_frames=stride)  # the same steps for all
+            extract_features([world / "official" / "clips"], [made], output, batch_size=32, progress=self.progress)
         return output
 
     def evaluation(self, seed: int, name: str, weights: str = "ema") -> Evaluation:
