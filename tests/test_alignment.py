@@ -565,24 +565,24 @@ def test_bfloat16_trains_and_its_loss_is_near_that_of_float32(films, trained, tm
 
 def test_the_trained_encoder_makes_features_of_a_film_that_are_those_of_training(films, trained):
     encoder = load_encoder(str(trained.run_dir))
-    assert (encoder.width, encoder.num_frames, encoder.window_frames, encoder.stride_frames) == (16, 4, 16, 16)
+    assert (encoder.width, encoder.num_frames, encoder.window_frames, encoder.stride_frames) == (16, 4, 16, 24)
     assert encoder.name.startswith("films sha256:")
-    step_sec = 16 / 30
+    step_sec = 24 / 30
     features = features_of(films / "videos" / "c20.mp4", [encoder])
-    assert features.shape == (30, 16)
+    assert features.shape == (20, 16)
     assert features.std() == pytest.approx(1, abs=0.3)
     config, state, _ = trained_state(trained.run_dir)
     towers = Towers(config.align, 16)
     towers.load_state_dict(state)
     every = dataset(films, is_training=False)
-    moments = [((t * step_sec, (t + 1) * step_sec),) for t in (0, 7, 22)]
+    moments = [((t * step_sec, (t + 1) * step_sec),) for t in (0, 7, 15)]
     every.records = [replace(every.records[0], clip_uid="c0", moments_sec=moment) for moment in moments]
     batch = every.batch([0, 1, 2])
     mean, deviation = (255 * torch.tensor(encoder.about[name]) for name in ("mean", "deviation"))
     pixels = ((batch.frames - mean) / deviation).movedim(-1, 2)
     expected = towers.video.features(pixels).detach()
     features = features_of(films / "videos" / "c0.mp4", [encoder])
-    torch.testing.assert_close(features[[0, 7, 22]], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features[[0, 7, 15]], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_name_of_a_trained_encoder_tells_its_weights_and_nothing_else(films, trained, tmp_path):
@@ -710,7 +710,7 @@ def test_train_and_extract_by_command_give_a_store_that_names_the_encoder(films,
     assert main(["features", "extract", *some, "--encoder", run, "--output", str(store)]) == 0
     found = FeatureStore(store)
     assert found.encoder == load_encoder(run).name
-    assert (found.width, found.grid.snippet_stride_frames) == (16, 16.0)
+    assert (found.width, found.grid.snippet_stride_frames) == (16, 24.0)
 
 
 def test_narrations_of_whole_videos_are_prepared_from_a_folder(films, tmp_path, capsys):

@@ -80,7 +80,8 @@ def make_tiny_films(folder: Path, num_clips: int = 10, num_val: int = 3, shuffle
 def films_config(folder: Path, align: dict | None = None, **train) -> RunConfig:
     tree = {
         "name": "films",
-        "data": {"folder": str(folder), "train_records": ["train.jsonl"], "val_records": ["val.jsonl"]},
+        "data": {"folder": str(folder), "train_records": ["train.jsonl"], "val_records": ["val.jsonl"],
+                 "snippet_stride_frames": 24},
         "train": {"epochs": 3, "warmup_epochs": 0.5, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9} | train,
         "align": {"encoder": "small", "width": 16, "size": 32, "short_side": 32, "channels": [8, 16, 16],
                   "window_frames": 16, "frames_per_moment": 0, "crop": [1, 1], "flip": False} | (align or {}),

@@ -157,7 +157,8 @@ def _trained(path: Path) -> VideoEncoder:
         raise FeatureError(f"{path}: not as configured: {' '.join(str(error).split()):.200} -- train again") from None
     digest = hashlib.sha256(b"".join(key.encode() + weights[key].numpy().tobytes() for key in sorted(weights)))
     name, window = f"{config.name.replace(' ', '_')} sha256:{digest.hexdigest()[:12]}", align.window_frames
-    how: Any = {"window_frames": window, "stride_frames": window} if window else {"sampling": _egovlp_frames}
+    stride = config.data.snippet_stride_frames
+    how: Any = {"window_frames": window, "stride_frames": stride} if window else {"sampling": _egovlp_frames}
     how |= {"num_frames": align.num_frames, "short_side": align.short_side}
     transform = partial(_pixels, short=align.short_side, size=align.size, **IMAGENET)
     features = model.features if isinstance(model, SmallEncoder) else model
