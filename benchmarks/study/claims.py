@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.study.study import AMOUNTS, COMPARED, FROM_SCRATCH, Study
+from benchmarks.study.study import AMOUNTS, COMPARED, FROM_SCRATCH, UNTRAINED, Study
 from groundnlq.analysis.baselines import constant_segment, random_segments
 from groundnlq.analysis.evaluation import KEY, Evaluation, compare, evaluate
 from groundnlq.analysis.intervals import HIGH, LOW, ClipBootstrap
@@ -41,7 +41,7 @@ def run_study(
         jobs: networks that are trained side by side.
     """
     if jobs > 1:
-        names = ["finetune", *FROM_SCRATCH]
+        names = ["finetune", *FROM_SCRATCH, UNTRAINED]
         names += [name for equal in curves for name in AMOUNTS[equal].values()]
         names += [COMPARED[setting][0] for setting in compared]
         study.prepare(seeds, list(dict.fromkeys(names)), jobs)
@@ -60,7 +60,7 @@ def run_study(
 
 def claims(study: Study, seed: int) -> pd.DataFrame:
     """One row a claim: what was measured, what was asked for, whether it holds."""
-    parts = (_of_stage_one, _of_learning, _of_linear_map, _of_words, _of_templates)
+    parts = (_of_stage_one, _of_encoders, _of_learning, _of_linear_map, _of_words, _of_templates)
     rows = [row for part in parts for row in part(study, seed)]
     table = pd.DataFrame(rows, columns=["claim", "measured", "asked", "bound"])
     above, below = table["measured"] >= table["bound"], table["measured"] <= table["bound"]
@@ -124,6 +124,15 @@ def _of_stage_one(study: Study, seed: int) -> Iterator[Row]:
     study.features(seed)
     for kind, (_, right) in evaluate_run(study.folder / f"run-{seed}" / "align").items():
         yield f"stage one: EgoMCQ {kind} (chance 20)", 100 * float(right.mean()), *REPORTED
+
+
+def _of_encoders(study: Study, seed: int) -> Iterator[Row]:
+    """The same stage two on features of the trained encoder and of one that has learned nothing."""
+    untrained, tuned = study.evaluation(seed, UNTRAINED), study.evaluation(seed, "finetune")
+    yield f"{UNTRAINED}: recall", untrained.strict[KEY], *REPORTED
+    gain = compare(untrained, tuned, KEY)
+    yield f"pretrain + finetune over the same on a {UNTRAINED} [points]", gain["difference"], "at least", 5
+    yield "... lower end of the interval over clips", gain[LOW], *REPORTED
 
 
 def _of_linear_map(study: Study, seed: int) -> Iterator[Row]:

@@ -34,6 +34,7 @@ from groundnlq.video.encoders import LITE, load_encoder
 from groundnlq.video.extract import extract_features
 from notebooks.lessons.word_oracles import WordOracles
 
+UNTRAINED = "random encoder"
 NEVER = 1000  # epochs between looks at the val split: the last weights are taken, so none is needed
 MOST = 4  # times the usual number of narrated clips, in the world that a study makes
 
@@ -78,7 +79,7 @@ ARMS: dict[str, Arm] = {
     **_pair("legacy half window", "data.half_window=legacy"),
     **_pair("finetune again", "train.seed=1000"),  # the same but for its random numbers: what trainings differ by
     **_pair("scene negatives", encoder="scene negatives"),
-    **_pair("random encoder", encoder="random"),
+    **_pair(UNTRAINED, encoder="random"),
     **_pair("image encoder", "model.video_dim=1280", encoder=LITE),
 }
 # what makes features of the films -> changes of stage one; None: not trained here
@@ -96,7 +97,6 @@ COMPARED = {  # what is held against `finetune`, paired -> arm, weights
     "raw": ("finetune", "raw"),
     "again": ("finetune again", "ema"),
     "scene-negatives": ("scene negatives", "ema"),
-    "random-encoder": ("random encoder", "ema"),
     "image-encoder": ("image encoder", "ema"),
 }
 AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -> arm
