@@ -71,7 +71,7 @@ def _recalls(network: Path, encoder: Path, data: Path) -> dict[str, float]:
     films = [data / "official" / "clips" / f"{uid}.mp4" for uid in dict.fromkeys(r.clip_uid for r in truth)]
     with tempfile.TemporaryDirectory() as folder:
         features = Path(folder) / "features.h5"
-        extract_features(films, [str(encoder)], features, batch_size=64)
+        extract_features(films, [str(encoder)], features)
         ranked = load(network, top_k=5).predict(truth, features, data / "text.h5")
         return {key: round(value, 1) for key, value in evaluate(ranked, truth).strict.items()}
 

@@ -325,15 +325,17 @@ def _features_import(sources: Sequence[Path], output: Path, **options: Any) -> N
 @click.option("--precision", type=click.Choice(("float32", "bfloat16")), default="float32")
 @click.option("--dtype", type=click.Choice(("float16", "float32")), default="float16", help="of the store")
 @click.option("--device", help="cpu or cuda (default: the GPU if there is one)")
-@click.option("--batch", type=int, default=8, callback=_positive, help="steps that are encoded at once")
+@click.option(
+    "--batch", "batch_size", type=int, callback=_positive, help="steps at once (default: as suits the device)"
+)
 @click.option("--download", is_flag=True, help="allow fetching an encoder from the hub")
 def _features_extract(
-    videos: Sequence[Path], encoder: Sequence[str], output: Path, clips: Sequence[Path], batch: int, **options: Any
+    videos: Sequence[Path], encoder: Sequence[str], output: Path, clips: Sequence[Path], **options: Any
 ) -> None:
     """Make features of videos; the same command goes on where it was stopped."""
     from groundnlq.video.extract import extract_features
 
-    counts = extract_features(videos, encoder, output, annotations=clips, batch_size=batch, **options)
+    counts = extract_features(videos, encoder, output, annotations=clips, **options)
     if _is_main_process():
         _print_counts("extracted", counts)
 

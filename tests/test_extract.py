@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -323,9 +324,53 @@ def test_features_that_are_not_finite_are_a_fault_of_that_clip_alone(folder, tmp
             values[3] = float("nan") if len(self.calls) == 1 else values[3]
             return values
 
-    with pytest.raises(FeatureError, match=r"clip v0: nan at step 3"):
+    with pytest.raises(FeatureError, match=r"2 of 3 clips.*clip v\d: nan at step 3") as caught:  # any may be the first
         extract_features([folder], [Breaks()], tmp_path / "f.h5")
-    assert FeatureStore(tmp_path / "f.h5").clip_uids == ["v1", "v2"]
+    left = [f"v{number}" for number in range(3) if f"clip v{number}" not in str(caught.value)]
+    assert FeatureStore(tmp_path / "f.h5").clip_uids == left
+
+
+@pytest.fixture
+def threads():
+    """Torch has three, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def test_clips_under_way_at_once_have_their_share_of_the_threads_and_the_same_features(folder, threads, tmp_path):
+    class Notes(Colours):
+        def encode(self, frames):
+            seen.add((threading.get_ident(), torch.get_num_threads()))
+            together.wait()
+            return super().encode(frames)
+
+    seen, together = set(), threading.Barrier(3, timeout=30)  # every batch waits for one of each other clip
+    encoder = Notes(batch_size=1000)
+    assert extract_features([folder], [encoder], tmp_path / "f.h5", dtype="float32") == {"clips": 3, "new": 3}
+    assert sorted(number for _, number in seen) == [1, 1, 1]
+    for name in ("v0.mp4", "v1.mkv", "v2.mp4"):
+        assert torch.equal(FeatureStore(tmp_path / "f.h5").read(name[:2]), features_of(folder / name, [Colours()]))
+
+
+def test_an_interrupt_ends_all_clips_under_way_and_keeps_those_that_are_done(folder, threads, tmp_path):
+    class Stops(Colours):
+        def encode(self, frames):
+            mine.number = getattr(mine, "number", 0) + 1
+            if mine.number == 10:  # only v0 has so many batches
+                wait_for(lambda: len(list((tmp_path / "f.h5.parts").glob("*.npy"))) == 2, "the two others are done")
+                raise KeyboardInterrupt
+            return super().encode(frames)
+
+    mine = threading.local()
+    with pytest.raises(KeyboardInterrupt):
+        extract_features([folder], [Stops()], tmp_path / "f.h5", batch_size=2)
+    assert not (tmp_path / "f.h5").exists()
+    encoder = Colours()
+    assert extract_features([folder], [encoder], tmp_path / "f.h5", batch_size=2) == {"clips": 3, "new": 3}
+    assert len(encoder.calls) == -(-FeatureStore(tmp_path / "f.h5").num_steps["v0"] // 2)
 
 
 def test_encoders_of_two_strides_are_refused(folder, tmp_path):

@@ -19,6 +19,7 @@ class Colours:
     window_frames: float = 16.0
     stride_frames: float = 16.043
     tag: str = ""
+    batch_size: int = 8
     calls: list = field(default_factory=list)
 
     @property

@@ -159,7 +159,7 @@ class Study:
             made = load_encoder(encoder if changes is None else str(run))
             stride = load_config("sample_finetune").data.snippet_stride_frames
             made = replace(made, stride_frames=stride, window_frames=stride)  # the same steps for all
-            extract_features([world / "official" / "clips"], [made], output, batch_size=32, progress=self.progress)
+            extract_features([world / "official" / "clips"], [made], output, progress=self.progress)
         return output
 
     def evaluation(self, seed: int, name: str, weights: str = "ema") -> Evaluation:

@@ -109,7 +109,7 @@ def prepare_sample(folder: str | Path, encoder: str = ENCODER, progress: bool = 
             from groundnlq.video.extract import extract_features
 
             films, output = [official / "clips"], folder / "features.h5"
-            report["features"] = extract_features(films, [encoder], output, batch_size=32, progress=progress)
+            report["features"] = extract_features(films, [encoder], output, progress=progress)
         return report
 
 

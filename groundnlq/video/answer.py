@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from groundnlq import __version__
 from groundnlq.engine.predictor import Predictor
+from groundnlq.engine.processor import memory_kept
 from groundnlq.engine.run_dir import RunDirectory
 from groundnlq.errors import CheckpointError, sample_of
 from groundnlq.video.encoders import FILES, LITE, READY, VideoEncoder, load_encoder
@@ -66,7 +67,7 @@ class _VideoFeatures:
         self.model, self.given, self.options = model, given, options
 
     def __call__(self, path: Path) -> Tensor:
-        with tqdm(desc=f"features of {path.name}", unit="step", disable=None, leave=False) as bar:
+        with memory_kept(), tqdm(desc=f"features of {path.name}", unit="step", disable=None, leave=False) as bar:
 
             def show(num_steps: int, all_steps: int) -> None:
                 bar.total = all_steps

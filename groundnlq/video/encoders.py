@@ -71,6 +71,12 @@ class VideoEncoder:
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return {key: getattr(self, key) for key in keys} | {"precision": dtype} | self.about
 
+    @property
+    def batch_size(self) -> int:
+        """Steps to encode at once: more keep a GPU busy, and have no room in a processor's caches."""
+        num_pixels = 2**19 if next(self.model.parameters()).device.type == "cpu" else 2**22
+        return max(1, num_pixels // (self.num_frames * self.short_side**2))
+
     def frame_numbers(self, start_sec: float, end_sec: float, num_frames_at_30fps: int) -> np.ndarray:
         """(T, num_frames) int64 numbers, at 30 fps, of the frames of every step of a clip; T is at least 1."""
         if self.sampling:

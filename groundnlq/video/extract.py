@@ -23,14 +23,13 @@ from groundnlq.data.grid import FPS
 from groundnlq.data.importers import MAX_LENGTH_DIFFERENCE
 from groundnlq.data.store import StoreFile
 from groundnlq.engine.distributed import World
-from groundnlq.engine.processor import sharing_cores, short_waits_when_busy
+from groundnlq.engine.processor import memory_kept, sharing_cores, short_waits_when_busy
 from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, KitError, sample_of
 from groundnlq.files import VIDEO_KINDS, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
 from groundnlq.video.frames import SHORTFALL_SEC, Video, content_identity
 from groundnlq.video.pieces import Pieces, load_array
 
-BATCH_SIZE = 8
 _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much longer video
 _Part = tuple[Path, float, float | None]  # of a video: from a second to another one, or to its end
 _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
@@ -38,7 +37,7 @@ _BAR = "{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 
 def features_of(
     path: str | Path, encoders: Sequence[VideoEncoder] | Callable, start_sec: float = 0.0, end_sec: float | None = None,
-    *, cache: str | Path | None = None, key: str = "", batch_size: int = BATCH_SIZE,
+    *, cache: str | Path | None = None, key: str = "", batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """(T, D) float32 features of a video or a part of it, those of several encoders beside each other.
@@ -47,7 +46,7 @@ def features_of(
         cache: folder that keeps them, by content of the video, part, and encoders with their settings; what was saved
             there before a kill is not computed again.
         key: what to keep them by instead; then `encoders` may be what loads them, called only to make features.
-        batch_size: steps that are encoded at once; it changes rounding only.
+        batch_size: steps that are encoded at once, by default as many as suit the device; it changes rounding only.
         progress: called with the number of steps done and of all.
 
     A DataError names a file that cannot be read; a warning says what is missing in one that can.
@@ -57,6 +56,7 @@ def features_of(
     if folder and (whole := load_array(folder.with_suffix(".npy"))) is not None:
         return torch.from_numpy(whole)
     encoders = encoders() if callable(encoders) else encoders
+    batch_size = batch_size or min(encoder.batch_size for encoder in encoders)
     pieces, video, damaged_sec = Pieces(folder), Video.open(path), list[float]()
     tables = _frame_numbers(video, encoders, part)
     batches = _snippets(video, encoders, [table[pieces.num_steps :] for table in tables], batch_size, damaged_sec)
@@ -76,7 +76,7 @@ def features_of(
 def extract_features(
     videos: Sequence[str | Path], encoders: Sequence[str | VideoEncoder], output: str | Path, *,
     annotations: Sequence[str | Path] = (), dtype: Literal["float16", "float32"] = "float16",
-    batch_size: int = BATCH_SIZE, device: str | None = None, progress: bool = True, **options: Any,
+    batch_size: int | None = None, device: str | None = None, progress: bool = True, **options: Any,
 ) -> dict[str, int]:  # fmt: skip
     """Write a feature store of videos, or of folders of them; the same call goes on where another one was stopped.
 
@@ -91,7 +91,7 @@ def extract_features(
     A FeatureError names the videos that cannot be used, once those of all others are written.
     """
     output, folder = Path(output), Path(f"{output}.parts")
-    with World.join(_PATIENCE_SEC) as world, short_waits_when_busy():
+    with World.join(_PATIENCE_SEC) as world, short_waits_when_busy(), memory_kept():
         options["device"] = device or world.device
         loaded = [load_encoder(e, **options) if isinstance(e, str) else e for e in encoders]
         attributes = _attributes(loaded)

@@ -106,20 +106,10 @@ class Narrated:
 def extract(films: Path, run: Path, output: Path, processes: int = 1) -> None:
     """Features of all films by the encoder of a run, by one process or several; what is there already stays."""
     if processes == 1:
-        extract_features([films], [str(run)], output, batch_size=BATCH)
+        extract_features([films], [str(run)], output)
         return
     command = [*("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "groundnlq")]
-    command += [
-        "features",
-        "extract",
-        str(films),
-        "--encoder",
-        str(run),
-        "--output",
-        str(output),
-        "--batch",
-        str(BATCH),
-    ]
+    command += ["features", "extract", str(films), "--encoder", str(run), "--output", str(output)]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     done = subprocess.run([sys.executable, *command], env=threads | os.environ, capture_output=True, text=True)
     if done.returncode:
