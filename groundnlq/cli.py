@@ -363,21 +363,6 @@ def _features_check(features: Path, records: Sequence[Path], text: Path | None, 
     return 0 if report.ok else 1
 
 
-@_command("features compare", "my_features.h5 published/ego4d_features")
-@_param("features", "F.h5", "feature store, as 'features extract' writes it")
-@_param("published", "PUBLISHED", "folder of .pt files, the .pt of one clip, LMDB folder or HDF5 file")
-@click.option("--max-shift", default=5, callback=_positive, help="steps by which the two may be shifted")
-def _features_compare(features: Path, published: Path, max_shift: int) -> int:
-    """Find own features among published ones: order of the parts, shift, correlation; exit code 1 if any differs."""
-    from groundnlq.video.compare import compare_features
-
-    parts = compare_features(features, published, max_shift)
-    print("\n".join(map(str, parts)))
-    order = sorted(parts, key=lambda part: part.published)
-    print("order of the published parts: " + ", ".join(part.encoder if part.agrees else "?" for part in order))
-    return 0 if all(part.agrees for part in parts) else 1
-
-
 @_command("text encode", "data/ego4d/nlq_*.jsonl --encoder clip --download --output data/ego4d/text.h5")
 @_param("records", "R.jsonl...", _RECORDS, several=True)
 @click.option("--encoder", required=True, help="clip (as published), sample, or a folder or hub name")

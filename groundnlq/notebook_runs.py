@@ -34,7 +34,7 @@ QUICK = {  # parameters for a look at everything in two minutes ...
 NOT_SHOWN = "This is a tiny world and two epochs: everything can be looked at, but no network has learned anything."
 
 
-def notebook_parameters(path: Path) -> dict[str, Any]:
+def _notebook_parameters(path: Path) -> dict[str, Any]:
     """Names and default values of a notebook's parameters: the literals in its cell tagged ``parameters``; anything
     else would not follow when another parameter is injected."""
     try:
@@ -152,7 +152,7 @@ def _check(
 ) -> dict[Path, dict[str, Any]]:
     """The notebooks, and the parameters that each of them gets; a ConfigError with all that is wrong in them."""
     paths = _select(project_folder() / "notebooks", names)
-    defaults = {path: notebook_parameters(path) for path in paths}
+    defaults = {path: _notebook_parameters(path) for path in paths}
     known = {name: value for one in defaults.values() for name, value in one.items()}
     given = {name: value for name, value in QUICK.items() if quick and name in known} | dict(parameters)
     findings = Findings("parameters", ConfigError)

@@ -156,8 +156,6 @@ TABLE: dict[str, list[tuple]] = {
         ("whole videos, some without features", lambda: os.rename("pt/c0.pt", "pt/v4.pt"), "features import pt --clips nlq.json --fps 1 --stride 1 --output out.h5", 0, "pt: left out, no features of their time in their video: c5", "clips 1"),
         ("two sources of different length", tensor(torch.ones(29, 2), "pt2/c1.pt"), "features import pt pt2 --output out.h5", 2, "clip c1: steps differ: 20 in pt, 29 in pt2", "extracted at one rate?"),
         ("clip missing in one source", lambda: Path("pt2/c1.pt").unlink(), "features import pt pt2 --output out.h5", 0, "left out of pt 1", "pt: left out, not in every source: c1"),
-        ("published features to compare with, none", nothing, "features compare features.h5 none", 2, "none: does not exist"),
-        ("published features to compare with, of no such clip", both(lambda: Path("other").mkdir(), tensor(torch.ones(20, 2), "other/x9.pt")), "features compare features.h5 other", 2, "other: none of the clips in features.h5", "extract a published clip under its name"),
         ("video encoder that is not known", nothing, "features extract clip.mp4 --encoder egovpl --output out.h5", 2, "no video encoder 'egovpl'; did you mean egovlp?", "known are egovlp"),
         ("video encoder without weights", nothing, "features extract clip.mp4 --encoder egovlp --output out.h5", 2, "video encoder egovlp: no weights given", "github.com/facebookresearch/LaViLa"),
         ("video encoder whose file could run code", lambda: torch.save({"config": Payload()}, "egovlp.pth"), "features extract clip.mp4 --encoder egovlp=egovlp.pth --output out.h5", 2, "egovlp.pth: refused", "mkdir, which could run code", "egovlp takes egovlp_converted"),

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from groundnlq.notebook import HOME_VARIABLE
-from groundnlq.notebook_runs import notebook_parameters
+from groundnlq.notebook_runs import _notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 FRONT_DOOR, EXPLORER, OWN_VIDEO = "00_ask.ipynb", "06_error_analysis.ipynb", "08_own_video.ipynb"
@@ -43,7 +43,7 @@ def copy_with_parameters(name: str, folder: Path, values: dict[str, object]) -> 
     """The notebook with other defaults, as a person would have edited them."""
     content = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
     (cell,) = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", ())]
-    known = notebook_parameters(ROOT / "notebooks" / name)
+    known = _notebook_parameters(ROOT / "notebooks" / name)
     given = known | {key: value for key, value in values.items() if key in known}
     cell["source"] = "\n".join(f"{key} = {value!r}" for key, value in given.items())
     copy = folder / name

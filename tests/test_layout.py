@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from groundnlq.notebook_runs import notebook_parameters
+from groundnlq.notebook_runs import _notebook_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "groundnlq"
@@ -174,7 +174,7 @@ def test_notebooks_call_and_do_not_define(path):
     assert 15 <= len(cells) <= 35
     assert max(source.count("\n") + 1 for source in sources) <= 12
     assert [s for s in sources if re.search(r"^\s*(def |class |!|%%bash)", s, re.MULTILINE)] == []
-    assert 1 <= len(notebook_parameters(path)) <= 10
+    assert 1 <= len(_notebook_parameters(path)) <= 10
     assert sum("parameters" in cell["metadata"].get("tags", ()) for cell in cells) == 1
 
 
@@ -182,7 +182,7 @@ def test_notebooks_call_and_do_not_define(path):
 def test_papermill_sees_every_parameter_of_a_notebook(path):
     import papermill
 
-    assert list(papermill.inspect_notebook(str(path))) == list(notebook_parameters(path))
+    assert list(papermill.inspect_notebook(str(path))) == list(_notebook_parameters(path))
 
 
 def test_no_committed_file_is_larger_than_a_megabyte_but_for_ready_made_weights():

@@ -176,7 +176,7 @@ def test_a_notebook_with_anything_in_any_place_is_read_or_named(project):
                 node[key] = value
             (project / "changed.ipynb").write_text(json.dumps(changed))
             try:
-                runs.notebook_parameters(project / "changed.ipynb")
+                runs._notebook_parameters(project / "changed.ipynb")
                 read += 1
             except ConfigError as error:
                 refused.append(str(error))
@@ -378,7 +378,7 @@ def test_parameters_that_are_no_literals_are_refused(project):
     path = project / "notebooks" / "03_bad.ipynb"
     write_notebook(path, parameters="a = 1\nb = a + 1\n")
     with pytest.raises(ConfigError, match="plain literals"):
-        runs.notebook_parameters(path)
+        runs._notebook_parameters(path)
 
 
 @pytest.mark.parametrize(

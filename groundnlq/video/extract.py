@@ -28,7 +28,7 @@ from groundnlq.errors import ConfigError, DataError, FeatureError, Findings, Kit
 from groundnlq.files import VIDEO_KINDS, check_id
 from groundnlq.video.encoders import VideoEncoder, load_encoder
 from groundnlq.video.frames import SHORTFALL_SEC, Video, content_identity
-from groundnlq.video.pieces import Pieces, load_array
+from groundnlq.video.pieces import Pieces
 
 _PATIENCE_SEC = 7 * 86400.0  # with the other processes: one may have a much longer video
 _Part = tuple[Path, float, float | None]  # of a video: from a second to another one, or to its end
@@ -53,7 +53,7 @@ def features_of(
     """
     part = Path(path), float(start_sec), end_sec
     folder = Path(cache) / (key or _key(part, cast(Sequence, encoders))) if cache else None
-    if folder and (whole := load_array(folder.with_suffix(".npy"))) is not None:
+    if folder and (whole := Pieces.load(folder.with_suffix(".npy"))) is not None:
         return torch.from_numpy(whole)
     encoders = encoders() if callable(encoders) else encoders
     batch_size = batch_size or min(encoder.batch_size for encoder in encoders)
@@ -212,7 +212,7 @@ def _write(
     done = kept | {uid: key for uid, key in keys.items() if uid not in faults}
     if new := done.keys() - kept.keys():
         before: Any = FeatureStore(output) if kept else None
-        arrays: Any = (load_array(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
+        arrays: Any = (Pieces.load(folder / f"{done[uid]}.npy") if uid in new else before.read(uid) for uid in done)
         write_features(output, zip(done, arrays, strict=True), identities=done, **options)
     shutil.rmtree(folder, ignore_errors=True)
     findings = Findings(f"{output} ({len(done)} of {len(done | faults)} clips)", FeatureError)

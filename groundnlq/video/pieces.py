@@ -16,7 +16,7 @@ class Pieces:
 
     def __init__(self, folder: Path | None):
         self.folder, self.saved_at, self.arrays = folder, time.monotonic(), list[np.ndarray]()
-        while folder and (piece := load_array(folder / f"{self.num_steps}.npy")) is not None:
+        while folder and (piece := self.load(folder / f"{self.num_steps}.npy")) is not None:
             self.arrays.append(piece)
         self.num_saved = len(self.arrays)
 
@@ -38,15 +38,15 @@ class Pieces:
             shutil.rmtree(self.folder, ignore_errors=True)
         return array
 
+    @staticmethod
+    def load(path: Path) -> np.ndarray | None:
+        """An array of a file; None where it is missing or damaged: it is made again."""
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+
 
 def _save(path: Path, array: np.ndarray) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
-
-
-def load_array(path: Path) -> np.ndarray | None:
-    """None where it is missing or damaged: it is made again."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None

@@ -1,5 +1,14 @@
-"""Own features beside published ones: the order of the parts, the shift in steps, the correlation of each part."""
+"""Own features beside published ones: the order of the parts, the shift in steps, the correlation of each part.
 
+python -m benchmarks.published_features own.h5 published/CLIP.pt
+
+Exit code 0 if all parts agree, 1 if one does not, 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +18,7 @@ from torch import Tensor
 
 from groundnlq.data.features import FeatureStore, checked_array
 from groundnlq.data.importers import _open_source
-from groundnlq.errors import FeatureError
+from groundnlq.errors import FeatureError, KitError
 from groundnlq.files import load_tensors
 
 AGREEMENT = 0.9  # correlation over time from which a part counts as found
@@ -93,3 +102,26 @@ def _matches(clips: Sequence[tuple[Tensor, Tensor]], widths: Mapping[str, int], 
         matches.append(_PartMatch(name, *spans, shift, float(places[:, start].median()), float(scale.median())))
         first += width
     return matches
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("features", type=Path, metavar="F.h5", help="as 'groundnlq features extract' writes it")
+    parser.add_argument(
+        "published", type=Path, help="folder of .pt files, the .pt of one clip, LMDB folder or HDF5 file"
+    )
+    parser.add_argument("--max-shift", type=int, default=5, help="steps by which the two may be shifted (default 5)")
+    options = parser.parse_args(argv)
+    try:
+        parts = compare_features(options.features, options.published, options.max_shift)
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(map(str, parts)))
+    order = sorted(parts, key=lambda part: part.published)
+    print("order of the published parts: " + ", ".join(part.encoder if part.agrees else "?" for part in order))
+    return 0 if all(part.agrees for part in parts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,13 +1,13 @@
-"""`features compare`: own features are found in published ones that are permuted, shifted, scaled and noisy."""
+"""`benchmarks/published_features.py`: own features are found in published ones that are permuted, shifted, scaled
+and noisy."""
 
 import numpy as np
 import pytest
 import torch
 
-from groundnlq.cli import main
+from benchmarks.published_features import compare_features, main
 from groundnlq.data.features import write_features
 from groundnlq.errors import FeatureError
-from groundnlq.video.compare import compare_features
 
 WIDTHS = {"verb sha256:1": 24, "noun sha256:2": 24, "ego sha256:3": 8}
 FIRST = {"verb sha256:1": 0, "noun sha256:2": 24, "ego sha256:3": 48}
@@ -126,7 +126,7 @@ def test_the_command_says_order_and_verdict(tmp_path, own, capsys):
     store, clips = own
     names = list(WIDTHS)[::-1]
     arrays = {uid: published(v, names)[9 : 9 + NUM_STEPS] for uid, v in clips.items()}
-    assert main(["features", "compare", str(store), str(save(tmp_path / "pt", arrays))]) == 0
+    assert main([str(store), str(save(tmp_path / "pt", arrays))]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
         "verb sha256:1: channels 0-23 are published 32-55, shift +1 steps, correlation 1.0000, scale 1.000: agrees"
@@ -134,5 +134,7 @@ def test_the_command_says_order_and_verdict(tmp_path, own, capsys):
     )
     assert lines[-1] == f"order of the published parts: {', '.join(names)}"
     others = {uid: film(5)[:NUM_STEPS] for uid in clips}
-    assert main(["features", "compare", str(store), str(save(tmp_path / "others", others))]) == 1
+    assert main([str(store), str(save(tmp_path / "others", others))]) == 1
     assert "does not agree" in capsys.readouterr().out
+    assert main([str(store), str(tmp_path / "none")]) == 2
+    assert "none: does not exist" in capsys.readouterr().err
