@@ -1,5 +1,9 @@
 """Two trainings beside each other on one processor: each ends as it does alone, and none is lost."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +12,8 @@ from groundnlq.engine.reporter import Reporter
 from groundnlq.engine.run_dir import RunDirectory, read_status
 from tests.processes import processes_of, wait_for
 from tests.tiny_run import make_tiny_data, same_weights, tiny_config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,26 @@ def test_where_the_work_beside_it_fails_a_training_is_stopped_and_can_be_continu
         wait_for(lambda: not RunDirectory(folder).is_held() and processes_of(folder) == [], "it has stopped")
         assert read_status(folder)["state"] == "preempted"
         stopped = read_status(folder)["step"]
+
+
+@pytest.mark.slow
+def test_a_training_that_outlived_its_notebook_is_followed(data, threads, tmp_path):
+    config, folder = tiny_config(data, epochs=60, checkpoint_every_steps=1), tmp_path / "run"
+    config.save(tmp_path / "config.yaml")
+    code = (
+        "import time, torch\nfrom groundnlq.config import load_config\nfrom groundnlq.engine.launch import beside\n"
+        f"torch.set_num_threads(2)\nwith beside(load_config({str(tmp_path / 'config.yaml')!r}), {str(folder)!r}):\n"
+        "    time.sleep(600)"
+    )
+    notebook = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_for(lambda: read_status(folder).get("step", 0) > 2, "it trains", notebook)
+    notebook.kill()
+    notebook.wait()
+    assert RunDirectory(folder).is_held()
+    with beside(config, folder) as rest:
+        assert torch.get_num_threads() == 1
+    assert [row["epoch"] for row in rest(reporter=Reporter()).history] == list(range(1, 61))
+    assert read_status(folder)["resumed_from_step"] == 0  # nobody began it anew
 
 
 def test_with_one_thread_a_training_begins_when_it_is_waited_for(data, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -85,14 +85,16 @@ def beside(config: RunConfig, run_dir: str | Path, processes: int = 1) -> Iterat
     if processes > 1 or threads == 1 or torch.cuda.is_available():
         yield partial(train, config, run_dir, processes=processes)
         return
-    with folder.locked():
-        folder.open(config)
-    torchrun = _start(folder, 1, threads // 2)
+    is_running = folder.is_held()  # perhaps since a notebook whose kernel died
+    with nullcontext() if is_running else folder.locked():
+        folder.open(config, is_running=is_running)
+    torchrun = None if is_running else _start(folder, 1, threads // 2)
     torch.set_num_threads(threads - threads // 2)
     try:
         yield lambda reporter=None: _follow(folder, torchrun, reporter or TerminalReporter())
     except BaseException:
-        _ask_to_stop(torchrun.pid)
+        if torchrun:
+            _ask_to_stop(torchrun.pid)
         raise
     finally:
         torch.set_num_threads(threads)
