@@ -315,7 +315,7 @@ TABLE: dict[str, list[tuple]] = {
         ("state to resume from has a flipped bit", both(trained, lambda: flip(newest_state())), TRAIN, 2, "out/checkpoints: no usable checkpoint", "its checksum differs"),
         ("state to resume from is malicious, with a valid manifest", both(trained, lambda: replace_state(newest_state())), TRAIN, 2, "out/checkpoints/step-", "refused", "could run code"),
         ("run with more epochs than it was begun with", lambda: (Path("out").mkdir(), shutil.copy("run.yaml", "out/config.yaml")), TRAIN + " train.epochs=9", 2, "out: was run with another configuration; train.epochs differ", "--extend goes on for more epochs"),
-        ("run whose status is empty", both(trained, text("out/status.json", "")), TRAIN, 0, "out/status.json: damaged; left out until the run writes it anew"),
+        ("run whose status is empty", both(trained, text("out/status.json", "")), TRAIN, 0, "out/status.json: damaged; left out until the run writes it again"),
         ("run whose configuration is empty", both(trained, text("out/config.yaml", "")), TRAIN, 2, "out/config.yaml", "remove it to take the present settings"),
         ("run goes on with other records", both(trained, lambda: edit_lines("train.jsonl", "40.0", "41.0")), TRAIN, 2, "out: begun with other records (", "use those, or another run"),
         ("run goes on with other features", both(trained, other_store(change=lambda uid, array: [(uid, array + 1)])), TRAIN, 2, "out: begun with other features ("),

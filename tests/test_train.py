@@ -469,10 +469,10 @@ DAMAGES = {
 @pytest.mark.parametrize(
     ("name", "damage"), [*(("status.json", damage) for damage in DAMAGES), ("metrics.jsonl", "empty")]
 )
-def test_a_file_that_only_informs_is_written_anew_with_a_warning(data, calm, crashed, name, damage):
+def test_a_file_that_only_informs_is_written_again_with_a_warning(data, calm, crashed, name, damage):
     path = crashed.path / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.warns(UserWarning, match=rf"{name}: damaged; left out until the run writes it anew"):
+    with pytest.warns(UserWarning, match=rf"{name}: damaged; left out until the run writes it again"):
         _ = read_status(crashed.path), read_history(crashed.path), train(tiny_config(data), crashed.path)
     assert read_status(crashed.path)["state"] == "finished"
     assert read_history(crashed.path) == calm.history
@@ -501,7 +501,7 @@ def test_a_configuration_that_is_damaged_is_named_with_what_to_do(data, crashed)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut"])
-def test_weights_that_a_crash_damaged_are_exported_anew(data, calm, crashed, damage):
+def test_weights_that_a_crash_damaged_are_exported_again(data, calm, crashed, damage):
     for path in (crashed.best, crashed.last):
         path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.warns(UserWarning, match=r"best\.pt: damaged; the next validated weights replace it"):

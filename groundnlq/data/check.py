@@ -101,13 +101,13 @@ def check_rate(
     if is_wrong:
         raise FeatureError(f"{store.path}: {fault}")
     clips = _incomplete(report)
-    told = f"{len(clips)} {INCOMPLETE}: {sample_of(clips.values())}" if clips else ""
+    what = f"{len(clips)} {INCOMPLETE}: {sample_of(clips.values())}" if clips else ""
     if clips and incomplete == "refuse":
-        raise FeatureError(f"{store.path}: {told} -- extract them again, or set data.leave_out_incomplete=true")
+        raise FeatureError(f"{store.path}: {what} -- extract them again, or set data.leave_out_incomplete=true")
     if clips and incomplete == "leave out":
         num_all, records = len(records), [record for record in records if record.clip_uid not in clips]
-        told += f" -- left out with {num_all - len(records)} of {num_all} queries"
-    for text in filter(None, (fault, told)):
+        what += f" -- left out with {num_all - len(records)} of {num_all} queries"
+    for text in filter(None, (fault, what)):
         warnings.warn(f"{store.path}: {text}", stacklevel=2)
     return records
 

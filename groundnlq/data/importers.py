@@ -160,7 +160,7 @@ def _folder_source(path: Path, names: Sequence[str]) -> _Source:
 
 
 def _has_array(read: Callable[[Any], Any], key: Any) -> bool:
-    """Whether there is something to import; what is damaged is told when it is imported."""
+    """Whether there is something to import; what is damaged is reported when it is imported."""
     try:
         read(key)
     except KitError as error:

@@ -142,9 +142,9 @@ def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
 
 
 def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Mappings, one a line; what a crash left of others is passed over: the run writes such a file anew."""
+    """Mappings, one a line; what a crash left of others is passed over: the run writes such a file again."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() or [""] if path.exists() else ():
         try:
             yield dict(json.loads(line))
         except (ValueError, TypeError):
-            warnings.warn(f"{path}: damaged; left out until the run writes it anew", stacklevel=3)
+            warnings.warn(f"{path}: damaged; left out until the run writes it again", stacklevel=3)

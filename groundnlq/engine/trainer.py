@@ -192,7 +192,7 @@ class Trainer:
             warnings.warn(text, stacklevel=2)
 
     def _mend_files(self) -> None:
-        """Write anew what a crash may have left damaged; ``best.pt`` is written by the next validation."""
+        """Write again what a crash may have left damaged; ``best.pt`` is written by the next validation."""
         self.world.from_main(lambda: self.folder.write_history(self.history))
         best, last = self.world.from_main(lambda: [*map(is_zipfile, (self.folder.best, self.folder.last))])
         if self.best and not best:
