@@ -108,23 +108,26 @@ def extract_features(
 
 def _make(parts: dict[str, _Part], dtype: str, pool: ThreadPoolExecutor, bar: tqdm, how: Any) -> dict[str, str]:
     """Features of these parts of videos, kept in the cache of `how`; the faults of those that have none."""
-    done, is_stopped = dict.fromkeys(parts, 0.0), Event()
+    ended, under_way, is_stopped = list[str](), dict[str, float](), Event()
 
     def show(uid: str, num_steps: int, all_steps: int) -> None:
         if is_stopped.is_set():
             raise InterruptedError
-        done[uid] = num_steps / all_steps
-        bar.n = sum(done.values())
+        under_way[uid] = num_steps / all_steps
+        bar.n = len(ended) + sum(list(under_way.values()))  # of a copy: other threads change it
         bar.refresh()
 
     def make(uid: str) -> str:
-        bar.set_description(f"{uid} ({list(parts).index(uid) + 1} of {len(parts)})")
+        bar.set_description(f"{uid} ({len(ended) + len(under_way) + 1} of {len(parts)})")
         path, start_sec, end_sec = parts[uid]
         try:
             array = features_of(path, start_sec=start_sec, end_sec=end_sec, progress=partial(show, uid), **how)
             checked_array(array, uid, None, cast(Any, dtype))
         except (DataError, FeatureError) as error:
             return str(error)
+        finally:
+            ended.append(uid)
+            under_way.pop(uid, None)
         return ""
 
     try:
