@@ -309,7 +309,7 @@ def test_features_are_held_against_records(tiny_world, tmp_path, capsys):
     command = ["features", "check", str(tiny_world / "features.h5")]
     records = tiny_world / "nlq_val.jsonl"
     assert main([*command, "--records", str(records), "--text", str(tiny_world / "text.h5")]) == 0
-    assert "configured 24.000" in capsys.readouterr().out
+    assert "configured 16.000" in capsys.readouterr().out
     row = json.loads(records.read_text().splitlines()[0]) | {"video_id": "elsewhere"}
     (tmp_path / "more.jsonl").write_text(json.dumps(row))
     assert main([*command, "--records", str(tmp_path / "more.jsonl")]) == 1

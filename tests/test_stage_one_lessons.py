@@ -101,7 +101,7 @@ def test_the_nearest_choice_is_bold_and_the_right_one_has_a_tick():
 
 def test_a_film_stands_above_its_features_and_its_event_log_on_one_time_axis(tiny_world, narrated):
     log = next(log for log in read_events(tiny_world) if log["split"] == "val")
-    film, grid = narrated.films[log["clip_uid"]], StepGrid(30.0, 24.0, "consistent")
+    film, grid = narrated.films[log["clip_uid"]], StepGrid(30.0, 16.0, "consistent")
     features = features_of(film, [load_encoder(str(READY))]).numpy()
     above, middle, below = alignment.features_figure(features, grid, film, log).axes
     assert above.get_xlim() == middle.get_xlim() == below.get_xlim()

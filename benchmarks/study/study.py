@@ -75,7 +75,7 @@ ARMS: dict[str, Arm] = {
     **_pair("four times the narrations", narrations=4.0),
     **_pair("four times the narrations as often", narrations=4.0, as_often=True),
     **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
-    **_pair("star", "model.num_cross_levels=3", "model.num_self_levels=0"),
+    **_pair("star", "model.num_cross_levels=4", "model.num_self_levels=0"),
     **_pair("legacy half window", "data.half_window=legacy"),
     **_pair("finetune again", "train.seed=1000"),  # the same but for its random numbers: what trainings differ by
     **_pair("scene negatives", encoder="scene negatives"),

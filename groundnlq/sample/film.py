@@ -22,7 +22,7 @@ from groundnlq.video.frames import pyav
 
 FRAME_RATE = Fraction(15, 2)  # a second: every fourth frame of a film of 30
 # quick to write and to read; a key frame every 2 s, so that a reader of a moment decodes little before it
-_H264 = {"preset": "ultrafast", "tune": "fastdecode", "crf": "28", "g": "15", "bf": "0", "threads": "1"}
+_H264 = {"preset": "superfast", "tune": "fastdecode", "crf": "28", "g": "15", "bf": "0", "threads": "1"}
 
 
 def film_frames(config: WorldConfig, log: ClipLog) -> Iterator[np.ndarray]:
