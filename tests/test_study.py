@@ -10,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.study import study as studies
 from benchmarks.study.__main__ import main, parse
 from benchmarks.study.claims import KEY, amounts_curve, claims, comparisons, run_study
 from benchmarks.study.study import AMOUNTS, ARMS, COMPARED, MOST, Study
+from groundnlq.config import load_config
 from groundnlq.data.annotations import read_nlq
 from groundnlq.data.records import read_records
 from groundnlq.sample.make import read_events, read_world
 from groundnlq.sample.vocabulary import ALL_OBJECTS, plural
+from groundnlq.video.encoders import LITE
 from notebooks.lessons.word_oracles import WordOracles
 from tests.processes import is_alive, wait_for
+from tests.tiny_encoders import Colours
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +254,13 @@ def test_every_amount_of_narrations_is_read_as_often_where_passes_are_equal(pret
     (quarter, once, four) = [narrations for _, narrations in runs]
     assert 3 < once / quarter < 5
     assert 3 < four / once < 5
+
+
+def test_every_encoder_makes_the_steps_of_the_preset_from_the_frames_that_it_was_trained_to_see(tmp_path, monkeypatch):
+    seen, encoder = [], Colours(window_frames=5.0, stride_frames=7.0)
+    monkeypatch.setattr(Study, "world", lambda self, seed: tmp_path)
+    monkeypatch.setattr(studies, "load_encoder", lambda spec: encoder)
+    monkeypatch.setattr(studies, "extract_features", lambda videos, encoders, output, **_: seen.extend(encoders))
+    Study(tmp_path).features(0, LITE)
+    stride = load_config("sample_finetune").data.snippet_stride_frames
+    assert [(one.window_frames, one.stride_frames) for one in seen] == [(5.0, stride)]

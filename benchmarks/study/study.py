@@ -158,7 +158,7 @@ class Study:
                 train(config, run, reporter=self._reporter())
             made = load_encoder(encoder if changes is None else str(run))
             stride = load_config("sample_finetune").data.snippet_stride_frames
-            made = replace(made, stride_frames=stride, window_frames=stride)  # the same steps for all
+            made = replace(made, stride_frames=stride)  # the same steps for all; each sees what it was trained to see
             extract_features([world / "official" / "clips"], [made], output, progress=self.progress)
         return output
 

@@ -108,7 +108,7 @@ def extract_features(
 
 def _make(parts: dict[str, _Part], dtype: str, pool: ThreadPoolExecutor, bar: tqdm, how: Any) -> dict[str, str]:
     """Features of these parts of videos, kept in the cache of `how`; the faults of those that have none."""
-    ended, under_way, is_stopped = list[str](), dict[str, float](), Event()
+    ended, under_way, is_stopped = list[float](), dict[str, float](), Event()
 
     def show(uid: str, num_steps: int, all_steps: int) -> None:
         if is_stopped.is_set():
@@ -118,7 +118,8 @@ def _make(parts: dict[str, _Part], dtype: str, pool: ThreadPoolExecutor, bar: tq
         bar.refresh()
 
     def make(uid: str) -> str:
-        bar.set_description(f"{uid} ({len(ended) + len(under_way) + 1} of {len(parts)})")
+        under_way[uid] = 0.0
+        bar.set_description(f"{uid} ({len(ended) + len(under_way)} of {len(parts)})")
         path, start_sec, end_sec = parts[uid]
         try:
             array = features_of(path, start_sec=start_sec, end_sec=end_sec, progress=partial(show, uid), **how)
@@ -126,8 +127,7 @@ def _make(parts: dict[str, _Part], dtype: str, pool: ThreadPoolExecutor, bar: tq
         except (DataError, FeatureError) as error:
             return str(error)
         finally:
-            ended.append(uid)
-            under_way.pop(uid, None)
+            ended.append(under_way.pop(uid))
         return ""
 
     try:
