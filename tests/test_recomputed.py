@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from groundnlq.model import layers as kit
 from groundnlq.model.layers import LayerNorm, Linear, _gelu_linear, normed_linear
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(kit, "LARGE", 0)
 
 
 def layers(width=6, out=5, dtype=torch.float32):

@@ -32,6 +32,7 @@ class Learner:
             )
         self.task, self.config, self.world = task, config, world
         self.model = task.model.to(world.device)
+        self.parameters = list(self.model.parameters())  # to look for them takes as long as to scale them
         self.ema = _Ema(self.model, config.ema_decay)
         self.optimizer = _make_optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)
         self.network: Any = world.wrap(self.model)
@@ -47,7 +48,8 @@ class Learner:
         finite, nothing is updated, and TrainingFailed is raised.
         """
         torch.manual_seed(seed)
-        self.network.train()
+        if not self.model.training:
+            self.network.train()
         self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they are
         backward = self.graphs or self._backward
         sums = torch.zeros(len(self.loss_names), dtype=torch.float64, device=self.world.device)
@@ -64,7 +66,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         self.optimizer.step()
-        self.ema.update(self.model)
+        self.ema.update(self.parameters)
         return losses, norm
 
     def state(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class Learner:
 
     def _divide_and_clip(self, divisor: Tensor) -> Tensor:
         """Both with one pass over the gradients; (1,) their norm once divided, before it was clipped."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         # the gradients exchanged between processes are averages
         factor = (self.world.size / divisor).to(gradients[0].dtype)
         norm = factor * nn.utils.get_total_norm(gradients)
@@ -168,9 +170,10 @@ class _Ema:
 
     def __init__(self, model: nn.Module, decay: float):
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.parameters = list(self.module.parameters())
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, weights: list[nn.Parameter]) -> None:
         """``average <- decay * average + (1 - decay) * weights``, after every step."""
-        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], 1 - self.decay)
+        torch._foreach_lerp_(self.parameters, weights, 1 - self.decay)

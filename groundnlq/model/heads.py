@@ -65,19 +65,19 @@ class _Head(nn.Module):
         self.out = Conv(width, out_dim, bias=True)
 
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor) -> Tensor:
-        """(Q, R, D), (Q, R) and the indices of the gap rows -> (Q, R, out_dim); R rows of all levels."""
+        """(Q, R, D), (Q, R) and (R, 1), -inf in gap rows, else 0 -> (Q, R, out_dim); R rows of all levels."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, mask)).index_fill_(1, gaps, 0.0).relu_()
+            x = norm(conv(x, mask)).add_(gaps).relu_()
         return self.out(x, mask)
 
 
 @cache  # lengths are few. Nothing is copied to a GPU again, and CUDA graphs read the tensors where they are
 @torch.inference_mode(False)  # whoever asks first, training may use them
 def _layout(lengths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the rows that are points, of the gap rows, and the level of each point."""
+    """Indices of the rows that are points; (R, 1) -inf in gap rows, which ReLU makes 0; the level of each point."""
     position = torch.cat([torch.arange(n + 2) for n in lengths])
     level = torch.cat([torch.full((n + 2,), i) for i, n in enumerate(lengths)])
     length = torch.tensor(lengths)[level]
     is_point = position < length
-    rows, gaps = is_point.nonzero()[:, 0], (position == length + 1).nonzero()[:, 0]
-    return rows.to(device), gaps.to(device), level[is_point].to(device)
+    gaps = torch.where(position == length + 1, -torch.inf, 0.0)[:, None]
+    return is_point.nonzero()[:, 0].to(device), gaps.to(device), level[is_point].to(device)
