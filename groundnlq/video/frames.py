@@ -20,7 +20,8 @@ _TOLERANCE_SEC = 0.0011  # Matroska rounds the times of the first frame and of e
 _BACK_SEC = (0.0, 10.0, 100.0, math.inf)  # how far before a time decoding begins, until the frame there comes out
 _MAX_ASPECT = 16  # a longer side is squeezed: one frame of 1 x 10,000 pixels could fill the memory
 _MAX_FAILURES = 1000  # of reading, in one file
-_THREADS = 8  # whatever the machine has: of damaged parts, their number changes what comes out
+_THREADS = 8  # whatever the machine has: of damaged parts, their number changes what comes out ...
+_SMALL = 2**17  # ... and one for videos of fewer pixels, where the others cost more than they bring
 _PIECES = 16, 1 << 16  # of a file, for its identity: how many, of how many bytes
 
 
@@ -177,7 +178,8 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise DataError(f"{path}: has no video stream -- fetch or export it again")
             if container.format.name.endswith("_pipe"):
                 raise DataError(f"{path}: is a picture, not a video -- name another file")
-            stream.thread_type, stream.thread_count = "AUTO", _THREADS
+            stream.thread_type = "AUTO"
+            stream.thread_count = 1 if stream.width * stream.height < _SMALL else _THREADS
             yield container, stream
 
 
