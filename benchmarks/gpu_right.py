@@ -182,7 +182,7 @@ def _eighteen(name: str, device: torch.device, precision: str) -> tuple[list[Any
         values, norm = learner.step([batch], rate, seed=0)
         steps.append((values["loss total"], norm, rate))
     sums = {}
-    for module, key in ((learner.model, "param_sum"), (learner.ema.module, "ema_sum")):
+    for module, key in ((learner.model, "param_sum"), (learner.ema, "ema_sum")):
         state = to_published(dict(module.named_parameters()))
         sums[key] = [state[n].double().sum().item() for n, _ in META["parameters"][name]]
     return steps, sums
@@ -199,7 +199,7 @@ def graphs(name: str, device: torch.device) -> dict[str, Any]:
             learner = learner_of(fresh(name), device, precision=precision, cuda_graphs=is_used, ema_decay=0.9)
             done = [learner.step(batches[i % 2], 1e-4, seed=i) for i in range(5)]
             steps.append([[norm, *losses.values()] for losses, norm in done])
-            weights.append([*learner.model.parameters(), *learner.ema.module.parameters()])
+            weights.append([*learner.model.parameters(), *learner.ema.parameters()])
         found[precision] = {"losses and norms": excess(steps[1], steps[0], 1e-3, 1e-6)}
         # gradients of key biases are noise (a softmax does not see them), and AdamW makes whole steps of it
         found[precision]["weights and averages"] = apart(weights[1], weights[0]) / 2e-4

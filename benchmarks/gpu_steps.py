@@ -110,7 +110,7 @@ def optimizers(setting: Setting) -> dict[str, float]:
     for name, options in ways.items():
         optimizer = torch.optim.AdamW(_groups(kit), lr=1e-9, **options)
         found[name] = milliseconds(optimizer.step, device, 5, 2)
-    found["average"] = milliseconds(lambda: learner.ema.update(learner.parameters), device, 5, 2)
+    found["average"] = milliseconds(learner.average, device, 5, 2)
     return found | {"the kit's": milliseconds(kit.step, device, 5, 2)}
 
 
@@ -140,7 +140,7 @@ class StaticStep:
         sums = self.kit._backward(self.batch)
         self.kit._divide_and_clip(self.kit._divisor(sums[-1], 1))
         self.optimizer.step()
-        self.kit.ema.update(self.kit.parameters)
+        self.kit.average()
         return sums
 
 

@@ -97,8 +97,8 @@ def test_a_training_step_waits_once_and_learns_what_the_cpu_learns(gpu):
             assert gpu.waits == ["tolist"] * (device == GPU)
         assert gpu.uploads == 2 * 6 * (device == GPU)  # the tensors of two batches
         learners.append(learner)
-    state = [p for module in (learners[1].model, learners[1].ema.module) for p in module.parameters()]
-    expected = [p for module in (learners[0].model, learners[0].ema.module) for p in module.parameters()]
+    state = [p for module in (learners[1].model, learners[1].ema) for p in module.parameters()]
+    expected = [p for module in (learners[0].model, learners[0].ema) for p in module.parameters()]
     kept = [x for value in learners[1].optimizer.state.values() for x in value.values()]
     assert {x.device for x in (*state, *kept)} == {GPU}
     for one, other in zip(state, expected, strict=True):
@@ -223,7 +223,7 @@ def test_a_tensor_that_decoding_leaves_on_the_cpu_is_found(nms, gpu, monkeypatch
 
 def test_state_of_the_loss_that_stays_on_the_cpu_is_found(gpu):
     learner = new_learner(golden_model("tiny"), TrainConfig(), World(device=GPU))
-    learner.ema.module.to(CPU)
+    learner.ema.to(CPU)
     with pytest.raises(WrongDevice, match="_foreach_lerp_"):
         learner.step([golden_batch("tiny")], 1e-3, 0)
 

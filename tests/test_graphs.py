@@ -73,7 +73,7 @@ def test_steps_with_graphs_give_the_weights_of_steps_without(world, monkeypatch,
     for (losses, norm), (others, other) in zip(found, expected, strict=True):
         assert [*losses.values(), norm] == pytest.approx([*others.values(), other], rel=2e-3, abs=1e-5)
     assert graphed.task.normaliser.value.item() == pytest.approx(plain.task.normaliser.value.item())
-    for mine, theirs in ((graphed.model, plain.model), (graphed.ema.module, plain.ema.module)):
+    for mine, theirs in ((graphed.model, plain.model), (graphed.ema, plain.ema)):
         for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
             # a weight without gradient takes steps of the optimizer by the sign of rounding, which padding changes
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)

@@ -62,9 +62,8 @@ def test_eighteen_steps_follow_the_published_program(name, published_normaliser)
         rate = learning_rate_at(step, 1e-3, 6, 18)
         losses, norm = learner.step([batch], rate, seed=0)
         trace.append((losses["loss total"], norm, rate))
-    ema = learner.ema
     np.testing.assert_allclose(trace, golden["train_trace"], rtol=1e-3, atol=1e-6)
-    for module, key in ((model, "final_param_sum"), (ema.module, "final_ema_sum")):
+    for module, key in ((model, "final_param_sum"), (learner.ema, "final_ema_sum")):
         state = to_published(dict(module.named_parameters()))
         sums = [state[name].double().sum().item() for name, _ in META["parameters"][name]]
         np.testing.assert_allclose(sums, golden[key], atol=1e-3)

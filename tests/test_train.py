@@ -262,7 +262,7 @@ def test_fine_tuning_keeps_all_but_the_heads(data, calm):
     assert all(name.startswith("heads.") for name in names["fresh"])
     assert not any(name.startswith("heads.") for name in names["loaded"])
     source = load_model(calm.best)[0].state_dict()
-    for state in (trainer.learner.model.state_dict(), trainer.learner.ema.module.state_dict()):
+    for state in (trainer.learner.model.state_dict(), trainer.learner.ema.state_dict()):
         assert all(torch.equal(state[name], source[name]) for name in names["loaded"])
         assert not torch.equal(state["heads.classification.convs.0.weight"],
                                source["heads.classification.convs.0.weight"])  # fmt: skip

@@ -32,8 +32,9 @@ class Learner:
             )
         self.task, self.config, self.world = task, config, world
         self.model = task.model.to(world.device)
-        self.parameters = list(self.model.parameters())  # to look for them takes as long as to scale them
-        self.ema = _Ema(self.model, config.ema_decay)
+        self.parameters: list[Tensor] = list(self.model.parameters())  # to look for them takes as long as to scale them
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)  # averaged weights
+        self.averages: list[Tensor] = list(self.ema.parameters())
         self.optimizer = _make_optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)
         self.network: Any = world.wrap(self.model)
         is_captured = config.cuda_graphs and world.device.type == "cuda"
@@ -66,14 +67,19 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         self.optimizer.step()
-        self.ema.update(self.parameters)
+        self.average()
         return losses, norm
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """``average <- decay * average + (1 - decay) * weights``, after every step."""
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - self.config.ema_decay)
 
     def state(self) -> dict[str, Any]:
         """What shapes the next steps, as plain values and tensors; to be called by all processes."""
         return {
             "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "loss_normaliser": self.world.gather(self.task.normaliser.value.item()),
         }
@@ -81,7 +87,7 @@ class Learner:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, perhaps of another number of processes."""
         self.model.load_state_dict(state["model"])
-        self.ema.module.load_state_dict(state["ema"])
+        self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         values = state["loss_normaliser"] if "loss_normaliser" in state else state["positives"]  # of 0.1
         if len(values) == self.world.size:
@@ -163,17 +169,3 @@ def learning_rate_at(step: int, base: float, warmup_steps: int, total_steps: int
         return base * step / max(1, warmup_steps - 1)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return FINAL_RATE + (base - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
-
-
-class _Ema:
-    """Exponential moving average of a model's weights, itself a model that can predict."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self.parameters = list(self.module.parameters())
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, weights: list[nn.Parameter]) -> None:
-        """``average <- decay * average + (1 - decay) * weights``, after every step."""
-        torch._foreach_lerp_(self.parameters, weights, 1 - self.decay)

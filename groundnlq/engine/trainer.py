@@ -108,7 +108,7 @@ class Trainer:
     def validate(self, epoch: int) -> dict[str, float]:
         """Scores of raw and averaged weights; the better ones are exported if they are the best so far."""
         began = time.perf_counter()
-        networks = {"raw": self.learner.model, "ema": self.learner.ema.module}
+        networks = {"raw": self.learner.model, "ema": self.learner.ema}
         scores = {name: self.task.validate(network) for name, network in networks.items()}
         row = {f"{name} {key}": value for name, table in scores.items() for key, value in table.items()}
         row["val_seconds"] = round(time.perf_counter() - began, 3)
@@ -239,7 +239,7 @@ class Trainer:
         }
 
     def _export(self, path: Path, use: str, epoch: int) -> None:
-        weights = {"raw": self.learner.model.state_dict(), "ema": self.learner.ema.module.state_dict()}
+        weights = {"raw": self.learner.model.state_dict(), "ema": self.learner.ema.state_dict()}
         if self.world.is_main:
             about = {"epoch": epoch, "step": self.step, "extended": self.extended}
             save_model(path, self.run_config, weights, use, **about, **self.task.info)

@@ -216,8 +216,7 @@ def _videomae(
         model: Any = VideoMAEForVideoClassification(VideoMAEConfig(**config))
     model.load_state_dict(_videomae_state(weights, model.state_dict()), assign=True)
     model.fc_norm.eps = 1e-6
-    if before_norm:
-        model.fc_norm = nn.Identity()
+    model.fc_norm = nn.Identity() if before_norm else model.fc_norm
     transform = partial(_pixels, short=size, size=size, **IMAGENET)
     about = transform.keywords | {"mean_of_tokens": "before fc_norm" if before_norm else "after fc_norm"}
     features = lambda pixels: model.fc_norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
@@ -242,13 +241,11 @@ def _videomae_state(weights: Mapping[str, Tensor], names: Mapping[str, Tensor]) 
 def _lite(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
     from efficientnet_lite_pytorch import EfficientNet
 
-    model = EfficientNet.from_name(LITE)
-    model.load_state_dict(weights)
     layout: Any = {"memory_format": torch.channels_last}  # 1.2 to 1.7 times as fast on a CPU
-    model.to(**layout)
+    model = EfficientNet.from_name(LITE).to(**layout)
+    model.load_state_dict(weights)
     for part in model.modules():
-        if isinstance(part, torch.nn.ReLU6):
-            part.inplace = True  # a sixth less time on a CPU
+        part.inplace = True  # so do its ReLU6: a sixth less time on a CPU
     features = partial(_by_frame, lambda images: model.extract_features(images.contiguous(**layout)).mean((2, 3)))
     transform = partial(_pixels, short=224, size=224, **LITE_NORM)
     return VideoEncoder(name, 1280, model, transform, features, transform.keywords)

@@ -67,10 +67,9 @@ class Video:
         """(H, W, 3) uint8, upright; all frames get the shape of the first one, even if a later one differs."""
         scale, longest = short_side / min(self.size), _MAX_ASPECT * short_side
         width, height = (min(longest, round(scale * side)) for side in self.size)
-        scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BICUBIC")
+        rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
         is_transposed, rows, columns = self.turn
-        picture = scaled.to_ndarray()
-        return (picture.swapaxes(0, 1) if is_transposed else picture)[::rows, ::columns]
+        return (rgb.swapaxes(0, 1) if is_transposed else rgb)[::rows, ::columns]
 
     def _decoded_near(self, start_sec: float, damaged_sec: list[float]) -> Iterator[tuple[float, Any]]:
         """Times and frames from the frame shown at a time on, or from one before it."""
@@ -178,8 +177,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise DataError(f"{path}: has no video stream -- fetch or export it again")
             if container.format.name.endswith("_pipe"):
                 raise DataError(f"{path}: is a picture, not a video -- name another file")
-            stream.thread_type = "AUTO"
-            stream.thread_count = 1 if stream.width * stream.height < _SMALL else _THREADS
+            stream.thread_type, stream.thread_count = "AUTO", 1 if stream.width * stream.height < _SMALL else _THREADS
             yield container, stream
 
 
