@@ -15,7 +15,7 @@ quick: .venv/ready
 
 .PHONY: hello
 hello:
-	@echo "make demo: Python packages (.venv, 2.3 GB, once, 2 minutes), then nine notebooks on two cores, 25 minutes: films of"
+	@echo "make demo: Python packages (.venv, 2.3 GB, once, 2 minutes), then nine notebooks on two cores, 20 minutes: films of"
 	@echo "a sample world (data/sample, 0.5 GB), training of four networks, evaluation ($(RUN), 0.2 GB). make quick: the same on"
 	@echo "a tiny world, in minutes. It can be stopped: called again, it goes on with the films and the trainings."
 
