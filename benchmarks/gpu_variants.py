@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -88,10 +89,7 @@ def window_replaced(act: Callable[..., Tensor]) -> Iterator[None]:
 @contextmanager
 def results_kept() -> Iterator[None]:
     """LayerNorm's and GELU's results are kept for the backward pass, as autograd does by itself."""
-    with (
-        patch.object(attention, "normed_linear", lambda x, norm, linear: linear(norm(x))),
-        patch.object(layers, "_gelu_linear", lambda x, linear: linear(F.gelu(x))),
-    ):
+    with patch.object(layers, "LARGE", math.inf):
         yield
 
 

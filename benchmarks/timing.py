@@ -71,13 +71,15 @@ def champion(**changes: object) -> Grounder:
     return Grounder(ModelConfig(**({"scale_init": 0.5} | changes)))
 
 
-def make_batch(num_steps: int, num_queries: int, num_clips: int = 1) -> Batch:
+def make_batch(
+    num_steps: int, num_queries: int, num_clips: int = 1, video_dim: int = 2304, text_dim: int = 512
+) -> Batch:
     """Random features: `num_clips` clips of `num_steps` steps, queries dealt to them in turn."""
     queries = range(num_queries)
     center = num_steps / 2
     return Batch.collate(
-        clips=[torch.randn(num_steps, 2304) for _ in range(num_clips)],
-        texts=[torch.randn(8 + i % 9, 512) for i in queries],
+        clips=[torch.randn(num_steps, video_dim) for _ in range(num_clips)],
+        texts=[torch.randn(8 + i % 9, text_dim) for i in queries],
         clip_index=[i % num_clips for i in queries],
         moments_grid=[torch.tensor([[center - 4.0 * 2 ** (i % 5), center + 9.0]]) for i in queries],
         query_ids=[f"q{i}" for i in queries],

@@ -43,6 +43,15 @@ def test_the_stand_in_reads_what_it_stored(standin):
     assert torch.equal(standin.inflate(standin.compress(clip)), clip)
 
 
+def test_the_arithmetic_of_a_small_step_is_counted_with_all_of_its_queries(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import small_step
+
+    one, two, four = (small_step.flop(small_step.grounding_step(size)) for size in (1, 2, 4))
+    assert one > 1e8
+    assert (four - two) / (two - one) == pytest.approx(2, rel=0.05)  # later queries have more tokens
+
+
 @pytest.fixture
 def report(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

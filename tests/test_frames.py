@@ -183,3 +183,11 @@ def test_real_videos_match_a_plain_decoder(name):
     for number in numbers:
         frame = [frame for time, frame in plain if time <= number / 30 + 1e-3][-1].to_ndarray(format="rgb24")
         assert np.abs(pictures[number].mean((0, 1)) - frame.mean((0, 1))).max() < 1.5
+
+
+def test_a_small_video_is_decoded_by_one_thread_and_a_large_one_by_the_same_number_everywhere(tmp_path, monkeypatch):
+    make(tmp_path / "a.mp4", regular(1.0), size=(64, 48))
+    for smallest, expected in ((64 * 48 + 1, 1), (64 * 48, 8)):
+        monkeypatch.setattr(frames, "_SMALL", smallest)
+        with frames.opened(tmp_path / "a.mp4") as (_, stream):
+            assert stream.thread_count == expected

@@ -41,6 +41,9 @@ def learner_of(config, has_graphs, **train) -> Learner:
     torch.manual_seed(0)
     model = Grounder(config.model)
     learner = new_learner(model, TrainConfig(ema_decay=0.9, initial_loss_normaliser=10.0, **train))
+    for group in learner.optimizer.param_groups:
+        # a softmax does not see the keys' biases: their gradients are rounding, of which AdamW would make whole steps
+        group["eps"] = 1e-4
     if has_graphs:
         value = learner.task.normaliser.value
         capture = recording(lambda: [*(p.grad for p in model.parameters()), value])
@@ -75,8 +78,7 @@ def test_steps_with_graphs_give_the_weights_of_steps_without(world, monkeypatch,
     assert graphed.task.normaliser.value.item() == pytest.approx(plain.task.normaliser.value.item())
     for mine, theirs in ((graphed.model, plain.model), (graphed.ema, plain.ema)):
         for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
-            # a weight without gradient takes steps of the optimizer by the sign of rounding, which padding changes
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_replays_of_one_batch_drop_other_paths_with_another_seed_and_the_same_with_the_same(world):

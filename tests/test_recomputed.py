@@ -59,8 +59,10 @@ def test_results_and_gradients_are_those_of_keeping_everything(name, is_bfloat16
 
 
 @pytest.mark.parametrize("name", ["norm", "gelu"])
-def test_what_the_linear_map_reads_is_not_kept(name):
+@pytest.mark.parametrize("is_large", [False, True])
+def test_what_the_linear_map_reads_is_kept_only_where_it_is_small(name, is_large, monkeypatch):
     norm, linear = layers(width=64, out=48)
+    monkeypatch.setattr(kit, "LARGE", 100 * 64 + (not is_large))
     kept_bytes = []
     for way in ways(norm, linear)[name]:
         x, kept = torch.randn(100, 64, requires_grad=True), {}
@@ -72,4 +74,4 @@ def test_what_the_linear_map_reads_is_not_kept(name):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             way(x).sum().backward()
         kept_bytes.append(sum(kept.values()))
-    assert kept_bytes[1] - kept_bytes[0] == 100 * 64 * 4
+    assert kept_bytes[1] - kept_bytes[0] == is_large * 100 * 64 * 4

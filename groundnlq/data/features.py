@@ -75,7 +75,7 @@ class FeatureStore:
         values, file = np.empty((self.num_steps[clip_uid], self.width), self.dtype), self._file_of[clip_uid]
         try:
             root = self._open(file)
-            root[f"clips/{clip_uid}"].read_direct(values)  # one look-up in place of two
+            root[f"clips/{clip_uid}"].read_direct(values)
             _require_same(file, root)  # HDF5 fills up with zeros where a file was cut off
         except DAMAGE as error:
             fault = f"clip {clip_uid} cannot be read ({error})"

@@ -32,7 +32,7 @@ class Learner:
             )
         self.task, self.config, self.world = task, config, world
         self.model = task.model.to(world.device)
-        self.parameters: list[Tensor] = list(self.model.parameters())  # to look for them takes as long as to scale them
+        self.parameters: list[Tensor] = list(self.model.parameters())  # a walk over all modules takes long
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)  # averaged weights
         self.averages: list[Tensor] = list(self.ema.parameters())
         self.optimizer = _make_optimizer(self.model, config.weight_decay, task.own_rate, config.backbone_rate_factor)

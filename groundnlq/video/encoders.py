@@ -216,10 +216,10 @@ def _videomae(
         model: Any = VideoMAEForVideoClassification(VideoMAEConfig(**config))
     model.load_state_dict(_videomae_state(weights, model.state_dict()), assign=True)
     model.fc_norm.eps = 1e-6
-    model.fc_norm = nn.Identity() if before_norm else model.fc_norm
+    norm = nn.Identity() if before_norm else model.fc_norm
     transform = partial(_pixels, short=size, size=size, **IMAGENET)
     about = transform.keywords | {"mean_of_tokens": "before fc_norm" if before_norm else "after fc_norm"}
-    features = lambda pixels: model.fc_norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
+    features = lambda pixels: norm(model.videomae(pixels).last_hidden_state.mean(1))  # noqa: E731
     return VideoEncoder(name, width, model, transform, features, about, num_frames, window_frames=float(num_frames))
 
 
@@ -244,8 +244,8 @@ def _lite(name: str, weights: Mapping[str, Tensor]) -> VideoEncoder:
     layout: Any = {"memory_format": torch.channels_last}  # 1.2 to 1.7 times as fast on a CPU
     model = EfficientNet.from_name(LITE).to(**layout)
     model.load_state_dict(weights)
-    for part in model.modules():
-        part.inplace = True  # so do its ReLU6: a sixth less time on a CPU
+    for part in (module for module in model.modules() if isinstance(module, nn.ReLU6)):
+        part.inplace = True  # a sixth less time on a CPU
     features = partial(_by_frame, lambda images: model.extract_features(images.contiguous(**layout)).mean((2, 3)))
     transform = partial(_pixels, short=224, size=224, **LITE_NORM)
     return VideoEncoder(name, 1280, model, transform, features, transform.keywords)
