@@ -253,6 +253,17 @@ HISTORY = [
 VALIDATED = [row | {f"{w} {k}": 5.0 for w in ("raw", "ema") for k in ("mean R@1", "R@1 IoU=0.3")}
              for row in HISTORY]  # fmt: skip
 
+ONE_VALIDATION = [*HISTORY[:-1], VALIDATED[-1]]
+
+
+@pytest.mark.parametrize("history", [VALIDATED[:1], ONE_VALIDATION], ids=["one epoch", "one validation"])
+def test_ticks_of_both_loss_curves_are_epochs_of_the_run(history):
+    for axis in plots.loss_curve(history).axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert set(ticks) <= {row["epoch"] for row in history}
+
 
 def evaluations(num=2):
     records = [record(i, template=f"t{i % 3}") for i in range(9)]

@@ -19,13 +19,13 @@ MARKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "D"), (ORANGE, "^"))
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Losses and, where validated, the score that chooses the weights, over the epochs of one run."""
     figure = new_figure(9, 2.8)
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     epochs = [row["epoch"] for row in history]
     losses = sorted((key for key in history[0] if key.startswith("loss ")), key=lambda key: key != "loss total")
     for (color, dash), name in zip(CURVES, losses, strict=False):
         label = name.removeprefix("loss ")
         left.plot(epochs, [row[name] for row in history], dash, color=color, label=label, marker=".")
-    left.set(xlabel="epoch", ylabel="training loss")
+    left.set(xlabel="epoch", ylabel="training loss", xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
     score = "EgoMCQ mean" if any("raw EgoMCQ mean" in row for row in history) else "mean R@1"
     validated = [row for row in history if f"raw {score}" in row]
     names = {"raw": "weights", "ema": "averaged weights (EMA)"}
@@ -36,7 +36,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     for axis in (left, right):
         axis.set_ylim(0, 1.05 * axis.get_ylim()[1])  # the highest dots are inside the frame
         axis.legend(fontsize=8, ncols=3, **ABOVE)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
 
 

@@ -89,7 +89,7 @@ def mcq_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         axis.plot([row["epoch"] for row in rows], better, dash, color=color, marker="o", label=kind)
     axis.axhline(20, color=GREY, linestyle=":", label="chance")
     axis.set(xlabel="epoch", ylabel="EgoMCQ [%]", ylim=(0, 103))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.legend(fontsize=9)
     return figure
 

@@ -68,7 +68,7 @@ def memorisation_figure(
         epochs, losses = [row["epoch"] for row in history], [row["loss total"] for row in history]
         left.plot(epochs, losses, dash, color=color, marker=".", label=plain(name))
     left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     left.legend(fontsize=9)
     splits = list(dict.fromkeys(split for one in recalls.values() for split in one))
     styles = zip(splits, ((ORANGE, "//"), (BLUE, "")), strict=False)
