@@ -20,12 +20,6 @@ NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 CONFIGS = Path(__file__).parent / "configs"
 PUBLISHED_RANGES = ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 128), (64, 10000))
-# keys of files that version 0.1 wrote, and what they are called now; None: gone, if it was off
-_FORMER_KEYS = {
-    ("decode", "keep"): "top_k",
-    ("train", "initial_positives"): "initial_loss_normaliser",
-    ("train", "compile"): None,
-}
 
 
 class _Section(BaseModel):
@@ -40,6 +34,7 @@ class ModelConfig(_Section):
     width: Positive = 384
     num_heads: Positive = 4
     window: NonNegative = 9  # steps that a step attends to; 0: the whole clip
+    text_map_width: NonNegative = 0  # of stage one's text map, whose outputs stand beside the tokens; 0: none
     num_embed_layers: Positive = 2
     num_text_layers: NonNegative = 4
     num_stem_layers: Positive = 4
@@ -119,7 +114,9 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
     cuda_graphs: bool = False  # CUDA, one process: launch a step at once, with few lengths that batches are padded to
-    init_from: _Path | None = None
+    init_from: _Path | None = (
+        None  # weights to start from: of a grounding run, or a text map: of a run of stage one or ``sample``
+    )
     init_heads: bool = False  # take the heads of `init_from`, too; by default they start fresh
     allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1
@@ -214,9 +211,9 @@ class RunConfig(_Section):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], where: str) -> Self:
-        """Check plain dictionaries; keys of version 0.1 are understood."""
+        """Check plain dictionaries."""
         try:
-            return cls.model_validate(_renamed(tree))
+            return cls.model_validate(tree)
         except ValidationError as error:
             raise ConfigError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
 
@@ -278,19 +275,6 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(dict(merged[key]), value) if both else value
     return merged
-
-
-def _renamed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with keys of version 0.1 under their present names."""
-    tree = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
-    for (section, former), name in _FORMER_KEYS.items():
-        values = tree.get(section)
-        if isinstance(values, dict) and former in values:
-            if name is not None and name not in values:
-                values[name] = values.pop(former)
-            elif name is None and values[former] is False:
-                del values[former]
-    return tree
 
 
 def _pairs(overrides: Iterable[str] | Mapping[str, object]) -> Iterator[tuple[str, object]]:

@@ -158,13 +158,3 @@ def test_derived_values_follow_the_architecture():
 def test_a_warmup_may_be_a_part_of_an_epoch():
     train = load_config("finetune", ["train.epochs=1", "train.warmup_epochs=0.25"]).train
     assert train.warmup_steps(steps_per_epoch=100) == 25
-
-
-def test_files_of_version_0_1_are_read_under_the_present_names(file):
-    former = "name: old\ndecode: {keep: 7}\ntrain: {initial_positives: 70, compile: false}\n"
-    config = load_config(file(former))
-    assert (config.decode.top_k, config.train.initial_loss_normaliser) == (7, 70)
-    with pytest.raises(ConfigError, match=r"unknown key train\.compile"):
-        load_config(file("train: {compile: true}\n"))
-    with pytest.raises(ConfigError, match=r"unknown key decode\.keep"):  # two values for one setting
-        load_config(file("decode: {keep: 7, top_k: 5}\n"))

@@ -75,12 +75,13 @@ ARMS: dict[str, Arm] = {
     **_pair("four times the narrations", narrations=4.0),
     **_pair("four times the narrations as often", narrations=4.0, as_often=True),
     **_pair("no jitter", pretrain=("data.jitter_max_scale=1",)),
-    **_pair("star", "model.num_cross_levels=4", "model.num_self_levels=0"),
+    **_pair("star", "model.num_cross_levels=3", "model.num_self_levels=0"),
     **_pair("legacy half window", "data.half_window=legacy"),
     **_pair("finetune again", "train.seed=1000"),  # the same but for its random numbers: what trainings differ by
     **_pair("scene negatives", encoder="scene negatives"),
     **_pair(UNTRAINED, encoder="random"),
-    **_pair("image encoder", "model.video_dim=1280", encoder=LITE),
+    **_pair("image encoder", "model.video_dim=1280", "model.text_map_width=0", encoder=LITE),
+    **_pair("no text map", "model.text_map_width=0"),
 }
 # what makes features of the films -> changes of stage one; None: not trained here
 ENCODERS: dict[str, tuple[str, ...] | None] = {
@@ -97,6 +98,7 @@ COMPARED = {  # what is held against `finetune`, paired -> arm, weights
     "raw": ("finetune", "raw"),
     "again": ("finetune again", "ema"),
     "scene-negatives": ("scene negatives", "ema"),
+    "text-map": ("no text map", "ema"),
     "image-encoder": ("image encoder", "ema"),
 }
 AMOUNTS = {  # what stays equal while the amount of narrations grows -> amount -> arm
@@ -209,6 +211,10 @@ class Study:
             changes.append(f"train.warmup_epochs={times * usual.warmup_epochs:g}")
         if arm.start is not None:
             changes.append(f"train.init_from={self.train(seed, arm.start) / 'last.pt'}")
+        elif "model.text_map_width=0" in arm.changes:
+            changes.append("train.init_from=null")
+        else:
+            changes.append(f"train.init_from={self.folder / f'run-{seed}' / arm.encoder / 'best.pt'}")
         config = load_config(arm.preset, [*changes, *arm.changes, *self.overrides])
         train(config, folder, reporter=self._reporter())
         return folder

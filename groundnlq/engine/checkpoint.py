@@ -1,5 +1,6 @@
 """Checkpoints of plain tensors: written atomically, verified by checksum, loaded without running code."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from groundnlq.model.checkpoint_published import check_state, choose_weights, lo
 from groundnlq.model.grounder import Grounder
 
 FORMAT = "groundnlq-1"
+READY = Path(__file__).parent.parent / "sample" / "weights" / "encoder.pt"  # stage one of the sample world, ready-made
 
 
 class States:
@@ -108,6 +110,13 @@ def trained_state(
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: incomplete ({error} is missing) -- train again, or restore it") from None
     return config, state, info
+
+
+def encoder_name(config: RunConfig, state: Mapping[str, Tensor]) -> str:
+    """Name of the video encoder that a run of stage one trained, with a hash of its weights alone."""
+    weights = {key.removeprefix("video."): state[key] for key in state if key.startswith("video.")}
+    digest = hashlib.sha256(b"".join(key.encode() + weights[key].numpy().tobytes() for key in sorted(weights)))
+    return f"{config.name.replace(' ', '_')} sha256:{digest.hexdigest()[:12]}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

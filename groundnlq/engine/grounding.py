@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from groundnlq.config import ModelConfig, RunConfig
 from groundnlq.data.dataset import QueryDataset
 from groundnlq.data.features import FeatureStore
 from groundnlq.data.recall import recalls
 from groundnlq.data.records import identity_of, odd_moments, read_records
+from groundnlq.data.tokens import same_encoder
+from groundnlq.engine.checkpoint import READY, encoder_name, read_checkpoint, trained_state
 from groundnlq.engine.distributed import World
 from groundnlq.engine.predictor import Predictor, open_dataset
 from groundnlq.engine.reporter import Reporter
@@ -50,7 +53,7 @@ def task(config: RunConfig, world: World, reporter: Reporter | None = None) -> T
     sources = train_set.sources()  # what the weights are made of
     files = sources | {"validation records": identity_of(val_set.records)}  # by content: they may move
     inputs = {name: f["path"] if f["sha256"] == "unknown" else f["sha256"] for name, f in files.items()}
-    if config.train.init_from and Path(path := RunDirectory.weights_of(config.train.init_from)).exists():
+    if (start := _start(config)) and Path(path := RunDirectory.weights_of(start)).exists():
         sources["init_from"] = file_identity(path)
     return Task(
         model=model,
@@ -91,15 +94,21 @@ def load_dataset(
 def start_from(
     model: Grounder, config: RunConfig, encoder: str | None = None, store: FeatureStore | None = None
 ) -> dict[str, list[str]]:
-    """Load the weights of `train.init_from` but the heads, which start fresh on purpose unless `train.init_heads`.
+    """Load the weights of `train.init_from` but the heads, which start fresh on purpose unless `train.init_heads`; of a
+    run of stage one its text map.
 
     `encoder` is of the query tokens at hand, `store` has the features; None does not check them. Returns the names of
     the parameters that were ``loaded`` and that start ``fresh``. A CheckpointError says where architecture or encoders
     are others.
     """
-    names, path = list(model.state_dict()), config.train.init_from
+    names, path = list(model.state_dict()), _start(config)
+    if path is None and config.model.text_map_width:
+        raise ConfigError("model.text_map_width: the map is of stage one -- name its run (train.init_from), or set 0")
     if path is None:
         return {"loaded": [], "fresh": names}
+    if (text_map := _text_map(path, config, encoder, store)) is not None:
+        model.load_state_dict(text_map, strict=False)
+        return {"loaded": list(text_map), "fresh": [name for name in names if name not in text_map]}
     source = Predictor.load(path, preset=config)
     if keys := [key for key in source.config.differing_keys(config) if key in ARCHITECTURE]:
         raise CheckpointError(
@@ -113,3 +122,30 @@ def start_from(
     loaded = {name: x for name, x in state.items() if config.train.init_heads or not name.startswith(HEADS)}
     model.load_state_dict(loaded, strict=False)
     return {"loaded": list(loaded), "fresh": [name for name in names if name not in loaded]}
+
+
+def _start(config: RunConfig) -> str | None:
+    return str(READY) if config.train.init_from == "sample" else config.train.init_from
+
+
+def _text_map(
+    path: str, config: RunConfig, encoder: str | None, store: FeatureStore | None
+) -> dict[str, Tensor] | None:
+    """Stage one's text map; None if `path` is no run of stage one. A CheckpointError says why it does not fit."""
+    content = read_checkpoint(RunDirectory.weights_of(path))
+    if not (isinstance(of_run := content.get("config"), dict) and of_run.get("align")):
+        return None
+    source, state, info = trained_state(path, content=content)
+    text_map = {name: x for name, x in state.items() if name.startswith("text_map.")}
+    wanted, found = (config.model.text_map_width, config.model.text_dim), tuple(text_map["text_map.weight"].shape)
+    video, any_other = encoder_name(source, state), config.train.allow_other_encoder
+    if found != wanted:
+        fault = f"a text map of {found[1]} to {found[0]} numbers, here {wanted[1]} to {wanted[0]}"
+        raise CheckpointError(f"{path}: {fault} -- set model.text_dim={found[1]} model.text_map_width={found[0]}")
+    is_trained = bool(source.align and source.align.text_encoder)  # reads words, not tokens
+    if is_trained or not (any_other or encoder is None or same_encoder(info.get("encoder"), encoder)):
+        raise CheckpointError(f"{path}: its text map is not of these tokens ({encoder}) -- set model.text_map_width=0")
+    if not any_other and store is not None and video not in (store.encoder or "").split(" + "):
+        fault = f"the text map of {video}, but {store.path} has features of {store.encoder or 'an unknown encoder'}"
+        raise CheckpointError(f"{path}: {fault} -- name the run that made these (train.init_from)")
+    return text_map

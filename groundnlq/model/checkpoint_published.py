@@ -53,7 +53,7 @@ _LEVEL_SCALE = "heads.level_scale"  # one vector here, one scalar `reg_head.scal
 # keys of a file under which weights lie: those of the last step, or averaged over the steps
 _KEYS = {"raw": "(model_)?state_dict|model", "ema": "state_dict_ema|(model_)?ema(_state_dict)?"}
 _WRAPPERS = {"module", "_orig_mod"}  # parts of names that DataParallel, AveragedModel and torch.compile add
-_OURS = r"(video_encoder|query_encoder|neck\.norms|heads)\..+"
+_OURS = r"(video_encoder|query_encoder|text_map|neck\.norms|heads)\..+"
 
 
 def _from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,14 +121,15 @@ def _infer_config(state: Mapping[str, Tensor], preset: ModelConfig) -> ModelConf
     """The architecture that the names and shapes of a state (in our names) show."""
     try:
         width, video_dim, _ = state["video_encoder.embedding.convs.0.weight"].shape
-        text_dim = state["query_encoder.linears.0.weight"].shape[1]
+        text_dim, mapped = state["query_encoder.linears.0.weight"].shape[1], len(state.get("text_map.bias", ()))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the checkpoint shows no GroundNLQ embedding (missing {error})") from None
     num_levels = 1 + _count(state, "video_encoder.branch.{i}.self_norm.weight")
     num_cross = _count(state, "video_encoder.branch.{i}.cross_norm.weight")
     shown = {
         "video_dim": video_dim,
-        "text_dim": text_dim,
+        "text_dim": text_dim - mapped,
+        "text_map_width": mapped,
         "width": width,
         "num_embed_layers": _count(state, "video_encoder.embedding.norms.{i}.weight"),
         "num_text_layers": _count(state, "query_encoder.blocks.{i}.self_norm.weight"),

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from groundnlq.config import ModelConfig
 from groundnlq.data.dataset import Batch
@@ -22,6 +24,26 @@ class Outputs:
     offsets: Tensor  # (Q, N, 2) distances to start and end, >= 0, in strides
     mask: Tensor  # (Q, N) bool, True = the point lies on the clip
     points: Points
+
+
+class _TextMap(nn.Module):
+    """Query tokens, and beside them stage one's linear map of each, which lies in the space of the video features.
+
+    GroundNLQ has none. The map is not trained further, and all its outputs are zero before it is loaded.
+    """
+
+    weight: Tensor  # (mapped, text_dim)
+    bias: Tensor  # (mapped,)
+
+    def __init__(self, text_dim: int, mapped: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(mapped, text_dim))
+        self.register_buffer("bias", torch.zeros(mapped))
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(Q, L, text_dim) -> (Q, L, text_dim + mapped)."""
+        mapped = functional.linear(text, self.weight, self.bias)
+        return torch.cat([text, functional.layer_norm(mapped, mapped.shape[-1:])], dim=-1)
 
 
 class Grounder(nn.Module):
@@ -42,7 +64,9 @@ class Grounder(nn.Module):
         branch += [block(window=window, stride=2) for _ in range(config.num_self_levels)]
         positions = config.max_seq_len, config.position_table
         embedding = VideoEmbedding(config.video_dim, width, num_embed_layers, *positions)
-        self.query_encoder = QueryEncoder(config.text_dim, width, num_embed_layers, text_blocks)
+        mapped = config.text_map_width
+        self.text_map = _TextMap(config.text_dim, mapped) if mapped else nn.Identity()
+        self.query_encoder = QueryEncoder(config.text_dim + mapped, width, num_embed_layers, text_blocks)
         self.video_encoder = VideoEncoder(embedding, stem, branch)
         self.neck = Neck(width, config.num_levels)
         self.heads = Heads(width, config.num_levels)
@@ -54,7 +78,7 @@ class Grounder(nn.Module):
 
     def encode_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Query tokens (Q, L, text_dim) and their mask (Q, L) -> (Q, L, D)."""
-        return self.query_encoder(text, text_mask)
+        return self.query_encoder(self.text_map(text), text_mask)
 
     def encode_video(self, video: Tensor, video_mask: Tensor) -> ClipEncoding:
         """Clip features (V, T, video_dim) and their mask (V, T): all that does not depend on a query."""

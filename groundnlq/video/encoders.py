@@ -1,6 +1,5 @@
 """Video encoders: the frames of a step to one feature vector, by the published networks or any of `transformers`."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +15,12 @@ from torch.nn.functional import interpolate
 
 from groundnlq.data.grid import FPS, SNIPPET_STRIDE_FRAMES
 from groundnlq.data.text import from_hub, weights_identity
-from groundnlq.engine.checkpoint import trained_state
+from groundnlq.engine.checkpoint import READY, encoder_name, trained_state
 from groundnlq.errors import ConfigError, FeatureError, closest, sample_of
 from groundnlq.files import load_tensors, sha256_of
 from groundnlq.video.towers import IMAGENET, SmallEncoder, SpaceTimeTransformer, video_tower
 
 LITE_NORM: dict[str, Any] = {"mean": [127 / 255] * 3, "deviation": [128 / 255] * 3}
-READY = Path(__file__).parent.parent / "sample" / "weights" / "encoder.pt"  # of the sample world
 LITE = "efficientnet-lite0"
 _LAVILA = "egovlp_converted_f16.md5sum_c33363.pth (EgoVLP as plain tensors, MIT licence, in LaViLa's docs/MODEL_ZOO.md "
 _LAVILA += "as 'Prev. SOTA, best epoch': github.com/facebookresearch/LaViLa)"
@@ -151,7 +149,7 @@ def published_weights(file: str, name: str = "egovlp") -> dict[str, Tensor]:
 
 
 def _trained(path: Path) -> VideoEncoder:
-    """What a run of stage one trained; its name has a hash of these weights alone."""
+    """What a run of stage one trained."""
     config, state, _ = trained_state(path)
     if (align := config.align) is None:
         raise FeatureError(f"{path}: a grounding network, not a video encoder -- name a run of stage one")
@@ -161,8 +159,7 @@ def _trained(path: Path) -> VideoEncoder:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise FeatureError(f"{path}: not as configured: {' '.join(str(error).split()):.200} -- train again") from None
-    digest = hashlib.sha256(b"".join(key.encode() + weights[key].numpy().tobytes() for key in sorted(weights)))
-    name, window = f"{config.name.replace(' ', '_')} sha256:{digest.hexdigest()[:12]}", align.window_frames
+    name, window = encoder_name(config, state), align.window_frames
     stride = config.data.snippet_stride_frames
     how: Any = {"window_frames": window, "stride_frames": stride} if window else {"sampling": _egovlp_frames}
     how |= {"num_frames": align.num_frames, "short_side": align.short_side}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundnlq.analysis.candidates import positive_points
-from groundnlq.config import RunConfig, TrainConfig
+from groundnlq.config import RunConfig, TrainConfig, load_config
 from groundnlq.data.dataset import Batch
 from groundnlq.data.grid import StepGrid
 from groundnlq.data.recall import tiou
@@ -25,6 +26,13 @@ from groundnlq.model.points import Points, assign_targets
 from groundnlq.view.style import ABOVE, BLACK, BLUE, GREEN, SKY, VERMILION, YELLOW, new_figure, plain
 from groundnlq.view.timeline import at_finest_steps
 from notebooks.lessons.parts import draw_spans, heat_map, mark_moments, name_levels
+
+
+def grounding_config(preset: str, run: Path, changes: Sequence[str]) -> RunConfig:
+    """A preset with changes; where its network has a text map, it is that of stage one in ``RUN/align``."""
+    stage_one = f"train.init_from={run / 'align' / 'best.pt'}"
+    has_map = load_config(preset, changes).model.text_map_width > 0
+    return load_config(preset, [stage_one, *changes] if has_map else changes)
 
 
 def jitter_timeline(narrations: Sequence[Record], jittered_sec: Sequence[np.ndarray]) -> Figure:
