@@ -1,7 +1,7 @@
 """Clips longer than the position table: the stretched table against overlapping windows, by recall.
 
     groundnlq sample data/long900 clip_length_sec=900 num_val_clips=24 num_train_clips=1 num_narrated_clips=0 \
-        num_test_clips=1 queries_per_clip=20
+        num_test_clips=1 queries_per_clip=20 objects_per_clip=6
     python benchmarks/long_clips.py runs/demo/finetune data/long900
 """
 

@@ -25,7 +25,7 @@ from groundnlq.model import layers
 from groundnlq.model.grounder import Grounder
 from groundnlq.video.towers import SmallEncoder
 
-CLIP_SEC = 110.0
+CLIP_SEC = 75.0
 SIDE = 1536  # of the product that shows what this machine can do
 
 

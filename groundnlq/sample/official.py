@@ -163,7 +163,7 @@ def _narrations(config: WorldConfig, log: ClipLog) -> list[list[str]]:
     rows = []
     for index, event in enumerate(log.events):
         for narrator in (1, 2):
-            if narrator == 1 or random.random() < 0.4:
+            if narrator == 1 or random.random() < 0.8:
                 # an instant near the middle of the action, as a narrator marks it
                 middle, spread = (event.start_sec + event.end_sec) / 2, (event.end_sec - event.start_sec) / 6
                 time = log.video_start_sec + random.normal(middle, spread)

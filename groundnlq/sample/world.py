@@ -42,11 +42,11 @@ class WorldConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     num_narrated_clips: Annotated[int, Field(ge=0)] = 240  # further clips, narrated but without questions
     num_val_clips: _Count = 60
     num_test_clips: _Count = 20
-    clip_length_sec: Annotated[float, Field(ge=30)] = 110.0
+    clip_length_sec: Annotated[float, Field(ge=30)] = 75.0
     queries_per_clip: _Count = 9
     context: _Share = 0.4  # questions that say what came right before or after, beside those that ask just this
     # fewer objects or verbs: more look-alike events
-    objects_per_clip: Annotated[int, Field(ge=2, le=len(words.ALL_OBJECTS) // 2)] = 6
+    objects_per_clip: Annotated[int, Field(ge=2, le=len(words.ALL_OBJECTS) // 2)] = 4
     verbs_per_clip: Annotated[int, Field(ge=2, le=len(words.OBJECT_VERBS))] = 4
     num_unasked_objects: Annotated[int, Field(ge=0, le=len(words.ALL_OBJECTS) // 4)] = 16  # in no training question
     num_unseen_objects: Annotated[int, Field(ge=0, le=len(words.ALL_OBJECTS) // 4)] = 10  # in val and test only
