@@ -114,9 +114,7 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = False  # CUDA: faster products of float32 matrices, rounded to 10 bits
     cuda_graphs: bool = False  # CUDA, one process: launch a step at once, with few lengths that batches are padded to
-    init_from: _Path | None = (
-        None  # weights to start from: of a grounding run, or a text map: of a run of stage one or ``sample``
-    )
+    init_from: _Path | None = None  # weights of a run of stage two, or the text map of stage one (its run, or `sample`)
     init_heads: bool = False  # take the heads of `init_from`, too; by default they start fresh
     allow_other_encoder: bool = False  # start from weights trained with another encoder's tokens or features
     validate_every_epochs: Positive = 1

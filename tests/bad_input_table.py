@@ -245,6 +245,7 @@ TABLE: dict[str, list[tuple]] = {
         ("fine-tuning from another architecture", nothing, TRAIN + " train.init_from=best.pt model.width=32", 2, "best.pt", "model.width differ"),
         ("fine-tuning with another encoder", other_tokens("another sha256:1234"), TRAIN + " train.init_from=best.pt", 2, "best.pt", "trained with tokens of directions"),
         ("fine-tuning from nothing", nothing, TRAIN + " train.init_from=none.pt", 2, "none.pt: no such checkpoint"),
+        ("text map without stage one", nothing, TRAIN + " model.text_map_width=8", 2, "model.text_map_width", "name its run (train.init_from)"),
     ],
     "configuration": [
         ("unknown preset", nothing, "train finetun --run out", 2, "unknown preset 'finetun'; did you mean finetune?"),

@@ -35,7 +35,7 @@ def room_of(path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("rooms", "limit"),
-    [(("model",), 1100), (CORE, 7446), (("video",), 1756), (("analysis",), 1780), (("view",), 1910), ((), 14115)],
+    [(("model",), 1100), (CORE, 7444), (("video",), 1756), (("analysis",), 1780), (("view",), 1910), ((), 14113)],
     ids=["model", "core", "video", "analysis", "view", "package"],
 )
 def test_rooms_have_no_more_lines_than_their_budget(rooms, limit):

@@ -35,13 +35,13 @@ class Part:
 def parts(model: Grounder, batch: Batch) -> dict[str, Part]:
     """Boxes of the network in the order of its `forward`, with the shapes of a batch."""
     video = model.video_encoder
-    text = model.encode_text(batch.text, batch.text_mask)
+    tokens, text = model.text_map(batch.text), model.encode_text(batch.text, batch.text_mask)
     clips = model.encode_video(batch.video, batch.video_mask)
     levels = model.fuse(clips, batch.clip_index, text, batch.text_mask)
     logits, offsets, _ = model.heads(*model.neck(levels))
     found = {
         "video": Part("video features", tuple(batch.video.shape), 0),
-        "text": Part("query tokens", tuple(batch.text.shape), 0),
+        "text": Part("query tokens" + "\nand text map" * (tokens.shape != batch.text.shape), tuple(tokens.shape), 0),
         "query encoder": Part("query encoder", tuple(text.shape), _count(model.query_encoder)),
         "embedding": Part("video embedding", tuple(clips.skip.shape), _count(video.embedding)),
         "stem": Part(f"stem: {len(video.stem)} cross-modal blocks", tuple(levels[0].x.shape), _count(video.stem)),
