@@ -211,10 +211,10 @@ class Study:
             changes.append(f"train.warmup_epochs={times * usual.warmup_epochs:g}")
         if arm.start is not None:
             changes.append(f"train.init_from={self.train(seed, arm.start) / 'last.pt'}")
-        elif "model.text_map_width=0" in arm.changes:
-            changes.append("train.init_from=null")
-        else:
+        elif load_config(arm.preset, arm.changes).model.text_map_width:
             changes.append(f"train.init_from={self.folder / f'run-{seed}' / arm.encoder / 'best.pt'}")
+        else:
+            changes.append("train.init_from=null")
         config = load_config(arm.preset, [*changes, *arm.changes, *self.overrides])
         train(config, folder, reporter=self._reporter())
         return folder

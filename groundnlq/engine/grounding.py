@@ -106,7 +106,7 @@ def start_from(
         raise ConfigError("model.text_map_width: the map is of stage one -- name its run (train.init_from), or set 0")
     if path is None:
         return {"loaded": [], "fresh": names}
-    if (text_map := _text_map(path, config, encoder, store)) is not None:
+    if config.model.text_map_width and (text_map := _text_map(path, config, encoder, store)) is not None:
         model.load_state_dict(text_map, strict=False)
         return {"loaded": list(text_map), "fresh": [name for name in names if name not in text_map]}
     source = Predictor.load(path, preset=config)
